@@ -1,0 +1,247 @@
+"""The one way anything is written: a folder that appears whole or not at all, with a manifest of hashes.
+
+A manifest separates `content` (hashed: what was made, from what, with which parameters) from `observed`
+(times, host, paths: never hashed). Two artifacts are the same when their content is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deckbench.errors import InputError, OutsideError
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+DRAFT_SUFFIX = ".draft"
+
+
+@dataclass
+class Draft:
+    """An artifact being written. `path` is a temporary sibling folder of the final place."""
+
+    path: Path
+    observed: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds. `content_hash` is the artifact's identity (sha256, hex)."""
+
+    path: Path
+    content: dict[str, Any]
+    content_hash: str
+    observed: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.content["kind"])
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces, UTF-8: the form that is hashed. Raises TypeError on other types."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def hash_json(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def list_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every file below `folder` but the manifest: relative posix path -> {sha256, size}, in sorted order."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST:
+            files[name] = {"sha256": hash_file(path), "size": path.stat().st_size}
+    return files
+
+
+def hash_folder(folder: Path) -> str:
+    """Content hash of a folder that has no manifest: names and bytes of all its files."""
+    return hash_json(list_files(folder))
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file or a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write a file beside its place, fsync, rename. A reader sees the old bytes or the new ones, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        fsync_path(path.parent)
+    except OSError as error:
+        raise OutsideError(
+            f"cannot write: {error.strerror}", path, "free some disk space or mend the rights, then run again"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def manifest_of(
+    folder: Path,
+    kind: str,
+    *,
+    inputs: Mapping[str, Any],
+    params: Mapping[str, Any],
+    seed: int | None,
+    observed: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a finished folder, as a plain dict."""
+    content = {
+        "kind": kind,
+        "inputs": dict(inputs),
+        "params": dict(params),
+        "seed": seed,
+        "files": list_files(folder),
+    }
+    return {
+        "schema": SCHEMA,
+        "content_hash": hash_json(content),
+        "content": content,
+        "observed": dict(observed),
+    }
+
+
+def check_free(out: Path) -> None:
+    """Refuse an output place that is taken. Raises InputError."""
+    if out.is_file():
+        raise InputError("the output is an existing file", out, "choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        what = (
+            "the output folder already holds a finished artifact"
+            if (out / MANIFEST).exists()
+            else "the output folder is not empty"
+        )
+        raise InputError(what, out, "choose another --out, or remove that folder first")
+
+
+@contextlib.contextmanager
+def writing(
+    out: Path,
+    kind: str,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Iterator[Draft]:
+    """Write an artifact: yields a Draft whose `path` is filled by the caller, then becomes `out` in one rename.
+
+    On any exception the draft is removed and `out` is untouched. Raises InputError when `out` is taken and
+    OutsideError when the disk fails. The seed and params are part of the identity; `draft.observed` is not.
+    """
+    out = Path(out)
+    check_free(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
+    aside.mkdir()
+    draft = Draft(aside, params=dict(params or {}))
+    try:
+        yield draft
+        manifest = manifest_of(
+            aside, kind, inputs=inputs or {}, params=draft.params, seed=seed, observed=draft.observed
+        )
+        (aside / MANIFEST).write_text(
+            json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        for path in aside.rglob("*"):
+            fsync_path(path)
+        fsync_path(aside)
+        if out.is_dir():
+            out.rmdir()
+        aside.rename(out)
+        fsync_path(out.parent)
+    except OSError as error:
+        if error.errno in {5, 27, 28, 30, 122}:  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT: the disk's fault
+            raise OutsideError(
+                f"cannot write the {kind}: {error.strerror}", out, "free some disk space, then run again"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read(path: Path, kind: str | None = None, *, verify: bool = False) -> Manifest:
+    """Read an artifact's manifest.
+
+    kind: what it must be. verify: also hash every file again. Raises InputError when the folder has no manifest, the
+    manifest is damaged, the kind is another one, or (verify) a file is missing or changed.
+    """
+    path = Path(path)
+    place = path / MANIFEST
+    wanted = f"a {kind}" if kind else "an artifact"
+    if not path.exists():
+        raise InputError(f"not found; {wanted} folder is expected here", path, "check the path")
+    if not place.is_file():
+        raise InputError(
+            f"no {MANIFEST}: this is not {wanted} folder",
+            path,
+            "an unfinished or foreign folder has none; make it again",
+        )
+    try:
+        data = json.loads(place.read_text(encoding="utf-8"))
+        manifest = Manifest(path, data["content"], data["content_hash"], data["observed"])
+        good = hash_json(manifest.content) == manifest.content_hash and data["schema"] == SCHEMA
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the manifest cannot be read ({type(error).__name__})", place, "make the artifact again"
+        ) from error
+    if not good:
+        raise InputError(
+            "the manifest's hash does not fit its content", place, "it was edited; make the artifact again"
+        )
+    if kind is not None and manifest.kind != kind:
+        raise InputError(f"this is a {manifest.kind}, not a {kind}", path, f"give the folder of a {kind}")
+    if verify:
+        for name, entry in manifest.content["files"].items():
+            if not (path / name).is_file() or hash_file(path / name) != entry["sha256"]:
+                raise InputError(
+                    "the file is missing or was changed since the artifact was made",
+                    path / name,
+                    "make it again",
+                )
+    return manifest
+
+
+def inside(folder: Path, relative: str, where: str | Path) -> Path:
+    """`folder/relative`, refused when it leaves the folder (absolute, `..`, or a link out). Raises InputError."""
+    base = folder.resolve()
+    path = (base / relative).resolve()
+    if Path(relative).is_absolute() or not path.is_relative_to(base):
+        raise InputError(
+            f"the path {relative!r} leaves the folder", where, "paths are relative to the dataset folder"
+        )
+    return path

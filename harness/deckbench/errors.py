@@ -1,0 +1,45 @@
+"""One exception family. Each says what is wrong, where, and how to mend it; the command line turns it into an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class DeckBenchError(Exception):
+    """Base of every error DeckBench raises on purpose.
+
+    what: one sentence. where: `file`, `file:line` or a field's name. mend: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, where: str | Path | None = None, mend: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.mend = mend
+        super().__init__(self.message())
+
+    def message(self) -> str:
+        """The whole message on at most three short lines: what, where, how to mend it."""
+        lines = [self.what if self.where is None else f"{self.where}: {self.what}"]
+        if self.mend:
+            lines.append(f"  mend: {self.mend}")
+        return "\n".join(lines)
+
+
+class InputError(DeckBenchError):
+    """The input is wrong; nothing was written."""
+
+    exit_code = 2
+
+
+class OutsideError(DeckBenchError):
+    """Something outside failed (disk, daemon, endpoint, another process); the run can be resumed."""
+
+    exit_code = 3
+
+
+class AnswerIsNo(DeckBenchError):
+    """The command ran to its end and the answer is no (audit, verify, models check, report --check)."""
+
+    exit_code = 4

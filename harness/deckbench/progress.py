@@ -1,0 +1,35 @@
+"""Progress for people: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+PLAIN_EVERY_S = 10.0
+
+
+def say(text: str) -> None:
+    """One line on stderr; stdout is kept for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items`, showing how far we are: a rich bar on a terminal, else a line every ten seconds."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track as rich_track
+
+        yield from rich_track(items, what, total=total, console=Console(stderr=True), transient=True)
+        return
+    last = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= PLAIN_EVERY_S:
+            say(f"{what}: {count}" + (f"/{total}" if total else ""))
+            last = now
