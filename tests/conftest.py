@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real data and reference tensors, beside the repository; skip with a reason where it is missing."""
+    """The folder with real data and reference tensors beside the repository; skip with a reason if missing."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip(f"real test data is not here: {folder.name}/ beside the repository is missing")

@@ -174,9 +174,7 @@ def writing(
         manifest = manifest_of(
             aside, kind, inputs=inputs or {}, params=draft.params, seed=seed, observed=draft.observed
         )
-        (aside / MANIFEST).write_text(
-            json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in aside.rglob("*"):
             fsync_path(path)
         fsync_path(aside)
@@ -241,7 +239,5 @@ def inside(folder: Path, relative: str, where: str | Path) -> Path:
     base = folder.resolve()
     path = (base / relative).resolve()
     if Path(relative).is_absolute() or not path.is_relative_to(base):
-        raise InputError(
-            f"the path {relative!r} leaves the folder", where, "paths are relative to the dataset folder"
-        )
+        raise InputError(f"the path {relative!r} leaves the folder", where, "paths are relative to the dataset folder")
     return path

@@ -1,4 +1,4 @@
-"""One exception family. Each says what is wrong, where, and how to mend it; the command line turns it into an exit code."""
+"""One exception family: what is wrong, where, how to mend it. The command line turns it into an exit code."""
 
 from __future__ import annotations
 
