@@ -61,7 +61,8 @@ class OurRow(Row):
 class Sample:
     """One question about one picture.
 
-    gold: "A" or "B" for a choice, else the text; empty where the file holds no answer. image: an existing file inside the dataset folder.
+    gold: "A" or "B" for a choice, else the text; empty where the file holds no answer.
+    image: an existing file inside the dataset folder.
     box: pixels x0 y0 x1 y1 of the asked object in the picture, where samples.csv holds it.
     """
 

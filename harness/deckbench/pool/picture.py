@@ -1,0 +1,179 @@
+"""The only way a frame is opened anywhere: RGB, EXIF orientation applied once, dangerous files refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from deckbench.errors import InputError
+
+# What OpenCV and Ultralytics read as well; nothing that runs an interpreter (EPS, PDF).
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+OTHER_PICTURE_SUFFIXES = frozenset(
+    {".heic", ".heif", ".avif", ".gif", ".dng", ".cr2", ".nef", ".arw", ".jfif", ".jp2", ".svg", ".pfm", ".ppm", ".jxl"}
+)
+MAX_PIXELS = 100_000_000  # a 100-megapixel picture is 300 MB as RGB; no deck camera is near it
+MIN_SIDE = 10  # as Ultralytics
+EXIF_ORIENTATION = 0x0112
+ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})
+# EXIF orientation -> what brings the picture upright (TIFF 6.0, tag Orientation).
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+MAX_BYTES = 1 << 29
+# What Pillow raises on damaged files, by format.
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ZeroDivisionError,
+    OverflowError,
+)
+
+
+class PictureError(Exception):
+    """Why a picture cannot be used; `kind` is the problem's kind in a pool report."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        self.kind = kind
+        super().__init__(text)
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """width, height: pixels after EXIF orientation. sha256: of the file's bytes."""
+
+    width: int
+    height: int
+    sha256: str
+    turned: bool
+
+
+def _open(data: bytes) -> Image.Image:
+    """A lazily opened picture, its size checked. Raises PictureError."""
+    if not data:
+        raise PictureError("picture-unreadable", "the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit below is ours
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise PictureError("picture-too-large", f"too many pixels (over {MAX_PIXELS:,})") from error
+        except DAMAGED as error:
+            raise PictureError("picture-unreadable", "not a picture that can be read") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError("picture-too-large", f"{width}x{height} pixels; the limit is {MAX_PIXELS:,}")
+    if min(width, height) < MIN_SIDE:
+        raise PictureError("picture-too-small", f"{width}x{height} pixels; at least {MIN_SIDE} a side are needed")
+    return image
+
+
+def _load(image: Image.Image) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image.load()
+        except MemoryError as error:
+            raise PictureError("picture-too-large", "the picture does not fit into memory") from error
+        except DAMAGED as error:
+            raise PictureError("picture-truncated", f"damaged or cut short ({error})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except DAMAGED:  # broken EXIF: the picture itself is fine, and viewers show it unturned
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PictureError("picture-too-large", f"the file has more than {MAX_BYTES:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError("picture-unreadable", f"cannot be read ({error.strerror})") from error
+
+
+def inspect_picture(path: Path, *, full: bool = False) -> PictureFacts:
+    """Decode a picture once and say what it is. Raises PictureError.
+
+    Without `full` a JPEG is decoded at an eighth of its size: all its bytes are still read by the decoder, so damage
+    shows, at a third of the time.
+    """
+    data = _read(path)
+    image = _open(data)
+    width, height = image.size
+    orientation = _orientation(image)
+    if not full:
+        image.draft("L", (max(1, width // 8), max(1, height // 8)))
+    _load(image)
+    turned = orientation in ORIENTATIONS_THAT_TURN
+    if turned:
+        width, height = height, width
+    return PictureFacts(width, height, hashlib.sha256(data).hexdigest(), orientation != 1)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits, where Pillow's own conversion would clip it to white."""
+    return image.point(lambda value: value / 256).convert("L") if image.mode.startswith("I;16") else image
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """RGB picture, upright, from the bytes of a file. Raises PictureError."""
+    image = _open(data)
+    _load(image)
+    orientation = _orientation(image)
+    # A fresh copy without metadata, so that nobody can apply the orientation a second time.
+    rgb = _eight_bits(image).convert("RGB")
+    rgb.info = {}
+    return _upright(rgb, orientation)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Open a frame: RGB, EXIF orientation applied once, fully decoded, file closed.
+
+    Raises InputError when the file is missing, not a picture, cut short, or has more than MAX_PIXELS pixels.
+    """
+    try:
+        return decode_picture(_read(Path(path)))
+    except PictureError as error:
+        raise InputError(str(error), path, "replace or remove this picture") from error
+
+
+def grey_thumbnail(path: Path, size: tuple[int, int]) -> Image.Image:
+    """A small upright grey picture of exactly `size` (width, height). Raises InputError.
+
+    JPEGs are decoded at the smallest of libjpeg's scales that is still twice as large, which is what makes it quick.
+    """
+    try:
+        image = _open(_read(Path(path)))
+        image.draft("L", (2 * max(size), 2 * max(size)))
+        _load(image)
+        orientation = _orientation(image)
+        grey = _upright(_eight_bits(image).convert("L"), orientation)
+        return grey.resize(size, Image.Resampling.BOX)
+    except PictureError as error:
+        raise InputError(str(error), path, "replace or remove this picture") from error
