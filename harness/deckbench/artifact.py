@@ -7,6 +7,7 @@ A manifest separates `content` (hashed: what was made, from what, with which par
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -149,6 +150,14 @@ def check_free(out: Path) -> None:
         raise InputError(what, out, "choose another --out, or remove that folder first")
 
 
+def remove_dead_drafts(out: Path) -> None:
+    """Remove drafts of `out` whose process is gone (it was killed while writing)."""
+    for draft in out.parent.glob(f".{glob.escape(out.name)}.*{DRAFT_SUFFIX}"):
+        pid = draft.name.removeprefix(f".{out.name}.").partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(draft, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def writing(
     out: Path,
@@ -166,7 +175,8 @@ def writing(
     out = Path(out)
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
+    remove_dead_drafts(out)
+    aside = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}{DRAFT_SUFFIX}")
     aside.mkdir()
     draft = Draft(aside, params=dict(params or {}))
     try:

@@ -1,0 +1,97 @@
+"""The front door: one session per verb. Arguments after `--` go to the verb.
+
+`nox -s demo` runs the whole main job on the embedded default; `nox -s tests` runs the tests.
+"""
+
+from __future__ import annotations
+
+import os
+
+import nox
+
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "tests"]
+
+# torch goes in first and pinned: where the package index offers a CPU build, no CUDA packages come along.
+TORCH = os.environ.get("DECKBENCH_TORCH", "torch==2.13.0")
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def install(session: nox.Session, *extra: str) -> None:
+    """torch first, then DeckBench from this checkout, then what the session needs besides."""
+    session.install(TORCH)
+    session.install("-e", ".", *extra)
+
+
+def verb(session: nox.Session, *words: str) -> None:
+    """Run `deckbench WORDS ARGS`."""
+    install(session)
+    session.run("deckbench", *words, *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job on the embedded default: frames, datasets, training, answers, scores, leaderboard."""
+    verb(session, "run", "demo")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests. `nox -s tests -- -m slow` runs the slow ones, `-- PATH` some."""
+    install(session, *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test"))
+    picked = [] if any(arg.startswith("-m") for arg in session.posargs) else ["-m", "not slow"]
+    session.run("pytest", *picked, *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff and mypy --strict for every supported Python; the dependencies resolve on each."""
+    session.install(*nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    for version in ("3.10", "3.11", "3.12", "3.13"):
+        session.run("mypy", "--python-version", version)
+        session.run("uv", "pip", "compile", "-q", "--python-version", version, "pyproject.toml", silent=True)
+
+
+@nox.session(name="build-data")
+def build_data(session: nox.Session) -> None:
+    """`deckbench build ARGS`."""
+    verb(session, "build")
+
+
+@nox.session(name="train-glm4v")
+def train_glm4v(session: nox.Session) -> None:
+    """`deckbench train ARGS`, such as `--model MODELS/glm-4v-9b --data data/S1 --out adapters/S1`."""
+    verb(session, "train")
+
+
+@nox.session
+def infer(session: nox.Session) -> None:
+    """`deckbench infer ARGS`."""
+    verb(session, "infer")
+
+
+@nox.session
+def score(session: nox.Session) -> None:
+    """`deckbench score ARGS`."""
+    verb(session, "score")
+
+
+@nox.session(name="bench-x86")
+def bench_x86(session: nox.Session) -> None:
+    """`deckbench bench ARGS`."""
+    verb(session, "bench")
+
+
+@nox.session
+def leaderboard(session: nox.Session) -> None:
+    """`deckbench report ARGS`: the site from records."""
+    verb(session, "report")
+
+
+@nox.session
+def verify(session: nox.Session) -> None:
+    """`deckbench verify ARGS`."""
+    verb(session, "verify")
