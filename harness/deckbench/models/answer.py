@@ -1,0 +1,51 @@
+"""What every model is asked and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Kind = Literal["choice", "open", "scene"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a frame. `text` is the whole prompt text, the options of a choice included."""
+
+    text: str
+    kind: str
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One greedy answer.
+
+    p_a, p_b: probabilities of the letters A and B at the first answer position (choice questions only), summed over
+    their single-token spellings, out of the softmax over the whole vocabulary. tokens_in counts the image's tokens.
+    seconds: wall time by stage (preprocess, vision, prefill, decode, first_token). Questions about one frame share
+    the frame's stages, and each answer carries the shared time: do not add it up over the questions of a frame.
+    """
+
+    text: str
+    p_a: float | None
+    p_b: float | None
+    tokens_in: int
+    tokens_out: int
+    seconds: dict[str, float]
+
+
+class Model(Protocol):
+    """Anything that answers a group of questions about one frame."""
+
+    name: str
+    family: str
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    def answer(self, image: Image, questions: Sequence[Question], blank: bool = False) -> list[Answer]: ...

@@ -1,0 +1,109 @@
+"""The whole GLM-4V network: vision tower and transformers' GLM, joined at the image's place in the prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GlmConfig, GlmForCausalLM
+
+from deckbench.models.glm4v.config import Glm4vConfig
+from deckbench.models.glm4v.vision import VisionTower
+
+IGNORE = -100  # label of a position that has no loss, as everywhere in torch and transformers
+
+
+def language_config(config: Glm4vConfig) -> Any:
+    """transformers' config of the language half. Half of each head is rotated, base 10000 times `rope_ratio`."""
+    theta = 10000.0 * config.rope_ratio
+    language = GlmConfig(
+        vocab_size=config.padded_vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.ffn_hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.multi_query_group_num,
+        head_dim=config.kv_channels,
+        rms_norm_eps=config.layernorm_epsilon,
+        attention_bias=config.add_qkv_bias,
+        attention_dropout=config.attention_dropout,
+        max_position_embeddings=config.seq_length,
+        pad_token_id=config.pad_token_id,
+        eos_token_id=list(config.eos_token_id),
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5},
+    )
+    # The masks built here are boolean, which only this attention reads as "may attend".
+    language._attn_implementation = "sdpa"
+    return language
+
+
+@dataclass
+class Output:
+    """loss: scalar or None. logits: (batch, length, vocabulary) without labels, (labelled positions, vocabulary) with."""
+
+    loss: Tensor | None
+    logits: Tensor
+
+    def __getitem__(self, key: str | int) -> Any:
+        """transformers' Trainer reads outputs by name or by place."""
+        return getattr(self, key) if isinstance(key, str) else (self.loss, self.logits)[key]
+
+
+class Glm4vModule(nn.Module):
+    """`vision` and `language`. All inputs are laid out by `pack`; nothing here knows tokens but the image's ids."""
+
+    accepts_loss_kwargs = True  # transformers' Trainer then passes num_items_in_batch
+
+    def __init__(self, config: Glm4vConfig) -> None:
+        super().__init__()
+        self.glm4v_config = config
+        self.vision = VisionTower(config)
+        self.language = GlmForCausalLM(language_config(config))
+
+    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor:
+        """Token embeddings (batch, length, width), the image's places filled with `features`.
+
+        input_ids: (batch, length) with the image expanded. features: (batch, tokens + 2, width).
+        """
+        text = self.language.model.embed_tokens(input_ids)
+        start = (input_ids == self.glm4v_config.boi_token_id).int().argmax(dim=1, keepdim=True)
+        places = start + torch.arange(features.shape[1], device=input_ids.device)
+        return text.scatter(1, places[..., None].expand(-1, -1, text.shape[-1]), features.to(text.dtype))  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Output:
+        """One pass over a batch made by `pack`.
+
+        pixel_values: (batch, 3, size, size) float. input_ids, position_ids, labels: (batch, length) int64.
+        attention_mask: (batch, 1, length, length) bool, True where a position (row) may attend to another (column).
+        With labels, the output head runs only where a label is set and the loss is the mean over those tokens (the
+        sum over `num_items_in_batch` when given, so that gradient accumulation weighs all tokens alike).
+        """
+        features = self.vision(pixel_values.to(self.vision.boi.dtype))
+        hidden = self.language.model(
+            inputs_embeds=self.embed(input_ids, features),
+            # Always four-dimensional: without a mask transformers takes the repeated position of the image tokens for
+            # the borders of packed sequences and cuts the prompt apart.
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        if labels is None:
+            return Output(None, self.language.lm_head(hidden))
+        wanted = labels[:, 1:]
+        chosen = wanted != IGNORE
+        logits = self.language.lm_head(hidden[:, :-1][chosen])
+        total = F.cross_entropy(logits.float(), wanted[chosen], reduction="sum")
+        count = chosen.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return Output(total / count, logits)

@@ -1,0 +1,145 @@
+"""tiny-glm4v: the GLM-4V architecture at a size that trains and answers on two CPU cores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deckbench.models.glm4v import tokenizer
+from deckbench.models.glm4v.chat import GENERATION, Glm4v
+from deckbench.models.glm4v.config import parse_config
+from deckbench.models.glm4v.model import Glm4vModule
+from deckbench.models.glm4v.tiny_vocab import SPECIAL, vocabulary_files
+
+NAME = "tiny-glm4v"
+VOCABULARY = 1500  # text tokens; the embedding is padded to a multiple of 32 behind the specials
+
+
+def tiny_config(text_tokens: int = VOCABULARY, **sizes: Any) -> dict[str, Any]:
+    """config.json of the tiny model, official keys. `sizes` overrides (vision keys inside `vision_config`)."""
+    ids = {name: text_tokens + number for number, name in enumerate(SPECIAL)}
+    vision = {
+        "dropout_prob": 0.0,
+        "hidden_act": "gelu",
+        "in_channels": 3,
+        "num_hidden_layers": 4,
+        "hidden_size": 160,
+        "patch_size": 16,
+        "num_heads": 4,
+        "intermediate_size": 480,
+        "layer_norm_eps": 1e-06,
+        "image_size": 256,
+        # The published model divides by 8 because its projector ends large; a fresh one starts at the right size.
+        "scaling_factor": 1,
+        **sizes.pop("vision_config", {}),
+    }
+    vision["num_positions"] = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+    return {
+        "model_type": "chatglm",
+        "architectures": ["ChatGLMModel"],
+        "add_bias_linear": False,
+        "add_qkv_bias": True,
+        "apply_query_key_layer_scaling": True,
+        "apply_residual_connection_post_layernorm": False,
+        "attention_dropout": 0.0,
+        "attention_softmax_in_fp32": True,
+        "bias_dropout_fusion": True,
+        "ffn_hidden_size": 512,
+        "fp32_residual_connection": False,
+        "hidden_dropout": 0.0,
+        "hidden_size": 192,
+        "kv_channels": 32,
+        "layernorm_epsilon": 1.5625e-07,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "num_attention_heads": 6,
+        "num_layers": 3,
+        "original_rope": True,
+        "padded_vocab_size": math.ceil((text_tokens + len(SPECIAL)) / 32) * 32,
+        "post_layer_norm": True,
+        "rmsnorm": True,
+        "rope_ratio": 1,
+        "seq_length": 2048,
+        "use_cache": True,
+        "torch_dtype": "float32",
+        "tie_word_embeddings": False,
+        "eos_token_id": [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]],
+        "pad_token_id": ids["<|endoftext|>"],
+        "boi_token_id": ids["<|begin_of_image|>"],
+        "eoi_token_id": ids["<|end_of_image|>"],
+        "vision_config": vision,
+        **sizes,
+    }
+
+
+def grid_waves(side: int, width: int) -> Tensor:
+    """(side * side, width) sine-cosine values of row and column, each half the width (ViT's fixed 2-D embedding)."""
+    frequencies = 1.0 / 100.0 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    waves = torch.cat((angles.sin(), angles.cos()), dim=1)
+    rows = waves[:, None].expand(-1, side, -1)
+    columns = waves[None].expand(side, -1, -1)
+    both = torch.cat((rows, columns), dim=2).reshape(side * side, -1)
+    return torch.nn.functional.pad(both, (0, width - both.shape[1])).float()
+
+
+def initialise(module: Glm4vModule, seed: int) -> None:
+    """Fill a fresh module's weights, a pure function of seed and sizes.
+
+    Linear layers start at deviation 1/sqrt(inputs), those that end a residual branch smaller by the depth; the
+    vision positions start as waves over rows and columns, since random ones take most of the training to find places.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config = module.glm4v_config
+    ends = ("o_proj", "down_proj")
+    with torch.no_grad():
+        for name, part in module.named_modules():
+            if isinstance(part, nn.Linear | nn.Conv2d):
+                deviation = part.weight[0].numel() ** -0.5
+                if name.endswith(ends):
+                    deviation /= math.sqrt(2 * config.num_layers)
+                part.weight.normal_(0.0, deviation, generator=generator)
+                if part.bias is not None:
+                    part.bias.zero_()
+            elif isinstance(part, nn.Embedding):
+                part.weight.normal_(0.0, 0.02 if "position" in name else 0.5, generator=generator)
+            elif isinstance(part, nn.LayerNorm):
+                part.weight.fill_(1.0)
+                part.bias.zero_()
+        vision = module.vision
+        # The norms stand at the end of each residual branch: their gain is the branch's size.
+        for layer in vision.transformer.layers:
+            gain = 1.0 / math.sqrt(2 * config.vision.num_hidden_layers)
+            layer.input_layernorm.weight.fill_(gain)
+            layer.post_attention_layernorm.weight.fill_(gain)
+        vision.patch_embedding.position_embedding.weight[1:] += grid_waves(
+            config.vision.grid, config.vision.hidden_size
+        )
+        vision.patch_embedding.cls_embedding.normal_(0.0, 0.02, generator=generator)
+        vision.boi.normal_(0.0, 0.5, generator=generator)
+        vision.eoi.normal_(0.0, 0.5, generator=generator)
+        module.language.lm_head.weight.normal_(0.0, 0.02, generator=generator)
+
+
+def make_tiny(corpus: Iterable[str], seed: int = 0, *, vocabulary: int = VOCABULARY, **sizes: Any) -> Glm4v:
+    """A fresh model with a vocabulary trained on `corpus` (at most `vocabulary` text tokens) and random weights.
+
+    sizes: overrides for `tiny_config`. Float32 on the CPU.
+    """
+    image_size = int(sizes.get("vision_config", {}).get("image_size", 256))
+    files = vocabulary_files(corpus, vocabulary, image_size)
+    ranks = tokenizer.parse_ranks(files[tokenizer.MODEL], tokenizer.MODEL)
+    special = tokenizer.parse_special(json.loads(files[tokenizer.CONFIG]), tokenizer.CONFIG, ranks)
+    raw = tiny_config(len(ranks), **sizes)
+    generation = {"do_sample": False, "eos_token_id": raw["eos_token_id"], "pad_token_id": raw["pad_token_id"]}
+    files[GENERATION] = (json.dumps(generation, indent=1) + "\n").encode()
+    config = parse_config(raw, "tiny-glm4v")
+    module = Glm4vModule(config)
+    initialise(module, seed)
+    module.eval()
+    return Glm4v(module, config, tokenizer.Tokenizer(ranks, special), name=NAME, files=files)
