@@ -8,12 +8,14 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+# Named here because Pillow loads its readers lazily, which is not safe in threads.
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from deckbench.errors import InputError
 
-# What OpenCV and Ultralytics read as well; nothing that runs an interpreter (EPS, PDF).
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP")
+READERS = (BmpImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+# What OpenCV and Ultralytics read as well; nothing that runs an interpreter (EPS, PDF). JPEG covers MPO.
+FORMATS = tuple(name for name in ("JPEG", "PNG", "BMP", "TIFF", "WEBP") if name in Image.OPEN)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 OTHER_PICTURE_SUFFIXES = frozenset(
     {".heic", ".heif", ".avif", ".gif", ".dng", ".cr2", ".nef", ".arw", ".jfif", ".jp2", ".svg", ".pfm", ".ppm", ".jxl"}

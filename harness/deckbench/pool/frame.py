@@ -1,0 +1,141 @@
+"""What a pool is in memory: frames with boxes, and the problems found while reading them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ERROR = "error"
+NOTICE = "notice"
+
+# Every kind of problem a pool can have, and whether it stops a build.
+KINDS: dict[str, str] = {
+    # the yaml
+    "names-repeated": NOTICE,
+    "path-fallback": NOTICE,
+    "path-outside": NOTICE,
+    "several-yamls": NOTICE,
+    "split-folder-missing": NOTICE,
+    "split-list-missing": ERROR,
+    "val-is-train": NOTICE,
+    "split-overlap": NOTICE,
+    # pictures
+    "picture-unreadable": ERROR,
+    "picture-truncated": ERROR,
+    "picture-too-large": ERROR,
+    "picture-too-small": ERROR,
+    "picture-format": ERROR,
+    "picture-missing": ERROR,
+    "picture-turned": NOTICE,
+    "link-leaves-pool": ERROR,
+    "one-stem-two-pictures": ERROR,
+    "identical-pictures": NOTICE,
+    # labels
+    "no-labels": ERROR,
+    "label-broken-row": ERROR,
+    "label-columns": ERROR,
+    "label-not-finite": ERROR,
+    "label-negative-size": ERROR,
+    "label-no-area": ERROR,
+    "label-class": ERROR,
+    "label-outside": ERROR,
+    "label-clipped": NOTICE,
+    "label-repeated": NOTICE,
+    "label-encoding": ERROR,
+    "label-without-picture": NOTICE,
+    # frames.csv
+    "frames-csv": ERROR,
+    "frames-csv-unknown-column": NOTICE,
+    "frames-csv-unknown-frame": ERROR,
+    "frames-csv-ambiguous-frame": ERROR,
+    "frames-csv-repeated-frame": ERROR,
+    "frames-csv-time": ERROR,
+    "frames-csv-no-group": ERROR,
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a pool. `file` is relative to the pool's root; `frame` is the id of the frame it spoils."""
+
+    kind: str
+    text: str
+    file: str
+    line: int | None = None
+    frame: str | None = None
+
+    @property
+    def severity(self) -> str:
+        return KINDS[self.kind]
+
+    @property
+    def where(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.severity}: {self.text} [{self.kind}]"
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "file": self.file,
+            "line": self.line,
+            "frame": self.frame,
+            "text": self.text,
+        }
+
+
+@dataclass(frozen=True)
+class Box:
+    """A labelled object. Coordinates are fractions of the upright frame, clipped to 0..1; line: in the label file."""
+
+    cls: int
+    name: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    polygon: tuple[tuple[float, float], ...] | None
+    line: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A camera picture with its labels.
+
+    id: path of the picture relative to the pool's root, posix, without extension; unique in the pool.
+    labels: the label file, None when there is none. width, height: pixels of the upright picture.
+    split: as the pool's yaml has it. group, time_s, step, anomalies: from frames.csv, None where it does not say.
+    """
+
+    id: str
+    path: Path
+    labels: Path | None
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+    split: str | None
+    group: str | None
+    time_s: float | None
+    step: str | None
+    anomalies: tuple[str, ...] | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool that was read. frames: sorted by id. left_out: the errors that `skip_bad` went past.
+
+    content_hash: sha256 over names and frames (pictures, boxes, split, group, time, step, anomalies); paths and
+    left-out files have no part in it.
+    """
+
+    root: Path
+    name: str
+    names: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    synthetic: bool
+    content_hash: str
+    left_out: tuple[Problem, ...]
+    notices: tuple[Problem, ...] = ()
