@@ -1,0 +1,228 @@
+"""Statistics of the scorer: intervals, ranks, paired tests. Plain numpy; every function is a pure function.
+
+The cluster bootstrap resamples whole groups (robot sessions), because frames of one session succeed and fail together:
+an interval that resamples single frames is too narrow. A resample is a row of weights over groups, so every metric
+that is a ratio of sums costs two matrix products for all resamples together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest, norm
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Interval = tuple[float, float]
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+BLOCK = 2_000_000  # most numbers held at once while ranks are resampled (16 MB)
+
+
+def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> Interval | None:
+    """Score interval of a proportion (Wilson 1927, JASA 22:209). None when n is 0.
+
+    Keeps its coverage near 0 and 1 and for small n, where the normal interval has width 0.
+    """
+    if n == 0:
+        return None
+    z = float(norm.ppf(0.5 + confidence / 2))
+    p = successes / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    low = 0.0 if successes == 0 else max(0.0, middle - half)
+    return low, 1.0 if successes == n else min(1.0, middle + half)
+
+
+def interval(values: Floats, confidence: float = CONFIDENCE) -> Interval | None:
+    """Percentile interval of resampled values (Efron 1979). None when fewer than half of them are defined."""
+    good = values[np.isfinite(values)]
+    if len(good) == 0 or 2 * len(good) < len(values):
+        return None
+    low, high = np.quantile(good, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Groups of samples and one draw of resamples, shared by all metrics of a score.
+
+    codes: int64 of shape (n,), the group of each sample, 0 to `count` - 1. seed: of the draw.
+    """
+
+    codes: Ints
+    count: int
+    seed: int = 0
+    resamples: int = RESAMPLES
+
+    @cached_property
+    def weights(self) -> Floats:
+        """How often each group was drawn: float64 of shape (resamples, count); each row sums to `count`."""
+        draw = np.random.default_rng(self.seed).multinomial(
+            self.count, np.full(self.count, 1 / max(1, self.count)), size=self.resamples
+        )
+        return draw.astype(np.float64)
+
+    def sums(self, values: Floats, rows: Ints | slice = slice(None)) -> Floats:
+        """Resampled sums of `values`, float64 of shape (k,) or (k, m) for the samples `rows`: (resamples[, m])."""
+        values = np.asarray(values, dtype=np.float64)
+        per_group = np.zeros((self.count, *values.shape[1:]))
+        np.add.at(per_group, self.codes[rows], values)
+        return self.weights @ per_group
+
+
+def clusters_of(labels: list[str], seed: int = 0, resamples: int = RESAMPLES) -> Clusters:
+    """Clusters from one label per sample; codes follow the sorted labels, so row order does not matter."""
+    names, codes = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
+    return Clusters(codes.reshape(-1).astype(np.int64), len(names), seed, resamples)
+
+
+def cluster_bootstrap(values: Floats, clusters: Clusters, rows: Ints | slice = slice(None)) -> Interval | None:
+    """Interval of the mean of `values` under resampling of whole groups (Davison & Hinkley 1997, 3.8).
+
+    None with fewer than two groups: one group says nothing about another.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    codes = clusters.codes[rows]
+    if len(np.unique(codes)) < 2:
+        return None
+    return interval(divide(clusters.sums(values, rows), clusters.sums(np.ones(len(values)), rows)))
+
+
+def divide(above: Floats, below: Floats) -> Floats:
+    """above / below, NaN where below is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(below == 0, np.nan, above / np.where(below == 0, 1, below))
+
+
+def auroc(truth: npt.NDArray[np.bool_], scores: Floats) -> float | None:
+    """Probability that a positive scores above a negative, ties one half (Hanley & McNeil 1982). None without both."""
+    from scipy.stats import rankdata
+
+    positives = int(truth.sum())
+    negatives = len(truth) - positives
+    if positives == 0 or negatives == 0:
+        return None
+    ranks = rankdata(scores)  # mean ranks: a tie counts one half
+    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+@dataclass(frozen=True)
+class Roc:
+    """The operating points of a score, from strict to lax. Arrays of shape (levels + 1,), the first is "never stop".
+
+    thresholds: stop when score >= threshold; hits, false_stops: counts of positives and negatives at or above it.
+    """
+
+    thresholds: Floats
+    hits: Floats
+    false_stops: Floats
+
+    @property
+    def positives(self) -> float:
+        return float(self.hits[-1])
+
+    @property
+    def negatives(self) -> float:
+        return float(self.false_stops[-1])
+
+
+def roc(truth: npt.NDArray[np.bool_], scores: Floats) -> Roc:
+    """Operating points at each distinct score; samples with equal scores cannot be told apart and move together."""
+    levels, codes = np.unique(-np.asarray(scores, dtype=np.float64), return_inverse=True)
+    codes = codes.reshape(-1)
+    hits = np.bincount(codes, weights=truth.astype(np.float64), minlength=len(levels))
+    stops = np.bincount(codes, weights=(~truth).astype(np.float64), minlength=len(levels))
+    return Roc(
+        np.concatenate([[np.inf], -levels]),
+        np.concatenate([[0.0], np.cumsum(hits)]),
+        np.concatenate([[0.0], np.cumsum(stops)]),
+    )
+
+
+def point_at(curve: Roc, false_stop_rate: float) -> int | None:
+    """Index of the laxest operating point whose false-stop rate is at most the given one; None if a class is absent."""
+    if curve.positives == 0 or curve.negatives == 0:
+        return None
+    return int(np.searchsorted(curve.false_stops, false_stop_rate * curve.negatives + 1e-9, side="right")) - 1
+
+
+def ranked_bootstrap(
+    truth: npt.NDArray[np.bool_],
+    scores: Floats,
+    clusters: Clusters,
+    rows: Ints,
+    false_stop_rate: float,
+) -> tuple[Floats, Floats]:
+    """AUROC, and miss rate at a false-stop rate (its threshold chosen anew each time), for every resample.
+
+    truth, scores: shape (k,), of the samples `rows`. Returns two arrays of shape (resamples,), NaN where a resample
+    lacks a class. Costs resamples x k, whatever the number of groups.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1]) if len(ordered) else np.array([0])
+    codes = clusters.codes[rows][order]
+    positive = truth[order].astype(np.float64)
+    areas, misses = np.empty(clusters.resamples), np.empty(clusters.resamples)
+    step = max(1, BLOCK // max(1, len(ordered)))
+    for first in range(0, clusters.resamples, step):
+        weight = clusters.weights[first : first + step][:, codes]
+        hits = np.add.reduceat(weight * positive, starts, axis=1)
+        stops = np.add.reduceat(weight * (1 - positive), starts, axis=1)
+        reached = np.cumsum(hits, axis=1)
+        stopped = np.cumsum(stops, axis=1)
+        positives, negatives = reached[:, -1], stopped[:, -1]
+        # Each level's negatives lie below all positives of the levels before it, and tie with its own.
+        wins = (stops * (reached - hits / 2)).sum(axis=1)
+        areas[first : first + step] = divide(wins, positives * negatives)
+        allowed = stopped <= false_stop_rate * negatives[:, None] + 1e-9
+        best = np.where(allowed, reached, 0).max(axis=1)
+        miss = divide(positives - best, positives)
+        miss[negatives == 0] = np.nan
+        misses[first : first + step] = miss
+    return areas, misses
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Two-sided exact p of McNemar's test (1947): are the discordant pairs split evenly? 1.0 when there are none.
+
+    only_a: samples that only A got right; only_b: samples that only B got right.
+    """
+    n = only_a + only_b
+    return 1.0 if n == 0 else float(binomtest(min(only_a, only_b), n, 0.5).pvalue)
+
+
+def brier(truth: npt.NDArray[np.bool_], p: Floats) -> Floats:
+    """Squared error of each stated probability (Brier 1950), shape (n,); its mean is the Brier score."""
+    return np.asarray((p - truth) ** 2, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Reliability over equal-width bins: all arrays of shape (bins,)."""
+
+    edges: Floats  # (bins + 1,)
+    code: Ints  # (n,): the bin of each sample
+
+    def table(self, truth: npt.NDArray[np.bool_], p: Floats) -> Floats:
+        """Per-sample columns (in bin k, p in bin k, truth in bin k) side by side: shape (n, 3 * bins)."""
+        hot = np.eye(len(self.edges) - 1)[self.code]
+        return np.concatenate([hot, hot * p[:, None], hot * truth[:, None]], axis=1)
+
+
+def bins_of(p: Floats, bins: int = 10) -> Bins:
+    """The bin of each probability; 1.0 belongs to the last one."""
+    edges = np.linspace(0, 1, bins + 1)
+    return Bins(edges, np.minimum((np.asarray(p) * bins).astype(np.int64), bins - 1))
+
+
+def ece(table: Floats) -> Floats:
+    """Expected calibration error (Naeini et al. 2015, AAAI) from summed bin columns of shape (..., 3 * bins)."""
+    count, stated, true = np.split(table, 3, axis=-1)
+    return np.asarray(np.abs(stated - true).sum(axis=-1) / count.sum(axis=-1))
