@@ -1,0 +1,91 @@
+"""Two prediction files of the same samples, paired: who was right where the other was wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deckbench.errors import InputError
+
+
+def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dict[str, Any]:
+    """Paired comparison of two prediction files; the difference is B minus A.
+
+    data: the dataset both were made on, for options and groups. Returns plain JSON types: `n`, `groups`, `group_by`,
+    `a` and `b` (accuracy, its intervals, unparsed), `both`, `only_a`, `only_b`, `neither` (samples that were right),
+    `difference` with `difference_interval` (95%, resampling groups; None with one group), `mcnemar_p` (exact,
+    two-sided, treats samples as independent: with few groups trust the interval) and the same by `kind`.
+    Raises InputError for broken files, and when the two do not hold the same samples with the same gold.
+    """
+    from deckbench.score import groups_of, metrics, read, stats
+    from deckbench.score.schema import DIGITS
+
+    tables = []
+    for path in (Path(a), Path(b)):
+        table = read.read_predictions(path)
+        manifest = read.read_manifest(path)
+        if data is not None:
+            read.check_data(manifest, path, Path(data))
+        tables.append(metrics.judge(read.join(table, path, None if data is None else Path(data))))
+    check_same(tables[0], tables[1], Path(a), Path(b))
+    first = tables[0].sort_values("id", kind="stable").reset_index(drop=True)
+    second = tables[1].sort_values("id", kind="stable").reset_index(drop=True)
+    labels, group_by, notes = groups_of(first)
+    clusters = stats.clusters_of(labels, seed)
+
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(float(value), DIGITS) + 0.0
+
+    def side(table: Any, rows: Any) -> dict[str, Any]:
+        right = table["correct"].to_numpy(dtype=np.float64)[rows]
+        shown = metrics.proportion(right, clusters, rows).model_dump(mode="json")
+        return {"accuracy": shown, "unparsed": int(table["answer"].isna().to_numpy()[rows].sum())}
+
+    def pair(rows: Any) -> dict[str, Any]:
+        x = first["correct"].to_numpy(dtype=np.float64)[rows]
+        y = second["correct"].to_numpy(dtype=np.float64)[rows]
+        only_a, only_b = int((x * (1 - y)).sum()), int((y * (1 - x)).sum())
+        bounds = stats.cluster_bootstrap(y - x, clusters, rows)
+        return {
+            "n": len(rows),
+            "a": side(first, rows),
+            "b": side(second, rows),
+            "both": int((x * y).sum()),
+            "only_a": only_a,
+            "only_b": only_b,
+            "neither": int(((1 - x) * (1 - y)).sum()),
+            "difference": rounded((y - x).mean()),
+            "difference_interval": None if bounds is None else [rounded(v) for v in bounds],
+            "mcnemar_p": rounded(stats.mcnemar_exact(only_a, only_b)),
+        }
+
+    kinds = first["kind"].to_numpy(dtype=object)
+    return {
+        **pair(np.arange(len(first))),
+        "groups": clusters.count,
+        "group_by": group_by,
+        "by_kind": {kind: pair(np.flatnonzero(kinds == kind)) for kind in sorted(set(kinds))},
+        "notes": notes,
+    }
+
+
+def check_same(a: Any, b: Any, path_a: Path, path_b: Path) -> None:
+    """Refuse files that do not hold the same samples. Raises InputError."""
+    ids_a, ids_b = set(a["id"]), set(b["id"])
+    if ids_a != ids_b:
+        raise InputError(
+            f"the two files do not hold the same samples: {len(ids_a - ids_b)} are only in the first, "
+            f"{len(ids_b - ids_a)} only in the second, {len(ids_a & ids_b)} in both",
+            f"{path_a}, {path_b}",
+            "infer both models on the same dataset, to the end",
+        )
+    golds = dict(zip(b["id"], zip(b["kind"], b["gold"], strict=True), strict=True))
+    for key, kind, gold, line in zip(a["id"], a["kind"], a["gold"], a["line"], strict=True):
+        if golds[key] != (kind, gold):
+            raise InputError(
+                f"the sample {key!r} has another kind or gold answer in {path_b.name}",
+                f"{path_a}:{line}",
+                "the files come from two versions of a dataset; infer again on one",
+            )
