@@ -1,0 +1,142 @@
+"""What a training run may be told: one flat schema, every value overridable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deckbench.errors import InputError
+
+CONFIGS = Path(__file__).parent / "configs"
+# How a run is carried out, not what it computes: never part of the adapter's identity.
+EXECUTION = frozenset({"workers", "threads", "cache_mb"})
+# What `init` decides unless the config says it, in which case both must agree.
+ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision")
+
+
+class TrainConfig(BaseModel):
+    """Settings of one LoRA training. A picture with all its questions is one item; `batch` counts pictures.
+
+    The run is `max_steps` optimizer steps long, or as many as `epochs` passes over the pictures need. One step takes
+    `batch` x `accumulate` pictures; the loss is the mean over all their answer tokens.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    vision: Literal["train", "absent"] = Field(
+        default="train", description="LoRA on the vision tower: trained, or not there"
+    )
+    epochs: float = Field(default=3.0, gt=0, le=10_000)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=8, ge=1, description="pictures per forward pass")
+    accumulate: int = Field(default=1, ge=1, description="forward passes per optimizer step")
+    questions: int | None = Field(default=None, ge=1, description="most questions per picture and pass")
+    lr: float = Field(default=1e-3, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="part of all steps")
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    save_every: int = Field(default=100, ge=1, description="steps between checkpoints; the last two are kept")
+    log_every: int = Field(default=10, ge=1, description="steps between rows of the learning curve")
+    precision: Literal["auto", "bf16", "float32"] = Field(default="auto", description="auto: bf16 on a GPU that has it")
+    gradient_checkpointing: bool = False
+    workers: int = Field(default=0, ge=0, le=256, description="processes that open pictures")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; null: torch's own choice")
+    cache_mb: int = Field(default=512, ge=0, description="memory for decoded pictures, per loading process")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if self.max_steps is not None and "epochs" in self.model_fields_set:
+            raise ValueError("give epochs or max_steps, not both")
+        return self
+
+    def content(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain JSON values."""
+        values = self.model_dump(mode="json", exclude=set(EXECUTION))
+        if self.max_steps is not None:
+            del values["epochs"]
+        return values
+
+    def steps(self, pictures: int) -> int:
+        """Optimizer steps of a run over so many pictures."""
+        if self.max_steps is not None:
+            return self.max_steps
+        per_step = self.batch * self.accumulate
+        return max(1, int(-(-self.epochs * pictures // per_step)))
+
+
+def _line_of(text: str, key: str) -> int | None:
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*:", line):
+            return number
+    return None
+
+
+def named_configs() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
+    """Read a yaml config (a file, or the name of a packaged one) and apply `overrides` on top.
+
+    An override of null gives the default again. Raises InputError with file and line for unknown keys, wrong types
+    and values out of range.
+    """
+    values: dict[str, Any] = {}
+    text = ""
+    place = path
+    if path is not None:
+        packaged = CONFIGS / f"{path}.yaml"
+        if not path.is_file() and len(path.parts) == 1 and packaged.is_file():
+            place = packaged
+        values, text = _read_yaml(place if place is not None else path)
+    merged = {**values, **overrides}
+    if overrides.get("max_steps") is not None and "epochs" not in overrides:
+        merged.pop("epochs", None)  # the later word on the length of the run wins
+    if overrides.get("epochs") is not None and "max_steps" not in overrides:
+        merged.pop("max_steps", None)
+    for key in [key for key, value in overrides.items() if value is None]:
+        del merged[key]
+    try:
+        return TrainConfig.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        where: str | Path | None = "--set"
+        if key in values and key not in overrides and place is not None:
+            line = _line_of(text, key)
+            where = f"{place}:{line}" if line else place
+        elif not key:
+            where = place or "--set"
+        if first["type"] == "extra_forbidden":
+            what, mend = f"unknown setting {key!r}", f"settings are: {', '.join(TrainConfig.model_fields)}"
+        else:
+            what = f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
+            mend = "mend the value"
+        raise InputError(what, where, mend) from error
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
+    if not path.is_file():
+        raise InputError("no such config", path, f"give a yaml file, or one of: {', '.join(named_configs())}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        values = yaml.safe_load(text)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        raise InputError("this is not yaml", where, "mend the file") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError("a config is a map of settings to values", path, "write lines like `rank: 16`")
+    return values, text

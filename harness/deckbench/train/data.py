@@ -1,0 +1,151 @@
+"""What is trained on, in which order: pictures with all their questions, as a pure function of seed and step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deckbench.dataset import Sample, read_samples
+from deckbench.errors import DeckBenchError, InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture and its (question, answer) pairs, in file order."""
+
+    image: Path
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An error on its way out of a loading process: torch cannot carry our exceptions across."""
+
+    what: str
+    where: str | None
+    mend: str | None
+
+
+def training_items(dataset: Path) -> list[Item]:
+    """The train part of a dataset, one item per picture, in order of first appearance.
+
+    Raises InputError when there is no train part, it is empty, or a sample has no answer to learn.
+    """
+    samples = read_samples(dataset, "train")
+    where = dataset / "train.jsonl"
+    if not samples:
+        raise InputError("the train part is empty", where, "build the dataset from a pool with training frames")
+    for sample in samples:
+        if not sample.answer.strip():
+            raise InputError(f"the sample {sample.id!r} has no answer to learn", where, "mend or remove this row")
+    return group_by_picture(samples)
+
+
+def group_by_picture(samples: Sequence[Sample]) -> list[Item]:
+    """Samples that share a picture become one item."""
+    pairs: dict[Path, list[Pair]] = {}
+    for sample in samples:
+        pairs.setdefault(sample.image, []).append((sample.question, sample.answer))
+    return [Item(image, tuple(found)) for image, found in pairs.items()]
+
+
+def shuffled(count: int, *key: object) -> list[int]:
+    """A permutation of range(count) that depends on `key` alone: sorted by hash, so no library's generator matters."""
+    prefix = "/".join(map(str, key))
+
+    def rank(index: int) -> bytes:
+        return hashlib.blake2b(f"{prefix}/{index}".encode(), digest_size=16).digest()
+
+    return sorted(range(count), key=rank)
+
+
+class Plan:
+    """The whole run as one sequence of batches; batch `i` is a pure function of (items, seed, i).
+
+    The passes over the pictures are laid end to end and cut into batches, so every batch is full and a batch may hold
+    the end of one pass and the start of the next. Indexable (a torch map-style dataset): resuming at batch `i` opens
+    no picture of the batches before.
+    """
+
+    def __init__(self, items: Sequence[Item], *, batch: int, batches: int, seed: int, questions: int | None) -> None:
+        self.items = items
+        self.batch = batch
+        self.batches = batches
+        self.seed = seed
+        self.questions = questions
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def _pass(self, number: int) -> list[int]:
+        if self._order[0] != number:
+            self._order = (number, shuffled(len(self.items), self.seed, "pass", number))
+        return self._order[1]
+
+    def _pick(self, index: int, number: int) -> Item:
+        """The item with its questions in this pass's order, the first `questions` of them."""
+        item = self.items[index]
+        order = shuffled(len(item.pairs), self.seed, "questions", number, index)[: self.questions]
+        return Item(item.image, tuple(item.pairs[i] for i in order))
+
+    def __getitem__(self, index: int) -> list[Item]:
+        if not 0 <= index < self.batches:
+            raise IndexError(index)
+        chosen = []
+        for place in range(index * self.batch, (index + 1) * self.batch):
+            number, offset = divmod(place, len(self.items))
+            chosen.append(self._pick(self._pass(number)[offset], number))
+        return chosen
+
+
+class PictureCache:
+    """Opened pictures, shrunk to what the model sees, up to a limit of bytes; the least recently used go first.
+
+    shrink: what the model's preprocessing does first (its result must pass through preprocessing unchanged).
+    """
+
+    def __init__(self, open_picture: Callable[[Path], Image], shrink: Callable[[Image], Image], limit: int) -> None:
+        self.open = open_picture
+        self.shrink = shrink
+        self.limit = limit
+        self.held = 0
+        self.pictures: OrderedDict[Path, Image] = OrderedDict()
+
+    def get(self, path: Path) -> Image:
+        if path in self.pictures:
+            self.pictures.move_to_end(path)
+            return self.pictures[path]
+        picture = self.shrink(self.open(path))
+        size = picture.width * picture.height * 3
+        if size <= self.limit:
+            self.pictures[path] = picture
+            self.held += size
+            while self.held > self.limit:
+                _, old = self.pictures.popitem(last=False)
+                self.held -= old.width * old.height * 3
+        return picture
+
+
+class Collate:
+    """Opens the pictures of a planned batch and hands them to the model's own `collate`. Draws no random numbers."""
+
+    def __init__(self, collate: Callable[[Any], dict[str, Any]], cache: PictureCache) -> None:
+        self.collate = collate
+        self.cache = cache
+
+    def __call__(self, planned: Sequence[Sequence[Item]]) -> dict[str, Any] | Broken:
+        (batch,) = planned
+        try:
+            return self.collate([(self.cache.get(item.image), list(item.pairs)) for item in batch])
+        except DeckBenchError as error:
+            return Broken(error.what, error.where, error.mend)

@@ -1,0 +1,268 @@
+"""The step itself: dataset and base model in, adapter out, whole or not at all, whatever kills it on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deckbench import artifact
+from deckbench.artifact import Manifest
+from deckbench.errors import InputError
+from deckbench.progress import say
+from deckbench.train import checkpoint, lora
+from deckbench.train.config import TrainConfig, load_config
+from deckbench.train.curve import curve_csv
+from deckbench.train.data import Collate, Item, PictureCache, Plan, training_items
+
+RUN = "run.json"
+CURVE = "curve.csv"
+SETTINGS = "train_config.yaml"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that was checked and can start. content: what decides the result, as plain JSON values."""
+
+    model: Any
+    config: TrainConfig
+    items: list[Item]
+    init: lora.Adapter | None
+    out: Path
+    seed: int
+    steps: int
+    content: dict[str, Any]
+
+    @property
+    def partial(self) -> Path:
+        """Where the unfinished run lives, beside its place."""
+        return self.out.with_name(f"{self.out.name}.partial")
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard's folder: outside the adapter, for event files hold times."""
+        return self.out.with_name(f"{self.out.name}.logs")
+
+
+def train(
+    *,
+    model: str,
+    data: Path,
+    out: Path,
+    init: Path | None = None,
+    config: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    seed: int = 0,
+) -> Manifest:
+    """LoRA fine-tune `model` on the train part of the dataset `data`; write the adapter folder `out`.
+
+    init: adapter of the stage before, whose weights go on in the same layers. config: yaml file or name of a packaged
+    one; overrides: settings on top of it. resume: go on from the last good checkpoint in `<out>.partial`, or start
+    when there is none. The adapter is the same, bit for bit on a CPU, whether or not the run was killed and resumed.
+    Raises InputError (nothing is written) and OutsideError (disk, another process; the last checkpoint is kept).
+    """
+    data, out = Path(data), Path(out)
+    started = time.monotonic()
+    settings = load_config(config, overrides or {})
+    if not resume:
+        artifact.check_free(out)
+    partial = out.with_name(f"{out.name}.partial")
+    if partial.exists() and not resume:
+        raise InputError(
+            "an unfinished training of this adapter lies here",
+            partial,
+            "go on with --resume, or remove that folder to start anew",
+        )
+    items = training_items(data)
+    adapter = None if init is None else lora.read_adapter(Path(init))
+    with quiet_machine(settings):
+        run = prepare(model, data, settings, items, adapter, out, seed)
+        if (out / artifact.MANIFEST).exists():
+            return finished(run)
+        take_up(run)
+        try:
+            last = fit(run)
+        except InputError:
+            if checkpoint.latest_good(run.partial) is None:
+                shutil.rmtree(run.partial, ignore_errors=True)
+            raise
+        manifest = publish(run, last, wall_s=time.monotonic() - started)
+    shutil.rmtree(run.partial, ignore_errors=True)
+    return manifest
+
+
+def dataset_hash(data: Path) -> str:
+    """A dataset's identity: its manifest's, or of all its files where it comes from elsewhere."""
+    if (data / artifact.MANIFEST).is_file():
+        return artifact.read(data, "dataset").content_hash
+    return artifact.hash_folder(data)
+
+
+def prepare(
+    model: str,
+    data: Path,
+    settings: TrainConfig,
+    items: list[Item],
+    adapter: lora.Adapter | None,
+    out: Path,
+    seed: int,
+) -> Run:
+    """Load the base and check that everything fits together. Raises InputError; writes nothing."""
+    from deckbench.models.load import load_model
+
+    base: Any = load_model(model, adapter=None)
+    if not hasattr(base, "collate"):
+        raise InputError(f"{base.name} cannot be trained", "--model", "give a model with weights, such as tiny-glm4v")
+    identity = {"name": base.name, "family": base.family, "hash": base.base_hash}
+    if adapter is not None:
+        lora.check_base(adapter, base)
+        settings = lora.fit_config(settings, adapter, base)
+    steps = settings.steps(len(items))
+    content = {
+        "inputs": {
+            "base": identity,
+            "dataset": dataset_hash(data),
+            "init": None if adapter is None else adapter.content_hash,
+        },
+        "params": {**settings.content(), "steps": steps},
+        "seed": seed,
+    }
+    return Run(base, settings, items, adapter, out, seed, steps, content)
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Names of the values in which two nested dicts differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [
+            found
+            for key in keys
+            for found in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    return [] if old == new else [name]
+
+
+def refuse_other(run: Run, old: Any, where: Path) -> None:
+    """Raises InputError naming what changed since the run was begun."""
+    changed = differences(old, json.loads(artifact.canonical(run.content)))
+    if changed:
+        raise InputError(
+            f"this run was begun with other inputs or settings: {', '.join(changed)}",
+            where,
+            "give the same ones to go on with it, or choose another --out",
+        )
+
+
+def finished(run: Run) -> Manifest:
+    """The adapter was renamed into place before the run was killed: only the leftovers are to be removed."""
+    manifest = artifact.read(run.out, "adapter", verify=True)
+    refuse_other(run, {key: manifest.content[key] for key in ("inputs", "params", "seed")}, run.out)
+    shutil.rmtree(run.partial, ignore_errors=True)
+    return manifest
+
+
+def take_up(run: Run) -> None:
+    """Open the folder of the unfinished run, or begin it. Raises InputError when it is another run's."""
+    place = run.partial / RUN
+    if place.is_file():
+        refuse_other(run, json.loads(place.read_text(encoding="utf-8")), run.partial)
+    elif checkpoint.all_of(run.partial):
+        raise InputError(f"checkpoints without {RUN}", run.partial, "remove that folder")
+    else:
+        artifact.atomic_write(place, json.dumps(run.content, indent=1, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def quiet_machine(settings: TrainConfig) -> Iterator[None]:
+    """No network, deterministic operations, the wished number of threads; everything as before afterwards."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    from torch.utils import deterministic
+
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn, fill = torch.is_deterministic_algorithms_warn_only_enabled(), deterministic.fill_uninitialized_memory
+    generators = torch.get_rng_state()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=warn)
+        deterministic.fill_uninitialized_memory = fill
+        torch.set_rng_state(generators)
+
+
+def as_it_is(picture: Any) -> Any:
+    """For models that name no first step of their preprocessing."""
+    return picture
+
+
+def fit(run: Run) -> Path:
+    """Train to the last step and return its checkpoint, going on from the last good one."""
+    from deckbench.pool.picture import open_picture
+    from deckbench.train.trainer import LoraTrainer, Watch, arguments
+
+    config, model = run.config, run.model
+    wrapped = lora.wrap(model, config, run.seed)
+    if run.init is not None:
+        lora.load_weights(wrapped, run.init)
+    if config.gradient_checkpointing:
+        model.module.language.gradient_checkpointing_enable({"use_reentrant": False})
+    device = next(model.module.parameters()).device.type
+    batches = run.steps * config.accumulate
+    plan = Plan(run.items, batch=config.batch, batches=batches, seed=run.seed, questions=config.questions)
+    cache = PictureCache(open_picture, getattr(model, "shrink", as_it_is), config.cache_mb << 20)
+    trainer = LoraTrainer(
+        partial=run.partial,
+        pictures=len(run.items),
+        pictures_per_step=config.batch * config.accumulate,
+        model=wrapped,
+        args=arguments(config, partial=run.partial, steps=run.steps, seed=run.seed, device=device),
+        train_dataset=plan,
+        data_collator=Collate(model.collate, cache),
+        callbacks=[Watch(wrapped, config, run.logs)],
+    )
+    last = checkpoint.latest_good(run.partial)
+    if last is not None:
+        say(f"going on from step {checkpoint.step_of(last)} of {run.steps}")
+    if last is None or checkpoint.step_of(last) < run.steps:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        last = checkpoint.latest_good(run.partial)
+    if last is None or checkpoint.step_of(last) != run.steps:
+        raise RuntimeError("the training ended without its last checkpoint")
+    return last
+
+
+def publish(run: Run, last: Path, *, wall_s: float) -> Manifest:
+    """Make the adapter folder out of the last checkpoint, in one rename."""
+    from safetensors.torch import save
+
+    from deckbench.train.trainer import TRAINER_STATE, read_state
+
+    rows = [row for row in json.loads((last / TRAINER_STATE).read_text())["log_history"] if "token_accuracy" in row]
+    if run.out.is_dir() and not any(run.out.iterdir()):
+        run.out.rmdir()
+    with artifact.writing(
+        run.out, "adapter", inputs=run.content["inputs"], params=run.content["params"], seed=run.seed
+    ) as draft:
+        (draft.path / lora.WEIGHTS).write_bytes(save(read_state(last)["adapter"], metadata={"format": "pt"}))
+        (draft.path / lora.CONFIG).write_text(lora.config_json(run.model, run.config))
+        (draft.path / SETTINGS).write_text(yaml.safe_dump(run.config.content(), sort_keys=True), encoding="utf-8")
+        (draft.path / CURVE).write_text(curve_csv(rows), encoding="utf-8")
+        draft.observed.update(wall_s=round(wall_s, 3), pictures=len(run.items), logs=run.logs.name)
+    return artifact.read(run.out, "adapter")

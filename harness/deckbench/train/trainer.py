@@ -1,0 +1,212 @@
+"""transformers' Trainer with three things of our own: planned batches, sealed checkpoints, an exact learning curve."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+
+from deckbench.errors import InputError, OutsideError
+from deckbench.progress import PLAIN_EVERY_S, say
+from deckbench.train import checkpoint, lora
+from deckbench.train.config import TrainConfig
+from deckbench.train.data import Broken
+
+STATE = "state.pt"
+TRAINER_STATE = "trainer_state.json"  # the name transformers looks for in a checkpoint
+IGNORE = -100
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Decides when a row is due, tells people how far we are, feeds TensorBoard, checks gradients once."""
+
+    def __init__(self, wrapped: Any, config: TrainConfig, logs: Path | None) -> None:
+        self.wrapped = wrapped
+        self.config = config
+        self.logs = logs
+        self.writer: Any = None
+        self.checked = False
+        self.last = time.monotonic()
+
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self.checked:
+            lora.check_reached(self.wrapped)
+            self.checked = True
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # A row at every checkpoint empties the running sums, so a resumed run goes on with the same ones.
+        step, config = state.global_step, self.config
+        if step % config.log_every == 0 or step % config.save_every == 0 or step >= state.max_steps:
+            control.should_log = True
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        row = state.log_history[-1]
+        if self.logs is None or "token_accuracy" not in row:
+            return
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # A resumed run hides what the broken one logged past its last checkpoint.
+            self.writer = SummaryWriter(str(self.logs), purge_step=row["step"])
+        for name in ("loss", "token_accuracy", "lr", "grad_norm"):
+            self.writer.add_scalar(f"train/{name}", row[name], row["step"])
+        if time.monotonic() - self.last >= PLAIN_EVERY_S:
+            say(f"training: step {row['step']}/{state.max_steps}, loss {row['loss']:.4f}")
+            self.last = time.monotonic()
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class LoraTrainer(Trainer):  # type: ignore[misc]
+    """Trainer whose checkpoints are sealed folders, and whose batches come ready from a Plan."""
+
+    def __init__(self, *, partial: Path, pictures: int, pictures_per_step: int, **given: Any) -> None:
+        super().__init__(**given)
+        self.partial = partial
+        self.pictures_per_pass = pictures
+        self.pictures_per_step = pictures_per_step
+        self.right = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        self.asked = 0
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The batches of one optimizer step and their number of answer tokens; raises what a loader could not."""
+        batches = list(islice(epoch_iterator, num_batches))
+        for batch in batches:
+            if isinstance(batch, Broken):
+                raise InputError(batch.what, batch.where, batch.mend)
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
+        """The model's own loss (mean over the step's answer tokens); counts right tokens on the way."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **given)
+        labels = inputs["labels"][:, 1:]
+        wanted = labels[labels != IGNORE]
+        self.right += (outputs["logits"].detach().argmax(-1) == wanted).sum()
+        self.asked += wanted.numel()
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Keep one row of the learning curve. Raises InputError when the loss is no number any more."""
+        if "loss" not in logs:  # the Trainer's closing summary: times, which would differ between equal runs
+            return
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"the training diverged: the loss is {logs['loss']} at step {self.state.global_step}",
+                "lr",
+                "lower lr or max_grad_norm, and start again",
+            )
+        logs["token_accuracy"] = int(self.right) / max(1, self.asked)
+        logs["lr"] = logs.pop("learning_rate")
+        self.right.zero_()
+        self.asked = 0
+        self.state.epoch = self.state.global_step * self.pictures_per_step / self.pictures_per_pass
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        state = {
+            "adapter": lora.weights(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "rng": rng_state(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        trainer_state = json.dumps({**vars(self.state), "stateful_callbacks": {}}, sort_keys=True)
+        files = {STATE: buffer.getvalue(), TRAINER_STATE: trainer_state.encode()}
+        checkpoint.write(self.partial, self.state.global_step, files)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        lora.set_weights(self.model, read_state(folder)["adapter"], folder / STATE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            state = read_state(Path(checkpoint))
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["scheduler"])
+
+    def _load_callback_state(self) -> None:
+        """Our callbacks keep no state."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            set_rng_state(read_state(Path(checkpoint))["rng"])
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every generator a training step may draw from, in types that torch loads with weights_only."""
+    name, keys, place, has_gauss, gauss = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(place), int(has_gauss), float(gauss)],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` took."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, values, gauss = state["python"]
+    random.setstate((version, tuple(values), gauss))
+    name, keys, place, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), place, has_gauss, cached))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The tensors of a checkpoint, never unpickling anything but tensors and plain values."""
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise OutsideError(f"the checkpoint cannot be read ({error})", folder, "remove it and resume again") from error
+    return state
+
+
+def arguments(config: TrainConfig, *, partial: Path, steps: int, seed: int, device: str) -> TrainingArguments:
+    """Our settings in transformers' words. The whole run is one Trainer epoch over the Plan, a batch an item."""
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return TrainingArguments(
+        output_dir=str(partial),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=config.accumulate,
+        max_steps=steps,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=math.ceil(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=bf16,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.save_every,
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        use_cpu=device == "cpu",
+        dataloader_num_workers=config.workers,
+        dataloader_pin_memory=device == "cuda",
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        log_level="error",
+    )
