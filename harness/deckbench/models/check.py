@@ -63,7 +63,8 @@ def check(folder: Path, cases: Path) -> dict[str, Any]:
         with Image.open(case["frame"]) as frame:
             pixels = torch.from_numpy(preprocess.pixels(frame, model.config.vision.image_size))[None]
         question = prompt.question_ids(model.tokenizer, case["question"], newline=False)
-        batch = pack.pack(model.prefix, [[pack.Branch(question)]], model.config.pad_token_id)
+        picture = pack.Picture(0, [pack.Branch(question)])
+        batch = pack.pack(model.prefix, [[picture]], model.config.pad_token_id)
         batch.pop("labels")
         with torch.inference_mode():
             logits = model.module(pixel_values=pixels, **batch).logits

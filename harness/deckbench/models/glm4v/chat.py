@@ -202,7 +202,7 @@ class Glm4v:
         shared = torch.zeros_like(ids)
         language.model(
             inputs_embeds=self.module.embed(ids, features),
-            attention_mask=pack.branch_mask(shared),
+            attention_mask=pack.branch_mask(shared, shared),
             position_ids=torch.tensor([self.prefix.positions], device=device),
             past_key_values=cache,
             use_cache=True,
@@ -218,7 +218,7 @@ class Glm4v:
         seen = torch.cat((shared.expand(rows, -1), branch_of), dim=1)
         hidden = language.model(
             input_ids=tokens,
-            attention_mask=pack.branch_mask(seen)[:, :, shared.shape[1] :],
+            attention_mask=pack.branch_mask(torch.where(seen < 0, seen, 0), seen)[:, :, shared.shape[1] :],
             position_ids=torch.where(real, self.prefix.next_position + places, 0),
             past_key_values=cache,
             use_cache=True,
@@ -232,7 +232,7 @@ class Glm4v:
         steps, ended_s = [0] * rows, [0.0] * rows
         stops = set(self.config.eos_token_id)
         alive = list(range(rows))  # the branch of each row still in the batch
-        visible = torch.cat((shared.expand(rows, -1), branch_of), dim=1) != pack.PADDING
+        visible = seen != pack.PADDING
         while alive:
             chosen = logits.argmax(dim=-1).tolist()
             keep = []
@@ -267,22 +267,29 @@ class Glm4v:
     # Training
 
     def collate(self, items: Sequence[tuple[Image, Sequence[tuple[str, str]]]]) -> dict[str, Tensor]:
-        """A training batch on the CPU, one row a frame, for `module(**batch)`.
+        """A training batch on the CPU for `module(**batch)`.
 
         Each frame comes with its (question, answer) pairs, packed behind one shared prefix as branches that do not
-        see each other, at the very ids and positions `answer` uses. Labels: the answer and its stop token.
+        see each other, at the very ids and positions `answer` uses. Short frames share a row. Labels: the answer and
+        its stop token. A frame that already has the model's size is not resized.
         """
-        rows = [
-            [
-                pack.Branch(prompt.question_ids(self.tokenizer, question), prompt.answer_ids(self.tokenizer, answer))
-                for question, answer in pairs
-            ]
-            for _, pairs in items
+        pictures = [
+            pack.Picture(
+                index,
+                [
+                    pack.Branch(
+                        prompt.question_ids(self.tokenizer, question), prompt.answer_ids(self.tokenizer, answer)
+                    )
+                    for question, answer in pairs
+                ],
+            )
+            for index, (_, pairs) in enumerate(items)
         ]
+        rows = pack.fill_rows([picture.length(self.prefix) for picture in pictures])
         pixels = preprocess.batch([image for image, _ in items], self.config.vision.image_size)
         return {
             "pixel_values": torch.from_numpy(pixels),
-            **pack.pack(self.prefix, rows, self.config.pad_token_id),
+            **pack.pack(self.prefix, [[pictures[i] for i in row] for row in rows], self.config.pad_token_id),
         }
 
     def lora_targets(self, vision: bool) -> str:

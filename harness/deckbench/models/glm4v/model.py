@@ -43,7 +43,7 @@ def language_config(config: Glm4vConfig) -> Any:
 
 @dataclass
 class Output:
-    """loss: scalar or None. logits: (batch, length, vocabulary) without labels, (labelled positions, vocabulary) with."""
+    """loss: scalar or None. logits: (rows, length, vocabulary) without labels, (labelled positions, vocabulary) with."""
 
     loss: Tensor | None
     logits: Tensor
@@ -65,14 +65,15 @@ class Glm4vModule(nn.Module):
         self.language = GlmForCausalLM(language_config(config))
 
     def embed(self, input_ids: Tensor, features: Tensor) -> Tensor:
-        """Token embeddings (batch, length, width), the image's places filled with `features`.
+        """Token embeddings (rows, length, width), the images' places filled with `features`.
 
-        input_ids: (batch, length) with the image expanded. features: (batch, tokens + 2, width).
+        input_ids: (rows, length), every image expanded. features: (pictures, tokens + 2, width), in the order in which
+        the images stand in input_ids, row by row.
         """
         text = self.language.model.embed_tokens(input_ids)
-        start = (input_ids == self.glm4v_config.boi_token_id).int().argmax(dim=1, keepdim=True)
-        places = start + torch.arange(features.shape[1], device=input_ids.device)
-        return text.scatter(1, places[..., None].expand(-1, -1, text.shape[-1]), features.to(text.dtype))  # type: ignore[no-any-return]
+        row, start = (input_ids == self.glm4v_config.boi_token_id).nonzero(as_tuple=True)
+        column = start[:, None] + torch.arange(features.shape[1], device=input_ids.device)
+        return text.index_put((row[:, None].expand_as(column), column), features.to(text.dtype))  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -80,16 +81,20 @@ class Glm4vModule(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
+        pixel_index: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Output:
         """One pass over a batch made by `pack`.
 
-        pixel_values: (batch, 3, size, size) float. input_ids, position_ids, labels: (batch, length) int64.
-        attention_mask: (batch, 1, length, length) bool, True where a position (row) may attend to another (column).
+        pixel_values: (pictures, 3, size, size) float, in the images' order or in that which pixel_index names.
+        input_ids, position_ids, labels: (rows, length) int64. attention_mask: (rows, 1, length, length) bool, True
+        where a position (row) may attend to another (column).
         With labels, the output head runs only where a label is set and the loss is the mean over those tokens (the
         sum over `num_items_in_batch` when given, so that gradient accumulation weighs all tokens alike).
         """
+        if pixel_index is not None:
+            pixel_values = pixel_values[pixel_index]
         features = self.vision(pixel_values.to(self.vision.boi.dtype))
         hidden = self.language.model(
             inputs_embeds=self.embed(input_ids, features),

@@ -1,4 +1,4 @@
-"""Rows of a batch: a frame's prefix once, then any number of questions as branches that do not see each other."""
+"""Rows of a batch: each frame's prefix once, then its questions as branches that do not see each other."""
 
 from __future__ import annotations
 
@@ -23,41 +23,75 @@ class Branch:
     answer: Sequence[int] = ()
 
 
-def branch_mask(branch: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Picture:
+    """One frame's place in a batch: which of the batch's pixel tensors, and the questions about it."""
+
+    pixels: int
+    branches: Sequence[Branch]
+
+    def length(self, prefix: Prefix) -> int:
+        """Tokens of prefix and branches."""
+        return len(prefix.ids) + sum(len(branch.question) + len(branch.answer) for branch in self.branches)
+
+
+def branch_mask(picture: Tensor, branch: Tensor) -> Tensor:
     """(batch, 1, length, length) bool: True where a row's position may attend to a column's.
 
-    branch: (batch, length) int64, 0 for the shared prefix, 1.. for the questions, -1 for padding. A position sees
-    itself and what came before it in the prefix and in its own branch. Padding sees its row's past too, for a row of
-    the mask without any True is undefined in softmax; nothing sees padding but padding.
+    picture: (batch, length) int64, 0.. within a row, -1 for padding. branch: the same shape, 0 for a picture's shared
+    prefix, 1.. for its questions. A position sees itself and what came before it in its picture's prefix and in its
+    own branch. Padding sees padding, for a row of the mask without any True is undefined in softmax.
     """
     length = branch.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
+    same = picture[:, :, None] == picture[:, None, :]
     own = branch[:, :, None] == branch[:, None, :]
     shared = (branch == SHARED)[:, None, :]
-    return ((own | shared) & causal)[:, None]
+    return (same & (own | shared) & causal)[:, None]
 
 
-def pack(prefix: Prefix, rows: Sequence[Sequence[Branch]], pad_id: int) -> dict[str, Tensor]:
-    """The text tensors of a batch, one row a frame, padded on the right.
+def fill_rows(lengths: Sequence[int]) -> list[list[int]]:
+    """Pictures grouped into rows no longer than the longest picture: little padding, whatever the lengths.
 
-    Returns input_ids, position_ids, labels (all (batch, length) int64) and attention_mask ((batch, 1, length,
-    length) bool). Every branch starts at the position behind the prefix, exactly as if it were asked alone. Labels
-    are set on the answers only.
+    First fit by falling length, ties in the given order; a pure function of the lengths.
     """
-    ids, positions, labels, branches = [], [], [], []
+    most = max(lengths)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((row for row, free in enumerate(room) if free >= lengths[index]), None)
+        if row is None:
+            rows.append([])
+            room.append(most)
+            row = len(rows) - 1
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return rows
+
+
+def pack(prefix: Prefix, rows: Sequence[Sequence[Picture]], pad_id: int) -> dict[str, Tensor]:
+    """The tensors of a batch but the pixels, padded on the right.
+
+    Returns input_ids, position_ids, labels (all (rows, length) int64), attention_mask ((rows, 1, length, length)
+    bool) and pixel_index ((pictures,) int64: whose pixels stand at the images of input_ids, read row by row). Every
+    branch starts at the position behind the prefix, exactly as if it were asked alone. Labels are set on the answers
+    only.
+    """
+    ids, positions, labels, pictures, branches = [], [], [], [], []
     for row in rows:
-        row_ids, row_positions = list(prefix.ids), list(prefix.positions)
-        row_labels, row_branches = [IGNORE] * len(row_ids), [SHARED] * len(row_ids)
-        for number, branch in enumerate(row, 1):
-            length = len(branch.question) + len(branch.answer)
-            row_ids += [*branch.question, *branch.answer]
-            row_labels += [*[IGNORE] * len(branch.question), *branch.answer]
-            row_positions += range(prefix.next_position, prefix.next_position + length)
-            row_branches += [number] * length
-        ids.append(row_ids)
-        positions.append(row_positions)
-        labels.append(row_labels)
-        branches.append(row_branches)
+        columns: tuple[list[int], ...] = ([], [], [], [], [])
+        for place, picture in enumerate(row):
+            parts = [(prefix.ids, prefix.positions, [IGNORE] * len(prefix.ids), SHARED)]
+            for number, branch in enumerate(picture.branches, 1):
+                tokens = (*branch.question, *branch.answer)
+                steps = tuple(range(prefix.next_position, prefix.next_position + len(tokens)))
+                parts.append((tokens, steps, [*[IGNORE] * len(branch.question), *branch.answer], number))
+            for tokens, steps, wanted, number in parts:
+                filled = (tokens, steps, wanted, [place] * len(tokens), [number] * len(tokens))
+                for column, values in zip(columns, filled, strict=True):
+                    column.extend(values)
+        for column, into in zip(columns, (ids, positions, labels, pictures, branches), strict=True):
+            into.append(column)
     length = max(len(row) for row in ids)
 
     def padded(lists: list[list[int]], value: int) -> Tensor:
@@ -67,5 +101,6 @@ def pack(prefix: Prefix, rows: Sequence[Sequence[Branch]], pad_id: int) -> dict[
         "input_ids": padded(ids, pad_id),
         "position_ids": padded(positions, 0),
         "labels": padded(labels, IGNORE),
-        "attention_mask": branch_mask(padded(branches, PADDING)),
+        "attention_mask": branch_mask(padded(pictures, PADDING), padded(branches, PADDING)),
+        "pixel_index": torch.tensor([picture.pixels for row in rows for picture in row], dtype=torch.int64),
     }

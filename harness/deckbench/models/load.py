@@ -1,0 +1,146 @@
+"""From a model's name or folder to something that answers: `tiny-glm4v`, a checkpoint folder, `blind:M`, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.models.answer import Answer, Model, Question
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from deckbench.models.glm4v.chat import Glm4v
+
+PACKAGED = {"tiny-glm4v": Path(__file__).parent / "glm4v" / "tiny"}
+BLIND = "blind:"
+BASELINES = ("majority", "nearest", "rule:")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Blind:
+    """A model that gets every question and a frame of zeros: what can be answered from the words alone."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.name, self.family = f"{BLIND}{model.name}", model.family
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**self.model.identity, "name": self.name, "blank": True}
+
+    def answer(self, image: Image, questions: Sequence[Question], blank: bool = False) -> list[Answer]:
+        return self.model.answer(image, questions, blank=True)
+
+
+def pick_device(device: str) -> str:
+    """`auto` is the first GPU, or else the CPU. Raises InputError for a device this machine lacks."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"{device!r} is not a device", "device", "use auto, cpu or cuda") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("no GPU is usable by this torch", "device", "use --device cpu")
+    return device
+
+
+def pick_dtype(dtype: str, device: str) -> torch.dtype | None:
+    """`auto` keeps the checkpoint's own type on a GPU and computes in float32 on the CPU."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise InputError(f"{dtype!r} is not a number type", "dtype", f"use one of {', '.join(DTYPES)}")
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else None
+    return getattr(torch, dtype)  # type: ignore[no-any-return]
+
+
+def model_folder(ref: str) -> tuple[Path, str]:
+    """(folder, name) of a packaged model or a checkpoint folder. Raises InputError when it is neither."""
+    if ref in PACKAGED:
+        return PACKAGED[ref], ref
+    folder = Path(ref)
+    if not folder.is_dir():
+        known = ", ".join([*PACKAGED, *BASELINES, f"{BLIND}MODEL"])
+        raise InputError("no such model or folder", ref, f"known names: {known}; or give a checkpoint folder")
+    return folder, folder.resolve().name
+
+
+def base_of(manifest: artifact.Manifest) -> tuple[str, str]:
+    """(name, hash) of the base an adapter was trained on, as its manifest records it."""
+    base = manifest.content.get("inputs", {}).get("base")
+    if isinstance(base, str):
+        return "", base
+    if isinstance(base, dict) and isinstance(base.get("hash"), str):
+        return str(base.get("name", "")), base["hash"]
+    raise InputError("the manifest does not say which base the adapter belongs to", manifest.path, "train it again")
+
+
+def check_adapter(adapter: Path, model: Glm4v) -> artifact.Manifest:
+    """Refuse an adapter that is pickled, damaged, or was trained on another base. Raises InputError."""
+    manifest = artifact.read(adapter, kind="adapter", verify=True)
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        pickled = sorted(path.name for path in adapter.glob("*.bin"))
+        if pickled:
+            mend = "save it as safetensors; a pickle can run any code when it is read"
+            raise InputError("pickled adapters are not read", adapter / pickled[0], mend)
+        raise InputError(f"the adapter has no {ADAPTER_WEIGHTS}", adapter, "train it again")
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise InputError(f"the adapter has no {ADAPTER_CONFIG}", adapter, "train it again")
+    name, wanted = base_of(manifest)
+    if wanted != model.base_hash:
+        what = f"the adapter was trained on {name or 'a base'} {wanted[:12]}, not on {model.name} {model.base_hash[:12]}"
+        raise InputError(what, adapter, "give --model the base it was trained on")
+    return manifest
+
+
+def apply_adapter(model: Glm4v, adapter: Path) -> None:
+    """Merge an adapter into the model's weights, so that it runs at the base's speed.
+
+    `merge` writes the very same sums, so a merged folder and base plus adapter answer alike.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    manifest = check_adapter(adapter, model)
+    try:
+        wrapped = PeftModel.from_pretrained(model.module, str(adapter), is_trainable=False)
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+        raise InputError(f"the adapter does not fit the model ({error})", adapter, "train it again") from error
+    model.module = wrapped.merge_and_unload(safe_merge=True)
+    model.module.eval()
+    model.adapter = manifest.content_hash
+
+
+def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", dtype: str = "auto") -> Model:
+    """The model behind `ref`: a packaged name, a checkpoint folder, `blind:REF`, or a baseline's name.
+
+    adapter: a folder made by `train`, checked against its base and merged in. Raises InputError (files, names) with
+    what is wrong and where.
+    """
+    if ref.startswith(BLIND):
+        return Blind(load_model(ref.removeprefix(BLIND), adapter=adapter, device=device, dtype=dtype))
+    if ref.startswith(BASELINES):
+        if adapter is not None:
+            raise InputError("a baseline takes no adapter", ref, "leave --adapter away")
+        from deckbench.models import baselines
+
+        return baselines.load(ref)  # type: ignore[no-any-return]
+    from deckbench.models.glm4v.chat import load_glm4v
+
+    folder, name = model_folder(ref)
+    where = pick_device(device)
+    model = load_glm4v(folder, dtype=pick_dtype(dtype, where), device=where, name=name)
+    if adapter is not None:
+        apply_adapter(model, Path(adapter))
+    return model
