@@ -16,7 +16,7 @@ Contradiction = Literal["names_anomaly_says_normal", "says_anomaly_names_none"]
 # Full-width ASCII (as Chinese keyboards write it) -> ASCII. Not NFKC: that would also turn "Ⓐ" or "ª" into a letter.
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
 _LEAD = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)\s*(?:is\s*:?|:)\s*"
+    r"^(?:(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is\s*:|\s+is\s|\s*:)\s*"
     r"|(?:正确)?(?:答案|选项)\s*(?:是\s*:?|为\s*:?|:)\s*|(?:应)?选择?\s*(?:项)?\s*:?\s*)",
     re.IGNORECASE,
 )
