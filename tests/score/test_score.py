@@ -142,10 +142,14 @@ def test_questions_without_a_verdict(tmp_path: Path) -> None:
 def test_scene_texts(tmp_path: Path) -> None:
     ontology = tmp_path / "ontology.yaml"
     ontology.write_text(
+        "name: small\nabout: {en: deck, zh: 台面}\n"
+        "nouns: {tip: {en: tip, zh: 吸头}, lid: {en: lid, zh: 盖}}\n"
+        "steps: {transfer: {en: transfer, zh: 移液}, thermocycle: {en: thermocycle, zh: 热循环}}\n"
         "classes:\n"
-        "  damaged_tip: {name: {en: damaged tip}, state: {en: bent}, verdict: anomaly}\n"
-        "  tip: {name: {en: tip}, state: {en: straight}, verdict: normal}\n"
-        "  pcr_lid_open: {name: {en: open lid}, state: {en: open}, verdict: depends, anomaly_at: [thermocycle]}\n",
+        "  damaged_tip: {name: {en: damaged tip, zh: 坏}, state: {en: bent, zh: 弯}, nouns: [tip], verdict: anomaly}\n"
+        "  tip: {name: {en: tip, zh: 吸头}, state: {en: straight, zh: 直}, nouns: [tip], verdict: normal}\n"
+        "  lid_open: {name: {en: open lid, zh: 开盖}, state: {en: open, zh: 开}, nouns: [lid], verdict: depends, "
+        "anomaly_at: [thermocycle]}\n",
         encoding="utf-8",
     )
     samples = [scene(0, anomaly=True), scene(1, anomaly=False), scene(2, anomaly=False), scene(3, anomaly=True)]
@@ -168,9 +172,19 @@ def test_scene_texts(tmp_path: Path) -> None:
     # statements: 2/2 right, 0 of 1, 1 of 1, 0, 0
     assert value(result, "statement_f1", "scene") == pytest.approx((1 + 0 + 1 + 0 + 0) / 5)
     assert result["inputs"]["ontology"] is not None
-    plain = score(tmp_path / "p.csv", data=data)
+    mixed = make_data(tmp_path / "own", [sample | {"task": "ot2-scene@1+0123abcd"} for sample in samples])
+    plain = score(make_predictions(tmp_path / "own.csv", rows), data=mixed)
     assert "contradictions" not in plain["kinds"]["scene"]["metrics"]
     assert any("ontology" in note for note in plain["notes"])
+
+
+def test_published_task_brings_its_ontology(tmp_path: Path) -> None:
+    samples = [scene(i, anomaly=i == 0, task="ot2-scene@1") for i in range(3)]
+    data = make_data(tmp_path / "data", samples)
+    said = ["plate: tilted. Wrong: crooked plate. Verdict: anomaly.", "plate: tilted. Verdict: normal."]
+    rows = [answered(s, text) for s, text in zip(samples, [*said, "lid: open. Verdict: normal."], strict=True)]
+    result = score(make_predictions(tmp_path / "p.csv", rows, data), data=data)
+    assert result["kinds"]["scene"]["metrics"]["names_anomaly_says_normal"]["k"] == 1  # open is fine at `transfer`
 
 
 def test_open_answers(tmp_path: Path) -> None:

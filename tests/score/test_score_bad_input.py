@@ -193,5 +193,5 @@ def test_wrong_ontology(good: tuple[Path, Path], tmp_path: Path, text: str) -> N
     place.write_text(text)
     with pytest.raises(InputError):
         score(path, data=data, ontology=place)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such ontology"):
         score(path, data=data, ontology=tmp_path / "no.yaml")

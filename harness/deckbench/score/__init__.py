@@ -22,7 +22,8 @@ def score(
 
     data: the dataset the predictions were made on; it gives options, classes, steps, anomalies and groups. out: where
     score.json is written, whole or not at all. plots: folder for SVG pictures. seed: of the bootstrap. ontology: names
-    of anomalies looked for in scene texts; by default the dataset's own. The same inputs and seed give the same bytes.
+    of anomalies looked for in scene texts, by default those of the published task. The same inputs and seed give the
+    same bytes.
     Raises InputError with `file:line` when the predictions are broken, unfinished, or do not fit the dataset.
     """
     from deckbench.score import metrics, read, schema, stats
@@ -35,7 +36,8 @@ def score(
     table = read.join(table, predictions, None if data is None else Path(data))
     labels, group_by, notes = groups_of(table)
     clusters = stats.clusters_of(labels, seed)
-    terms = find_terms(ontology, None if data is None else Path(data)) if "scene" in set(table["kind"]) else None
+    scenes = table[table["kind"] == "scene"]
+    terms = find_terms(ontology, scenes["task"]) if len(scenes) else None
     judged = metrics.Judged(metrics.judge(table), clusters, terms.at if terms else None)
     kinds = [kind for kind in ("choice", "scene", "open") if (judged.kind == kind).any()]
     if manifest is None:
