@@ -10,12 +10,8 @@ import contextlib
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from deckbench import progress
 from deckbench.artifact import canonical
@@ -25,6 +21,7 @@ from deckbench.pool.framescsv import NAME as FRAMES_CSV
 from deckbench.pool.framescsv import FrameIndex, FrameInfo, normal, read_frames_csv
 from deckbench.pool.labels import parse_labels
 from deckbench.pool.picture import OTHER_PICTURE_SUFFIXES, SUFFIXES, PictureError, inspect_picture
+from deckbench.pool.threads import in_threads
 from deckbench.pool.yamlfile import PoolYaml, read_yaml
 
 __all__ = ["KINDS", "Box", "Frame", "Pool", "Problem", "Scan", "read_pool", "scan_pool"]
@@ -32,9 +29,6 @@ __all__ = ["KINDS", "Box", "Frame", "Pool", "Problem", "Scan", "read_pool", "sca
 SHOWN_PROBLEMS = 8
 # Texts that labelling tools leave in a labels folder; they are no label files.
 NOT_LABELS = frozenset({"classes.txt", "labels.txt", "notes.txt", "readme.txt", "predefined_classes.txt"})
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -62,22 +56,6 @@ class Scan:
     @property
     def errors(self) -> list[Problem]:
         return [problem for problem in self.problems if problem.severity == ERROR]
-
-
-def workers() -> int:
-    """Threads for decoding: Pillow and hashlib release the interpreter's lock, so threads use all cores."""
-    return min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def in_threads(work: Callable[[T], R], items: Iterator[T], ahead: int = 64) -> Iterator[R]:
-    """`map` over threads in order, with at most `ahead` items under way, so that memory stays flat."""
-    with ThreadPoolExecutor(workers()) as pool:
-        futures = [pool.submit(work, item) for item in islice(items, ahead)]
-        futures.reverse()
-        while futures:
-            yield futures.pop().result()
-            for item in islice(items, 1):
-                futures.insert(0, pool.submit(work, item))
 
 
 def shown(path: Path, root: Path) -> str:
