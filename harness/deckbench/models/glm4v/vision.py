@@ -29,6 +29,15 @@ class PatchEmbedding(nn.Module):
         return torch.cat((first, patches), dim=1) + self.position_embedding.weight
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q k / sqrt(width)) v over (batch, heads, length, width) tensors of one type."""
+    if query.device.type == "cpu" and query.dtype != torch.float32:
+        # The fused kernel's backward pass is several times slower than this in half precision on a CPU.
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return scores.softmax(dim=-1, dtype=scores.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value)
+
+
 class Attention(nn.Module):
     """Full self-attention over the patches."""
 
@@ -41,7 +50,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         split = self.query_key_value(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(split[0], split[1], split[2])
+        mixed = attend(split[0], split[1], split[2])
         return self.dense(mixed.transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
 
 
