@@ -1,0 +1,468 @@
+"""How each thing on the deck looks. Every function adds shapes to a Brush and returns the points that bound the thing."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deckbench.pool.synth import geometry as geo
+from deckbench.pool.synth.brush import Brush, mix, scaled
+from deckbench.pool.synth.scene import Colour, Item, Look, Station
+
+Array = NDArray[np.float64]
+
+CAPS: tuple[Colour, ...] = ((200, 60, 50), (60, 100, 190), (230, 190, 60), (80, 160, 90), (235, 235, 230))
+
+
+def base_ident(slot: int) -> int:
+    """Id of a slot's module or labware in the id picture."""
+    return slot * 2
+
+
+def on_ident(slot: int) -> int:
+    """Id of what stands on a slot's module."""
+    return slot * 2 + 1
+
+
+def well_arrays(labware: geo.Labware, z: float) -> tuple[Array, Array]:
+    """Well centres (m, 3) at height z and half widths (m, 2), far wells first."""
+    wells = np.array(labware.wells)
+    order = np.lexsort((wells[:, 1], -wells[:, 0]))
+    wells = wells[order]
+    return np.column_stack([wells[:, :2], np.full(len(wells), z)]), wells[:, 2:4]
+
+
+def item_pose(item: Item, at: tuple[float, float, float]) -> tuple[Array, Array]:
+    """Rotation and shift of a labware standing at `at`; crooked when its state says so."""
+    if item.state != "tilted":
+        return np.eye(3), np.array(at)
+    yaw, tilt_x, tilt_y, lift, dx, dy = item.detail
+    size = geo.load_labware(*item.model).size
+    return geo.pose(yaw, tilt_x, tilt_y, (size[0] / 2, size[1] / 2, 0), (at[0] + dx, at[1] + dy, at[2] + lift))
+
+
+def labware_bounds(item: Item, at: tuple[float, float, float]) -> Array:
+    """Corner points (8, 3) in world axes of a labware standing at `at`."""
+    size = geo.load_labware(*item.model).size
+    turn, shift = item_pose(item, at)
+    corners: Array = geo.box_corners(size) @ turn.T + shift
+    return corners
+
+
+def draw_labware(brush: Brush, item: Item, at: tuple[float, float, float], ident: int) -> Array:
+    """Any labware; returns its bounding points in world axes."""
+    turn, shift = item_pose(item, at)
+    if item.state == "tilted":  # the dark gap below a plate that does not sit
+        size = geo.load_labware(*item.model).size
+        brush.place(np.eye(3), np.array(at))
+        brush.plate(-1, -1, size[0] + 1, size[1] + 1, 0.3, (12, 12, 14), 130)
+    brush.place(turn, shift)
+    rng = np.random.Generator(np.random.PCG64(item.look))
+    {
+        "white plate": draw_white_plate,
+        "square plate": draw_square_plate,
+        "tip rack": draw_tip_rack,
+        "tube rack": draw_tube_rack,
+        "reservoir": draw_reservoir,
+    }[item.kind](brush, item, brush.look, ident, rng)
+    return labware_bounds(item, at)
+
+
+def draw_white_plate(brush: Brush, item: Item, look: Look, ident: int, rng: np.random.Generator) -> None:
+    labware = geo.load_labware(*item.model)
+    x, y, z = labware.size
+    brush.solid(geo.box_corners((x, y, z), 1.2), look.white, ident, scaled(look.white, 1.03))
+    brush.plate(5, 4, x - 5, y - 4, z + 0.1, scaled(look.white, 0.97))
+    centres, radii = well_arrays(labware, z + 0.2)
+    filled = rng.random() < 0.55
+    liquid = look.liquids[int(rng.integers(len(look.liquids)))]
+    columns = int(rng.integers(2, 13))
+    dark = brush.lit(scaled(look.white, 0.66))
+    wet = brush.lit(mix(scaled(look.white, 0.8), liquid, 0.55))
+    colours = [wet if filled and c[0] < 9 * columns + 10 else dark for c in centres]
+    brush.discs(centres, radii, colours, square=not labware.round)
+    if len(centres) <= 96:  # the lit far rim inside each well
+        inner = centres + np.array([0.9, 0, 0.05])
+        brush.discs(inner, radii * 0.62, [tuple(int(c * 1.22) if c < 205 else 250 for c in k) for k in colours])  # type: ignore[misc]
+
+
+def draw_square_plate(brush: Brush, item: Item, look: Look, ident: int, rng: np.random.Generator) -> None:
+    labware = geo.load_labware(*item.model)
+    x, y, z = labware.size
+    body = look.square
+    brush.solid(geo.box_corners((x, y, z), 0.6), body, ident, scaled(body, 1.12), alpha=225)
+    for k in range(1, 12):  # ribs on the near long side: walls of the wells seen through clear plastic
+        yy = 4 + k * (y - 8) / 12
+        brush.raw(np.array([[(-0.2, yy - 0.5, 1), (-0.2, yy + 0.5, 1), (0.4, yy + 0.5, z), (0.4, yy - 0.5, z)]]),
+                  [brush.lit(scaled(body, 1.25), (-1, 0, 0))], 150)  # fmt: skip
+    centres, radii = well_arrays(labware, z + 0.2)
+    filled = rng.random() < 0.5
+    liquid = look.liquids[int(rng.integers(len(look.liquids)))]
+    columns = int(rng.integers(2, 13))
+    dry, wet = brush.lit(scaled(body, 0.62)), brush.lit(mix(scaled(body, 0.75), liquid, 0.5))
+    colours = [wet if filled and c[0] < 9 * columns + 10 else dry for c in centres]
+    brush.discs(centres, radii, colours, square=True)
+    glint = brush.lit(scaled(body, 1.3))
+    wide = radii[:, 0]
+    lines = np.stack(
+        [centres + np.stack([wide * s, radii[:, 1] * t, wide * 0 + 0.1], axis=1)
+         for s, t in ((0.55, -0.9), (0.95, -0.9), (0.95, 0.9), (0.55, 0.9))], axis=1)  # fmt: skip
+    brush.raw(lines, [glint] * len(lines), 170)
+
+
+def draw_tip_rack(brush: Brush, item: Item, look: Look, ident: int, rng: np.random.Generator) -> None:
+    labware = geo.load_labware(*item.model)
+    x, y, z = labware.size
+    brush.solid(geo.box_corners((x, y, z * 0.62)), look.rack, ident)
+    step = geo.box_corners((x - 6, y - 6, z - 3 - z * 0.62)) + np.array([3, 3, z * 0.62])
+    brush.solid(step, scaled(look.rack, 1.25), ident, scaled(look.rack, 1.5))
+    used, holes = item.detail
+    gone = set(holes)
+    wells = np.array(labware.wells)
+    places = list(zip(labware.columns, labware.rows, strict=True))
+    order = sorted(range(len(places)), key=lambda i: (-wells[i, 0], abs(wells[i, 1] - 43)), reverse=False)
+    empty = [i for i in order if places[i][0] < used or places[i] in gone]
+    there = [i for i in order if not (places[i][0] < used or places[i] in gone)]
+    top = z - 3
+    if empty:
+        centres = np.column_stack([wells[empty, :2], np.full(len(empty), top + 0.2)])
+        brush.discs(centres, np.full((len(empty), 2), 2.9), [scaled(look.rack, 0.35)] * len(empty))
+    if there:
+        centres = np.column_stack([wells[there, :2], np.full(len(there), top)])
+        rim, side = brush.lit(look.tip), brush.lit(scaled(look.tip, 0.7), (-1, 0, 0))
+        brush.stubs(centres, 3.3, 5.0, side, [rim] * len(there))
+        brush.discs(centres + np.array([0, 0, 5.1]), np.full((len(there), 2), 1.9),
+                    [brush.lit(scaled(look.tip, 0.55))] * len(there))  # fmt: skip
+
+
+def draw_tube_rack(brush: Brush, item: Item, look: Look, ident: int, rng: np.random.Generator) -> None:
+    labware = geo.load_labware(*item.model)
+    x, y, z = labware.size
+    plate_z = min(z * 0.62, 52.0)
+    body: Colour = (226, 228, 230) if rng.random() < 0.6 else (70, 110, 170)
+    brush.solid(geo.box_corners((x, y, 8)), body, ident)
+    for px, py in ((2, 2), (2, y - 6), (x - 6, 2), (x - 6, y - 6)):
+        brush.solid(geo.box_corners((4, 4, plate_z - 8)) + np.array([px, py, 8]), scaled(body, 0.8), ident)
+    brush.solid(geo.box_corners((x - 8, y - 8, plate_z - 14)) + np.array([4, 4, 8]), scaled(body, 0.55), ident)
+    brush.solid(geo.box_corners((x, y, 5)) + np.array([0, 0, plate_z - 5]), body, ident, scaled(body, 1.05))
+    centres, radii = well_arrays(labware, plate_z)
+    brush.discs(centres + np.array([0, 0, 0.2]), radii + 0.8, [(60, 62, 66)] * len(centres))
+    cap = CAPS[int(rng.integers(len(CAPS)))]
+    for centre, radius in zip(centres, radii, strict=True):
+        if rng.random() < 0.14:
+            continue
+        colour = CAPS[int(rng.integers(len(CAPS)))] if rng.random() < 0.35 else cap
+        height = 16.0 if radius[0] < 7 else 22.0
+        tube = brush.lit((206, 212, 216), (-1, 0, 0))
+        brush.stubs(centre[None], float(radius[0]), height, tube, [tube])
+        brush.stubs(centre[None] + np.array([0, 0, height - 7]), float(radius[0]) + 1.2, 9.0,
+                    brush.lit(scaled(colour, 0.8), (-1, 0, 0)), [brush.lit(colour)])  # fmt: skip
+
+
+def draw_reservoir(brush: Brush, item: Item, look: Look, ident: int, rng: np.random.Generator) -> None:
+    labware = geo.load_labware(*item.model)
+    x, y, z = labware.size
+    body = (232, 234, 234)
+    brush.solid(geo.box_corners((x, y, z), 1.0), body, ident, (244, 245, 245))
+    centres, radii = well_arrays(labware, z + 0.2)
+    one = look.liquids[int(rng.integers(len(look.liquids)))]
+    colours = []
+    for _ in centres:
+        colour = one if rng.random() < 0.6 else look.liquids[int(rng.integers(len(look.liquids)))]
+        colours.append(brush.lit(scaled(colour, 0.95)) if rng.random() < 0.8 else brush.lit((176, 180, 184)))
+    brush.discs(centres, radii, [brush.lit((150, 153, 157))] * len(centres), square=True)
+    brush.discs(centres + np.array([-0.6, 0, 0.1]), radii * np.array([0.8, 0.96]), colours, square=True)
+
+
+def draw_magnetic(brush: Brush, slot: int, item: Item, ident: int) -> tuple[Array, tuple[float, float, float]]:
+    """The magnetic module; returns its bounds and where its labware stands."""
+    module = geo.load_module(item.model[0])
+    look = brush.look
+    x0, y0 = geo.slot_corner(slot)
+    at = np.array([x0 + module.corner[0], y0 + module.corner[1], 0.0])
+    x, y, _ = module.size
+    z = module.seat[2] + 3.0
+    brush.place(np.eye(3), at)
+    body = look.magnetic
+    brush.solid(geo.box_corners((x, y, z * 0.55)), scaled(body, 0.62), ident)
+    brush.solid(geo.box_corners((x, y, z * 0.45)) + np.array([0, 0, z * 0.55]), body, ident)
+    near = np.array([(-0.3, 20, z * 0.68), (-0.3, y - 20, z * 0.68), (-0.3, y - 20, z * 0.86), (-0.3, 20, z * 0.86)])
+    brush.face(near, scaled(body, 0.55), (-1, 0, 0))
+    lamp = np.array([(-0.5, 24, z * 0.73), (-0.5, 34, z * 0.73), (-0.5, 34, z * 0.8), (-0.5, 24, z * 0.8)])
+    brush.raw(lamp[None], [(80, 160, 240)])
+    brush.plate(4, 4, x - 4, y - 4, z + 0.1, (44, 46, 50))
+    seat = (x0 + module.corner[0] + (x - 127.76) / 2, y0 + module.corner[1] + (y - 85.48) / 2, z - 3.0)
+    centres = np.array([(16.5 + 18 * c, 16.0 + 18 * r, z + 0.3) for c in range(6, -1, -1) for r in range(4)])
+    centres = centres[centres[:, 0] < x - 8]
+    brush.discs(centres, np.full((len(centres), 2), 4.6), [brush.lit((150, 153, 158))] * len(centres))
+    brush.discs(centres + np.array([0, 0, 0.1]), np.full((len(centres), 2), 2.2), [(28, 28, 30)] * len(centres))
+    return geo.box_corners((x, y, z)) + at, seat
+
+
+def draw_temperature(brush: Brush, slot: int, item: Item, ident: int) -> tuple[Array, tuple[float, float, float]]:
+    """The temperature module; its control end overhangs away from the deck's middle."""
+    module = geo.load_module(item.model[0])
+    look = brush.look
+    x0, y0 = geo.slot_corner(slot)
+    x, y, z = module.size
+    overhang = module.corner[0] if slot in (1, 4, 7, 10) else -0.8
+    at = np.array([x0 + overhang, y0 + module.corner[1], 0.0])
+    brush.place(np.eye(3), at)
+    body = look.temperature
+    brush.solid(geo.box_corners((x, y, z - 8)), body, ident)
+    block_x = -module.corner[0] if overhang < -1 else 0.8
+    block = geo.box_corners((128, 86, 8)) + np.array([block_x, -module.corner[1], z - 8])
+    brush.solid(block, (150, 153, 158), ident, (172, 175, 180))
+    panel = (6.0, 62.0) if overhang < -1 else (134.0, 190.0)
+    brush.plate(panel[0], 12, panel[1], y - 12, z - 7.8, scaled(body, 0.5))
+    brush.plate(panel[0] + 14, 30, panel[0] + 34, y - 30, z - 7.6, (240, 120, 60))
+    wells = np.array([(block_x + 14.4 + 9 * c, 11.2 - module.corner[1] + 9 * r, z + 0.2)
+                      for c in range(11, -1, -1) for r in range(8)])  # fmt: skip
+    brush.discs(wells, np.full((96, 2), 3.0), [brush.lit((92, 94, 98))] * 96)
+    seat = (x0 + module.seat[0] + 1.5, y0 + module.seat[1], module.seat[2])
+    return geo.box_corners((x, y, z)) + at, seat
+
+
+def draw_thermocycler(brush: Brush, station: Station) -> dict[int, Array]:
+    """The thermocycler over slots 7, 8, 10, 11, lid open or closed; the plate shows when it is open."""
+    assert station.base is not None
+    item, look = station.base, brush.look
+    ident = base_ident(7)
+    module = geo.load_module(item.model[0])
+    x0, y0 = geo.slot_corner(7)
+    x, y, z = module.size
+    at = np.array([x0 + module.corner[0], y0, 0.0])
+    body = look.thermocycler
+    brush.place(np.eye(3), at)
+    brush.solid(geo.box_corners((x, y, 22)), scaled(body, 0.6), ident)
+    brush.solid(geo.box_corners((x, y, z - 22), 2.0) + np.array([0, 0, 22]), body, ident, scaled(body, 1.0))
+    for k in range(9):  # vents on the near side
+        v = 60 + k * 15.0
+        brush.face(
+            np.array([(-0.4, v, 34), (-0.4, v + 7, 34), (0.6, v + 7, 62), (0.6, v, 62)]), scaled(body, 0.62), (-1, 0, 0)
+        )
+    brush.raw(np.array([[(0.2, 8, 76), (0.2, 34, 76), (0.4, 34, 80), (0.4, 8, 80)]]), [(90, 170, 250)])
+    lid = look.lid
+    bounds: list[Array] = [geo.box_corners((x, y, z)) + at]
+    hinge = y - 34.0
+    long, high = 196.0, module.lid
+    found: dict[int, Array] = {}
+    brush.solid(geo.box_corners((x - 8, 34, 26)) + np.array([4, hinge + 0.5, z]), scaled(body, 0.78), ident)
+    if item.state == "closed":
+        box = geo.box_corners((x - 4, long, high), 5.0) + np.array([2, hinge - long, z])
+        brush.solid(box, lid, ident, scaled(lid, 1.04))
+        brush.plate(34, hinge - long + 28, x - 34, hinge - 24, z + high + 0.2, scaled(lid, 0.86))
+        brush.plate(40, hinge - long + 34, x - 40, hinge - long + 62, z + high + 0.4, scaled(lid, 0.55))
+        handle = geo.box_corners((64, 10, 12)) + np.array([x / 2 - 32, hinge - long - 8, z + 8])
+        brush.solid(handle, scaled(lid, 0.5), ident)
+        bounds.append(box + at)
+    else:
+        brush.plate(8, hinge - long + 4, x - 8, hinge - 2, z + 0.2, (52, 54, 58))
+        seat = (x0 + module.seat[0], y0 + module.seat[1], z - 4.0)
+        brush.plate(17, module.seat[1] - 6, 17 + 138, module.seat[1] + 92, z + 0.4, (120, 123, 128))
+        wells = np.array([(22.1 + 14.4 + 9 * c, module.seat[1] + 11.2 + 9 * r, z + 0.6)
+                          for c in range(11, -1, -1) for r in range(8)])  # fmt: skip
+        brush.discs(wells, np.full((96, 2), 2.9), [brush.lit((70, 72, 76))] * 96)
+        if station.on is not None:
+            found[on_ident(7)] = draw_labware(brush, station.on, seat, on_ident(7))
+        # the open lid stands on its hinge: local z is its thickness, local -y its length
+        angle = float(item.detail[0])
+        turn, shift = geo.pose(0, -angle, 0, (0, 0, 0), (at[0] + 2, at[1] + hinge + 2, z + 14.0))
+        brush.place(turn, shift)
+        box = geo.box_corners((x - 4, long, high), 5.0) + np.array([0, -long, 0])
+        brush.solid(box, lid, ident, scaled(lid, 1.04))
+        under = np.array([(14, -long + 16, -0.3), (x - 18, -long + 16, -0.3), (x - 18, -26, -0.3), (14, -26, -0.3)])
+        brush.face(under, (74, 76, 80), (0, 0, -1))
+        under = np.array([(22, -long + 62, -0.5), (x - 26, -long + 62, -0.5), (x - 26, -40, -0.5), (22, -40, -0.5)])
+        brush.face(under, (36, 37, 40), (0, 0, -1))
+        bounds.append(box @ turn.T + shift)
+    found[ident] = np.concatenate(bounds)
+    return found
+
+
+def trash_box() -> tuple[float, float, float, float, float]:
+    """x0, y0, x1, y1 of the bin's opening and its height, in world axes."""
+    labware = geo.load_labware("opentrons_1_trash_1100ml_fixed", 1)
+    x0, y0 = geo.slot_corner(geo.TRASH_SLOT)
+    x, y, half_x, half_y = labware.wells[0]
+    return x0 + x - half_x, y0 + y - half_y, x0 + x + half_x, y0 + y + half_y, labware.size[2]
+
+
+def strewn_tips(brush: Brush, places: Array, rng: np.random.Generator, length: float) -> list[Array]:
+    """Used tips lying about at places (m, 3), far ones first; returns their end points."""
+    look = brush.look
+    ends = []
+    for place in places[np.argsort(-places[:, 0])]:
+        turn = rng.uniform(0, 2 * np.pi)
+        rise = rng.uniform(-0.45, 0.45)
+        direction = np.array([np.cos(turn) * np.cos(rise), np.sin(turn) * np.cos(rise), np.sin(rise)])
+        a, b = place - direction * length / 2, place + direction * length / 2
+        side = np.cross(direction, brush.camera.axes[2])
+        side = side / max(1e-6, float(np.linalg.norm(side)))
+        colour = scaled(look.tip, float(rng.uniform(0.8, 1.06)))
+        edge = np.array([a - side * 1.0, a + side * 1.0, b + side * 4.0, b - side * 4.0])
+        body = np.array([a - side * 0.5, a + side * 0.5, b + side * 2.9, b - side * 2.9])
+        brush.raw(edge[None], [brush.lit(scaled(colour, 0.5))])
+        brush.raw(body[None], [brush.lit(colour)])
+        ends += [a, b]
+    return ends
+
+
+def draw_trash(brush: Brush, item: Item) -> Array:
+    """The trash bin: clear (a few tips deep inside) or heaped with tips above its rim."""
+    look, ident = brush.look, base_ident(geo.TRASH_SLOT)
+    rng = np.random.Generator(np.random.PCG64(item.look))
+    x0, y0, x1, y1, z = trash_box()
+    brush.place(np.eye(3), np.zeros(3))
+    wall = 7.0
+    corners = geo.box_corners((x1 - x0 + 2 * wall, y1 - y0 + 2 * wall, z)) + np.array([x0 - wall, y0 - wall, 0])
+    brush.solid(corners, look.trash, ident, scaled(look.trash, 1.35))
+    brush.plate(x0, y0, x1, y1, z + 0.1, scaled(look.trash, 0.28))
+    far = np.array([(x1, y0, z), (x1, y1, z), (x1, y1, z - 40), (x1, y0, z - 40)])
+    brush.face(far, scaled(look.trash, 0.62), (-1, 0, 0))
+    bounds = [corners]
+    heap = item.state == "heaped"
+    inside = 6 * int(item.detail[0]) if not heap else 14
+    if inside:
+        places = np.column_stack([rng.uniform(x0 + 45, x1 - 18, inside), rng.uniform(y0 + 22, y1 - 22, inside),
+                                  np.full(inside, z - 22)])  # fmt: skip
+        strewn_tips(brush, places, rng, 30.0)
+    if heap:
+        height = float(item.detail[1])
+        count = int(item.detail[2])
+        u, v = rng.uniform(-1, 1, count), rng.uniform(-1, 1, count)
+        r = np.maximum(np.abs(u), np.abs(v))
+        rise = height * (1 - r**2.2) * rng.uniform(0.75, 1.0, count) + 2
+        places = np.column_stack([(x0 + x1) / 2 + u * (x1 - x0) * 0.44, (y0 + y1) / 2 + v * (y1 - y0) * 0.44, z + rise])
+        mound = []
+        for k in range(8, -1, -1):  # the mass below the top tips
+            size = 0.5 * (k + 1) / 9
+            zz = z + height * 0.8 * (1 - ((k + 1) / 9) ** 2.2)
+            mound.append(np.array([((x0 + x1) / 2 + c * (x1 - x0) * size * 0.92, (y0 + y1) / 2 + s * (y1 - y0) * size * 0.92, zz)
+                                   for c, s in CIRCLE_16]))  # fmt: skip
+        brush.raw(np.stack(mound), [brush.lit(scaled(look.tip, 0.55))] * len(mound), 255, ident)
+        ends = strewn_tips(brush, places, rng, 44.0)
+        inside_ends = [e for e in ends if e[2] > z]
+        bounds.append(np.array(inside_ends if inside_ends else ends))
+    return np.concatenate(bounds)
+
+
+CIRCLE_16 = [(float(np.cos(a)), float(np.sin(a))) for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
+
+
+def draw_station(brush: Brush, station: Station) -> dict[int, Array]:
+    """Everything in a slot; returns bounding points in world axes by id."""
+    if station.slot == 7:
+        return draw_thermocycler(brush, station)
+    if station.base is None:
+        return {}
+    if station.slot == geo.TRASH_SLOT:
+        return {base_ident(geo.TRASH_SLOT): draw_trash(brush, station.base)}
+    slot, ident = station.slot, base_ident(station.slot)
+    found: dict[int, Array] = {}
+    seat = slot_seat(slot)
+    if station.base.kind == "magnetic module":
+        found[ident], seat = draw_magnetic(brush, slot, station.base, ident)
+    elif station.base.kind == "temperature module":
+        found[ident], seat = draw_temperature(brush, slot, station.base, ident)
+    else:
+        found[ident] = draw_labware(brush, station.base, seat, ident)
+    if station.on is not None:
+        found[on_ident(slot)] = draw_labware(brush, station.on, seat, on_ident(slot))
+    return found
+
+
+def slot_seat(slot: int) -> tuple[float, float, float]:
+    """Where labware stands on a bare slot."""
+    x, y = geo.slot_corner(slot)
+    return x, y, 0.5
+
+
+DIGITS = {
+    "0": [[(0, 0), (1, 0), (1, 2), (0, 2), (0, 0)]],
+    "1": [[(0.5, 0), (0.5, 2), (0.2, 1.6)]],
+    "2": [[(0, 2), (1, 2), (1, 1), (0, 1), (0, 0), (1, 0)]],
+    "3": [[(0, 2), (1, 2), (1, 0), (0, 0)], [(0.2, 1), (1, 1)]],
+    "4": [[(0, 2), (0, 1), (1, 1)], [(1, 2), (1, 0)]],
+    "5": [[(1, 2), (0, 2), (0, 1), (1, 1), (1, 0), (0, 0)]],
+    "6": [[(1, 2), (0, 2), (0, 0), (1, 0), (1, 1), (0, 1)]],
+    "7": [[(0, 2), (1, 2), (0.4, 0)]],
+    "8": [[(0, 0), (1, 0), (1, 2), (0, 2), (0, 0)], [(0, 1), (1, 1)]],
+    "9": [[(1, 1), (0, 1), (0, 2), (1, 2), (1, 0), (0, 0)]],
+}
+
+
+def draw_room(brush: Brush, seed: int) -> None:
+    """Deck plate with slots and numbers, the robot's walls, clutter at the rim."""
+    look = brush.look
+    rng = np.random.Generator(np.random.PCG64(seed))
+    x0, y0, x1, y1 = geo.deck_rectangle()
+    brush.place(np.eye(3), np.zeros(3))
+    brush.face(np.array([(x1, y0 - 200, -30), (x1, y1 + 200, -30), (x1, y1 + 200, 700), (x1, y0 - 200, 700)]),
+               look.room, (-1, 0, 0))  # fmt: skip
+    for k in range(int(rng.integers(2, 6))):  # what is seen through the far window
+        a = rng.uniform(y0, y1)
+        b, c = a + rng.uniform(30, 160), rng.uniform(60, 260)
+        colour = scaled(look.room, float(rng.uniform(0.6, 1.3)))
+        brush.face(np.array([(x1 - 1 - k, a, 40), (x1 - 1 - k, b, 40), (x1 - 1 - k, b, c), (x1 - 1 - k, a, c)]), colour,
+                   (-1, 0, 0))  # fmt: skip
+    brush.face(np.array([(x0 - 200, y1, -30), (x1, y1, -30), (x1, y1, 700), (x0 - 200, y1, 700)]),
+               scaled(look.room, 0.8), (0, -1, 0))  # fmt: skip
+    brush.face(np.array([(x0 - 300, y0 - 300, -40), (x1, y0 - 300, -40), (x1, y1, -40), (x0 - 300, y1, -40)]),
+               scaled(look.deck, 0.45))  # fmt: skip
+    brush.solid(geo.box_corners((x1 - x0, y1 - y0, 12)) + np.array([x0, y0, -12]), look.deck, 0, look.deck)
+    for k in range(6):  # brushed metal: faint broad streaks
+        a = y0 + (y1 - y0) * rng.random()
+        brush.plate(x0, a, x1, min(y1, a + rng.uniform(10, 60)), 0.02, (255, 255, 255) if k % 2 else (0, 0, 0), 12)
+    width, depth = geo.slot_size()
+    line_dark, line_light = scaled(look.deck, 0.6), scaled(look.deck, 1.32)
+    for slot in geo.SLOTS:
+        sx, sy = geo.slot_corner(slot)
+        brush.plate(sx - 1.6, sy - 1.6, sx + width + 1.6, sy + depth + 1.6, 0.05, line_dark)
+        brush.plate(sx - 0.2, sy - 0.2, sx + width, sy + depth, 0.1, scaled(look.deck, 1.1))
+        for cx, cy in ((0, 0), (width - 10, 0), (0, depth - 10), (width - 10, depth - 10)):
+            brush.plate(sx + cx, sy + cy, sx + cx + 10, sy + cy + 10, 0.15, line_light)
+        brush.plate(sx + 10, sy + 10, sx + width - 10, sy + depth - 10, 0.15, look.deck)
+        text = str(slot)
+        for k, digit in enumerate(text):
+            for stroke in DIGITS[digit]:
+                for (ax, ay), (bx, by) in zip(stroke[:-1], stroke[1:], strict=True):
+                    a = np.array([sx + 56 + 16 * (k - (len(text) - 1) / 2) + ax * 10, sy + 30 + ay * 13, 0.2])
+                    b = np.array([sx + 56 + 16 * (k - (len(text) - 1) / 2) + bx * 10, sy + 30 + by * 13, 0.2])
+                    along = (b - a) / max(1e-6, float(np.linalg.norm(b - a)))
+                    side = np.array([-along[1], along[0], 0]) * 1.3
+                    brush.face(np.stack([a - side, a + side, b + side, b - side]), scaled(look.deck, 1.55))
+    draw_clutter(brush, rng)
+
+
+def draw_clutter(brush: Brush, rng: np.random.Generator) -> None:
+    """Cables, a glove or tubes at the rim or outside of the slots."""
+    x0, y0, x1, y1 = geo.deck_rectangle()
+    for _ in range(int(rng.integers(0, 3))):
+        colour = CAPS[int(rng.integers(5))] if rng.random() < 0.4 else (26, 26, 28)
+        on_right = rng.random() < 0.6
+        t = np.linspace(0, 1, 14)
+        if on_right:
+            x = rng.uniform(400, 470) + 25 * np.sin(t * rng.uniform(2, 6) + rng.uniform(0, 6))
+            y = y0 + 20 + t * rng.uniform(150, 330)
+        else:
+            x = x0 + 20 + t * rng.uniform(200, 500)
+            y = rng.uniform(-60, -30) + 14 * np.sin(t * rng.uniform(2, 7) + rng.uniform(0, 6))
+        points = np.stack([x, y, np.full(14, 3.0)], axis=1)
+        for a, b in zip(points[:-1], points[1:], strict=True):
+            side = np.array([-(b - a)[1], (b - a)[0], 0]) / max(1e-6, float(np.linalg.norm(b - a))) * 2.2
+            brush.raw(np.stack([a - side, a + side, b + side, b - side])[None], [brush.lit(colour)])
+    if rng.random() < 0.3:  # a glove
+        colour = ((222, 214, 190), (206, 216, 222), (60, 62, 66))[int(rng.integers(3))]
+        middle = np.array([rng.uniform(60, 330), y0 - rng.uniform(45, 70), -38.0])
+        for k in range(5):
+            angle = -0.8 + 0.4 * k + rng.uniform(-0.2, 0.2)
+            along = np.array([np.cos(angle), np.sin(angle), 0]) * rng.uniform(30, 44)
+            side = np.array([-along[1], along[0], 0]) * 0.16
+            brush.raw(np.stack([middle - side, middle + side, middle + along + side, middle + along - side])[None],
+                      [brush.lit(scaled(colour, 0.9 + 0.05 * k))])  # fmt: skip
+        brush.discs(middle[None], np.array([[20.0, 24.0]]), [brush.lit(colour)])
+    if rng.random() < 0.4:  # loose tubes
+        for _ in range(int(rng.integers(1, 4))):
+            place = np.array([[rng.uniform(420, 490), rng.uniform(y0 + 30, 260), 0.5]])
+            brush.stubs(place, 5.5, 38, brush.lit((205, 210, 214), (-1, 0, 0)), [brush.lit(CAPS[int(rng.integers(5))])])

@@ -1,0 +1,130 @@
+"""The pool on disk: sessions rendered by several processes, streamed into one artifact."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deckbench import artifact, progress
+from deckbench.artifact import Manifest
+from deckbench.errors import InputError
+from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
+from deckbench.pool.synth.session import make_session
+
+MIN_SIZE, MAX_SIDE = (160, 90), 4096
+JPEG = {"quality": 90, "subsampling": 1}
+Job = tuple[str, int, int, int, tuple[int, int], bool]
+
+
+def render_session(job: Job) -> tuple[list[tuple[str, ...]], str]:
+    """Write one session's pictures and labels; returns its frames.csv rows and scenes.jsonl lines."""
+    folder, seed, session, frames, size, shifted = job
+    rows, lines = [], []
+    for made in make_session(seed, session, frames, size, shifted):
+        buffer = io.BytesIO()
+        made.picture.save(buffer, "JPEG", **JPEG)
+        (Path(folder) / f"{made.name}.jpg").write_bytes(buffer.getvalue())
+        label = Path(folder) / "labels" / f"{Path(made.name).name}.txt"
+        label.write_text(made.labels, encoding="utf-8", newline="\n")
+        rows.append(made.row)
+        lines.append(json.dumps(made.scene, separators=(",", ":")) + "\n")
+    return rows, "".join(lines)
+
+
+def run_jobs(jobs: list[Job], workers: int) -> Iterator[tuple[list[tuple[str, ...]], str]]:
+    """Results in the order of the jobs, whatever the number of processes."""
+    if workers == 1:
+        yield from map(render_session, jobs)
+        return
+    method = "fork" if sys.platform == "linux" else "spawn"
+    with multiprocessing.get_context(method).Pool(workers) as pool:
+        yield from pool.imap(render_session, jobs)
+
+
+def check_request(frames: int, size: tuple[int, int], seed: int, workers: int | None, per_session: int) -> None:
+    """Refuse what cannot be rendered. Raises InputError."""
+    if frames < 1:
+        raise InputError(f"{frames} frames were asked for", "--frames", "give a number of at least 1")
+    if len(size) != 2 or size[0] < MIN_SIZE[0] or size[1] < MIN_SIZE[1] or max(size) > MAX_SIDE:
+        raise InputError(
+            f"the size {'x'.join(map(str, size))} cannot be rendered",
+            "--size",
+            f"give WxH from {MIN_SIZE[0]}x{MIN_SIZE[1]} to {MAX_SIDE}x{MAX_SIDE}, for example 704x396",
+        )
+    if seed < 0:
+        raise InputError(f"the seed {seed} is negative", "--seed", "give 0 or a positive number")
+    if workers is not None and workers < 1:
+        raise InputError(f"{workers} workers were asked for", "--workers", "give a number of at least 1")
+    if per_session < 1:
+        raise InputError(f"{per_session} frames per session were asked for", "frames_per_session", "give at least 1")
+
+
+def synth_pool(
+    out: Path,
+    *,
+    frames: int,
+    size: tuple[int, int] = (704, 396),
+    seed: int = 0,
+    shifted: bool = False,
+    workers: int | None = None,
+    frames_per_session: int = 8,
+) -> Manifest:
+    """Render a synthetic pool of labelled OT-2 frames into the new folder `out`.
+
+    size: width and height in pixels. shifted: camera poses, lights, labware and anomaly shapes outside the normal
+    range. workers: processes (default: one per core); the bytes do not depend on it. Raises InputError.
+    """
+    size = (int(size[0]), int(size[1])) if len(size) == 2 else size
+    check_request(frames, size, seed, workers, frames_per_session)
+    sessions = -(-frames // frames_per_session)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, sessions)
+    params: dict[str, Any] = {
+        "frames": frames,
+        "size": list(size),
+        "shifted": shifted,
+        "frames_per_session": frames_per_session,
+    }
+    start = time.monotonic()
+    with artifact.writing(Path(out), "pool", params=params, seed=seed) as draft:
+        for name in ("images", "labels"):
+            (draft.path / name).mkdir()
+        jobs: list[Job] = []
+        for session in range(sessions):
+            count = min(frames_per_session, frames - session * frames_per_session)
+            jobs.append((str(draft.path), seed, session, count, size, shifted))
+        with (
+            (draft.path / "frames.csv").open("w", encoding="utf-8", newline="") as table,
+            (draft.path / "scenes.jsonl").open("w", encoding="utf-8", newline="\n") as scenes,
+        ):
+            writer = csv.writer(table, lineterminator="\n")
+            writer.writerow(("frame", "group", "time_s", "step", "anomalies"))
+            for rows, lines in progress.track(run_jobs(jobs, workers), "rendering sessions", sessions):
+                writer.writerows(rows)
+                scenes.write(lines)
+        (draft.path / "dataset.yaml").write_text(dataset_yaml(), encoding="utf-8", newline="\n")
+        wall = time.monotonic() - start
+        draft.observed.update(wall_s=round(wall, 2), frames_per_s=round(frames / wall, 2), workers=workers)
+    return artifact.read(Path(out), "pool")
+
+
+def dataset_yaml() -> str:
+    """dataset.yaml of a synthetic pool: one split, classes in English and Chinese."""
+    content = {
+        "path": ".",
+        "train": "images",
+        "synthetic": True,
+        "names": dict(enumerate(CLASSES)),
+        "names_zh": dict(enumerate(CLASSES_ZH)),
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
