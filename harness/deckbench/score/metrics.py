@@ -170,6 +170,7 @@ def block(judged: Judged, kind: str) -> Block:
         by_step=slices(judged, rows, "step"),
         by_stage=slices(judged, rows, "stage"),
         by_lang=slices(judged, rows, "lang"),
+        by_question=slices(judged, rows, "question_type"),
         confusion=confusion(judged, verdict) if len(verdict) else None,
         roc=curve,
         operating=operating,

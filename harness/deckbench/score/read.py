@@ -30,7 +30,10 @@ COLUMNS = (
 )
 KINDS = ("choice", "open", "scene")
 PROBABILITIES = ("p_a", "p_b", "p_anomaly")
-JOINED = ("option_a", "option_b", "anomaly", "class", "step", "group", "frame", "stage", "task", "lang", "split")
+JOINED = (
+    *("option_a", "option_b", "anomaly", "class", "step", "group", "frame"),
+    *("stage", "task", "lang", "split", "question_type"),
+)
 
 
 def sidecar(predictions: Path, ending: str) -> Path:
@@ -160,7 +163,10 @@ def check_data(manifest: dict[str, Any] | None, predictions: Path, data: Path) -
 
 
 def read_fields(data: Path) -> pd.DataFrame:
-    """What the dataset knows about each sample: JOINED (text, None where empty; anomaly is bool), `gold`, by `id`."""
+    """What the dataset knows about each sample: JOINED (text, None where empty; anomaly is bool), by `id`.
+
+    Column `golds`: the texts that count as its gold answer.
+    """
     data = Path(data)
     table = data / "samples.csv"
     rows: dict[str, dict[str, Any]] = {}
@@ -168,12 +174,14 @@ def read_fields(data: Path) -> pd.DataFrame:
         for _, record in dataset.csv_records(table, required=("id", "gold")):
             flag = record.get("anomaly", "").strip().lower()
             row: dict[str, Any] = {name: record.get(name) or None for name in JOINED}
-            rows[record["id"]] = {**row, "anomaly": {"true": True, "false": False}.get(flag), "gold": record["gold"]}
+            # A scene's gold is its verdict in samples.csv, and its text where it is asked and predicted.
+            golds = {record["gold"].strip(), (record.get("answer") or "").strip()}
+            rows[record["id"]] = {**row, "anomaly": {"true": True, "false": False}.get(flag), "golds": golds}
     else:
         for sample in _samples(data):
-            row = {name: getattr(sample, "cls" if name == "class" else name) for name in JOINED}
-            rows[sample.id] = {**row, "gold": sample.gold}
-    fields: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index", columns=[*JOINED, "gold"])
+            row = {name: getattr(sample, "cls" if name == "class" else name, None) for name in JOINED}
+            rows[sample.id] = {**row, "golds": {sample.gold.strip(), sample.answer.strip()}}
+    fields: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index", columns=[*JOINED, "golds"])
     return fields
 
 
@@ -192,12 +200,13 @@ def join(table: pd.DataFrame, predictions: Path, data: Path | None) -> pd.DataFr
     if data is None:
         return _guess(out)
     fields = read_fields(data)
+    golds = fields["golds"].to_dict()
     for row in out.itertuples():
-        if row.id not in fields.index:
+        if row.id not in golds:
             raise InputError(
                 f"the id {row.id!r} is not in the dataset", f"{predictions}:{row.line}", f"is {data} the right --data?"
             )
-        if str(fields.at[row.id, "gold"]).strip() != str(row.gold).strip():
+        if str(row.gold).strip() not in golds[row.id]:
             raise InputError(
                 f"the gold answer {str(row.gold)[:40]!r} is not the dataset's",
                 f"{predictions}:{row.line}",

@@ -80,6 +80,7 @@ class Block(Slice):
     by_step: dict[str, Slice]
     by_stage: dict[str, Slice]
     by_lang: dict[str, Slice]
+    by_question: dict[str, Slice]
     confusion: Confusion | None = None
     roc: list[tuple[Number, Number]] | None = None  # (false-stop rate, hit rate), at most 201 points
     operating: Operating | None = None

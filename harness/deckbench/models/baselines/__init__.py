@@ -1,0 +1,39 @@
+"""Baselines: what a model must beat. They answer samples, and never read the asked sample's own gold answer.
+
+`majority[:DATASET]` and `nearest[:DATASET]` learn from a dataset's train part; `rule:gold` and `rule:FOLDER` apply the
+ontology to labels or to a detector's output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deckbench.errors import InputError
+from deckbench.models.baselines.base import Baseline
+
+__all__ = ["Baseline", "load"]
+
+NAMES = ("majority", "nearest", "rule")
+
+
+def load(ref: str, *, ontology: Path | None = None) -> Baseline:
+    """The baseline behind `ref`; files are read when the first sample is asked. Raises InputError.
+
+    `majority`, `nearest`: learn from the train part of the asked dataset, or of the one named after the colon.
+    `rule:gold`: the labels of the pool that the asked dataset was built from. `rule:FOLDER`: a pool, or a folder of
+    YOLO texts such as a detector writes. ontology: of `rule`, instead of the asked task's own.
+    """
+    name, _, place = ref.partition(":")
+    if name not in NAMES or (place == "" and (":" in ref or name == "rule")):
+        raise InputError(f"{ref!r} is not a baseline", "model", "majority, nearest, rule:gold or rule:LABELS_FOLDER")
+    if name == "rule":
+        from deckbench.models.baselines.rule import Rule
+
+        return Rule(None if place == "gold" else Path(place), ontology=ontology)
+    if name == "majority":
+        from deckbench.models.baselines.majority import Majority
+
+        return Majority(Path(place) if place else None)
+    from deckbench.models.baselines.nearest import Nearest
+
+    return Nearest(Path(place) if place else None)

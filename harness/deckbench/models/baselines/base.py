@@ -1,0 +1,108 @@
+"""What all baselines share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from deckbench import artifact, dataset
+from deckbench.dataset import Sample
+from deckbench.errors import InputError
+from deckbench.models.answer import Answer
+from deckbench.parse import options_of
+
+
+class Baseline:
+    """A model that is asked whole samples instead of a picture and questions: it needs options, box and frame.
+
+    It never reads `gold`, `answer`, `anomaly` or `cls` of a sample it is asked.
+    """
+
+    name: str
+    family = "baseline"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the answers, beside the asked dataset."""
+        return {"name": self.name}
+
+    def answer_samples(self, samples: Sequence[Sample]) -> list[Answer]:
+        """One answer per sample, in order. Raises InputError when what it learns from is missing."""
+        raise NotImplementedError
+
+
+class Learner(Baseline):
+    """A baseline that learns from a dataset's train part: of `source`, else of the dataset it is asked about."""
+
+    def __init__(self, source: Path | None) -> None:
+        self.source = source
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name} if self.source is None else {"name": self.name, "train": hash_of(self.source)}
+
+    def learn(self, samples: Sequence[Sample]) -> None:
+        """Read the train part when the first samples are asked."""
+        if self.source is None and samples:
+            self.source = dataset_of(samples[0])
+
+    @cached_property
+    def train(self) -> list[Sample]:
+        """The train part's samples, in file order. Raises InputError when there is none."""
+        mend = f"name a dataset that has one: {self.name}:DATASET"
+        if self.source is None or not self.source.is_dir() or "train" not in dataset.splits_of(self.source):
+            what = f"there is no train part for the baseline {self.name!r} to learn from"
+            raise InputError(what, self.source, mend)
+        samples = dataset.read_samples(self.source, "train")
+        if not samples:
+            raise InputError("the train part is empty", self.source / "train.jsonl", mend)
+        return samples
+
+
+def hash_of(folder: Path) -> str:
+    """Content hash of a dataset folder. Raises InputError when it is none."""
+    if (folder / artifact.MANIFEST).is_file():
+        return artifact.read(folder, kind="dataset").content_hash
+    dataset.splits_of(folder)
+    return artifact.hash_folder(folder)
+
+
+def dataset_of(sample: Sample) -> Path | None:
+    """The dataset folder a sample's picture lies in: the nearest one above it with a manifest or a JSONL part."""
+    for folder in sample.image.parents:
+        if any((folder / name).is_file() for name in (artifact.MANIFEST, "train.jsonl", "test.jsonl")):
+            return folder
+    return None
+
+
+def options(sample: Sample) -> tuple[str, str]:
+    """The two options of a choice sample, from its fields or its prompt; empty texts when neither has them."""
+    if sample.option_a is not None and sample.option_b is not None:
+        return sample.option_a, sample.option_b
+    return options_of(sample.question) or ("", "")
+
+
+def ask(sample: Sample) -> str:
+    """The question without its options, so that swapped-order twins have the same one."""
+    lines = sample.question.replace("\r\n", "\n").split("\n")
+    return "\n".join(line for line in lines if not line.startswith(("A. ", "B. ")))
+
+
+def key(sample: Sample) -> tuple[str, str, tuple[str, ...]]:
+    """What makes two samples the same question: kind, words, and the set of options."""
+    return sample.kind, ask(sample), tuple(sorted(options(sample))) if sample.kind == "choice" else ()
+
+
+def content(sample: Sample) -> str:
+    """What a training sample's gold answer says: the right option's text, or the text itself."""
+    if sample.kind != "choice":
+        return sample.gold
+    first, second = options(sample)
+    return (first if sample.gold == "A" else second) or sample.gold
+
+
+def say(text: str, p_a: float | None = None, p_b: float | None = None) -> Answer:
+    """An answer without tokens or times."""
+    return Answer(text=text, p_a=p_a, p_b=p_b, tokens_in=0, tokens_out=0, seconds={})
