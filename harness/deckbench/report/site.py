@@ -1,0 +1,339 @@
+"""The site: static HTML made from records alone. No network, no server; it opens from a folder.
+
+Everything that came from a model or a file is text: the templates escape all of it, and `visible` also shows control
+and direction-changing characters instead of obeying them. The pages carry a content security policy that allows nothing
+but the site's own style sheet, script and pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from deckbench import __version__, artifact
+from deckbench.errors import InputError
+from deckbench.report import board as boards
+from deckbench.report import charts, gates
+from deckbench.report.board import KIND_WORDS, Board
+from deckbench.report.load import Run, read_all, read_samples
+from deckbench.report.record import SAMPLES, Block
+
+HERE = Path(__file__).parent
+KIND = "site"
+MAX_EXAMPLES = 40
+MAX_RIGHT = 12
+MAX_TEXT = 1200  # characters of a question or an answer shown on a page; all of it is in the record
+
+TABLES = (("by_class", "Class"), ("by_anomaly", "Anomaly"), ("by_step", "Protocol step"))
+METRIC_WORDS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "auroc": "AUROC",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "miss_rate": "Miss rate",
+    "miss_rate_at_5": "Miss rate at 5% false stops",
+    "false_stop_rate": "False-stop rate",
+    "unparsed_rate": "Unparsed answers",
+    "order_consistency": "Same answer in both orders",
+    "pair_accuracy": "Both orders right",
+    "share_a": "Answers that are A",
+    "gold_share_a": "Gold answers that are A",
+    "substring_accuracy": "Accuracy by substring (source lab)",
+    "substring_agreement": "Substring agrees with strict",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+    "letter_mass": "Probability on A or B",
+    "exact_match": "Exact match",
+    "token_f1": "Token F1",
+    "statement_f1": "Statement F1",
+    "contradictions": "Contradicts its own verdict",
+    "names_anomaly_says_normal": "Names an anomaly, says normal",
+    "says_anomaly_names_none": "Says anomaly, names none",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One answer on a run's page. picture: file name below `pictures/`, or None. twins: of the question's two orders,
+    how many were answered wrongly, or None when there is only one."""
+
+    row: dict[str, str]
+    right: bool
+    picture: str | None
+    twins: int | None
+
+
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad]|[^\x00-\u024f\u3000-\u9fff]")
+
+
+def visible(text: object) -> Markup:
+    """Escaped text with control, zero-width and direction characters shown as `U+202E`, so that none is obeyed."""
+    shown = str(text)
+    more = len(shown) - MAX_TEXT
+    safe = HIDDEN.sub(name_hidden, str(escape(shown[:MAX_TEXT])))
+    return Markup(safe + f'<span class="ctl">… {more} more characters</span>' if more > 0 else safe)
+
+
+def name_hidden(found: re.Match[str]) -> str:
+    """A character by its number when it has no picture of its own, else itself."""
+    character = found.group()
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+        return f'<span class="ctl">U+{ord(character):04X}</span>'
+    return character
+
+
+def number(value: float | str | None, digits: int = 2) -> str:
+    """A rate for people, from a number or a cell; an en dash when there is none."""
+    return "–" if value is None or value == "" else f"{float(value):.{digits}f}"
+
+
+def size(value: float | None) -> str:
+    """Bytes for people."""
+    if value is None:
+        return "–"
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def environment() -> Environment:
+    """Jinja with escaping always on and undefined names refused."""
+    env = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "visible": visible,
+        "number": number,
+        "seconds": charts.seconds,
+        "size": size,
+        "short": lambda text: str(text).removeprefix("sha256:")[:12],
+    }
+    env.globals |= {
+        "version": __version__,
+        "metric_words": METRIC_WORDS,
+        "kind_words": KIND_WORDS,
+        "same": boards.SAME,
+        "whisker": charts.whisker,
+    }
+    return env
+
+
+def pick_examples(samples: Sequence[dict[str, str]], pictures: dict[str, str]) -> list[Example]:
+    """At most MAX_EXAMPLES answers: wrong ones first, in turn from each class, pictures preferred, twins shown once."""
+    pairs: dict[str, list[bool]] = {}
+    for row in samples:
+        if row["pair_id"]:
+            pairs.setdefault(row["pair_id"], []).append(row["correct"] == "true")
+    chosen: list[Example] = []
+    for right in (False, True):
+        room = min(MAX_RIGHT, MAX_EXAMPLES - len(chosen)) if right else MAX_EXAMPLES
+        turns: Counter[tuple[bool, str, str]] = Counter()
+        seen = {example.row["pair_id"] for example in chosen}
+        queue = []
+        for row in sorted(samples, key=lambda row: (row["thumbnail"] == "", row["id"])):
+            if (row["correct"] == "true") is not right or (row["pair_id"] and row["pair_id"] in seen):
+                continue
+            seen.add(row["pair_id"])
+            part = (row["thumbnail"] == "", row["kind"], row["class"])
+            queue.append((part[0], turns[part], part, row["id"], row))
+            turns[part] += 1
+        for *_, row in sorted(queue, key=lambda entry: entry[:4])[:room]:
+            twins = pairs.get(row["pair_id"], [])
+            wrong = twins.count(False) if len(twins) == 2 else None
+            chosen.append(Example(row, right, pictures.get(row["thumbnail"]), wrong))
+    return chosen
+
+
+def copy_pictures(run: Run, site: Path) -> dict[str, str]:
+    """Thumbnails into `pictures/`, named by content so that runs share them: path in the record -> file name."""
+    names = {}
+    for source in sorted((run.folder / "thumbs").glob("*.jpg")):
+        data = source.read_bytes()
+        name = f"{hashlib.sha256(data).hexdigest()[:20]}.jpg"
+        place = site / "pictures" / name
+        if not place.exists():
+            place.write_bytes(data)
+        names[f"thumbs/{source.name}"] = name
+    return names
+
+
+def run_page(run: Run, board: Board, site: Path) -> dict[str, Any]:
+    """What run.html needs."""
+    samples = read_samples(run)
+    pictures = copy_pictures(run, site)
+    if run.record.samples is not None:
+        shutil.copyfile(run.folder / SAMPLES, site / "runs" / f"{run.name}.samples.csv.gz")
+    metrics = run.record.metrics
+    blocks = {} if metrics is None else metrics.kinds
+    order = sorted(blocks, key=lambda kind: (metrics is None or kind != metrics.primary, kind))
+    return {
+        "run": run,
+        "record": run.record,
+        "board": board,
+        "label": boards.label_of(run),
+        "machine": boards.machine_name(run),
+        "blocks": [(kind, blocks[kind], pictures_of(blocks[kind])) for kind in order],
+        "tables": TABLES,
+        "examples": pick_examples(samples, pictures),
+        "wrong": sum(row["correct"] != "true" for row in samples),
+        "total": len(samples),
+        "anchor": anchor(board),
+    }
+
+
+def pictures_of(block: Block) -> list[tuple[str, Markup]]:
+    """The small charts of one kind of answer, with their captions."""
+    found = []
+    if block.roc:
+        words = "Every threshold on P(anomaly). The dot is the one that keeps false stops at or below 5%."
+        found.append((words, charts.roc_chart(block.roc, block.metrics.get("auroc"), block.operating)))
+    if block.reliability:
+        words = "Points on the diagonal: what the model states is how often it is true."
+        found.append((words, charts.reliability_chart(block.reliability)))
+    return found
+
+
+def anchor(board: Board) -> str:
+    """The id of a board on the front page."""
+    plain = re.sub(r"[^a-z0-9]+", "-", board.name.lower()).strip("-")
+    return f"board-{'synthetic' if board.synthetic else 'real'}-{plain}-{artifact.hash_json(board.name)[:4]}"
+
+
+def board_charts(board: Board) -> list[dict[str, Any]]:
+    """The two pictures of every task of a board, for the kind of answer the board shows first."""
+    found = []
+    for task in board.tasks:
+        kinds = [c.kind for c in board.columns if c.task == task]
+        kind = "choice" if "choice" in kinds else kinds[0]
+        points = boards.points_of(board, task, kind)
+        chance = None if kind == "open" else boards.CHANCE
+        trained = len({p.curriculum for p in points if p.curriculum is not None}) > 1
+        timed = any(p.seconds for p in points)
+        found.append(
+            {
+                "task": task,
+                "kind": kind,
+                "stages": charts.stage_chart(points, f"{task}: accuracy by stage", chance) if trained else None,
+                "times": charts.latency_chart(points, f"{task}: accuracy against time", chance) if timed else None,
+            }
+        )
+    return found
+
+
+def front_page(all_boards: Sequence[Board], runs: Sequence[Run], held: Sequence[gates.Gate]) -> dict[str, Any]:
+    """What index.html needs."""
+    return {
+        "boards": [
+            {
+                "board": board,
+                "anchor": anchor(board),
+                "charts": board_charts(board),
+                "legend": [(name, min(i, charts.COLOURS - 1)) for i, name in enumerate(boards.models_of(board))],
+            }
+            for board in all_boards
+        ],
+        "runs": runs,
+        "gates": held,
+        "any_synthetic": any(board.synthetic for board in all_boards),
+        "any_real": any(not board.synthetic for board in all_boards),
+        "answers": sum(run.record.metrics.n for run in runs if run.record.metrics),
+    }
+
+
+def write_site(runs: Sequence[Run], held: Sequence[gates.Gate], site: Path) -> None:
+    """Fill the folder `site` with the pages of `runs`."""
+    env = environment()
+    all_boards = boards.boards_of(runs)
+    for name in ("static", "runs", "pictures"):
+        (site / name).mkdir()
+    for source in sorted((HERE / "static").iterdir()):
+        shutil.copyfile(source, site / "static" / source.name)
+    page = env.get_template("run.html")
+    home = {run.name: board for board in all_boards for run in runs if in_board(run, board)}
+    for run in runs:
+        text = page.render(root="../", **run_page(run, home[run.name], site))
+        (site / "runs" / f"{run.name}.html").write_text(text, encoding="utf-8")
+    text = env.get_template("index.html").render(root="", **front_page(all_boards, runs, held))
+    (site / "index.html").write_text(text, encoding="utf-8")
+
+
+def in_board(run: Run, board: Board) -> bool:
+    """Does this run stand on this board?"""
+    pool = run.record.pool
+    return (pool.board or pool.name) == board.name and pool.synthetic == board.synthetic
+
+
+def check_place(records: Path, out: Path) -> bool:
+    """Is there an older site at `out` to be replaced? Raises InputError when anything else is there."""
+    if out.resolve() == records.resolve() or records.resolve().is_relative_to(out.resolve()):
+        raise InputError("the site would take the place of the records", out, "choose another --out")
+    if (out / artifact.MANIFEST).is_file():
+        artifact.read(out, KIND)
+        return True
+    artifact.check_free(out)
+    return False
+
+
+def replace(new: Path, out: Path) -> None:
+    """Put the finished folder `new` where the older site `out` is; the older one is kept until then."""
+    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old")
+    out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    artifact.fsync_path(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def report(records: Path, *, out: Path, check: bool = False) -> dict[str, Any]:
+    """Write the site of all records below `records` to `out`; an older site is replaced once the new one is ready.
+
+    Returns {"site", "page", "records", "boards", "gates": [{"name", "holds", "reasons"}], "failed": [names]}. Without
+    `check`, the first record that cannot be read raises InputError. With it, such records are listed by the gate
+    `records` and the site shows the others; the caller answers "no" when `failed` is not empty.
+    """
+    records, out = Path(records), Path(out)
+    older = check_place(records, out)
+    runs, broken = read_all(records)
+    if broken and not check:
+        raise broken[0]
+    held = gates.check(runs, broken)
+    if runs:
+        place = out.with_name(f".{out.name}.{secrets.token_hex(4)}.new") if older else out
+        try:
+            with artifact.writing(place, KIND, inputs={run.name: run.hash for run in runs}) as draft:
+                write_site(runs, held, draft.path)
+            if older:
+                replace(place, out)
+        finally:
+            if older:
+                shutil.rmtree(place, ignore_errors=True)
+    return {
+        "site": str(out) if runs else None,
+        "page": str(out / "index.html") if runs else None,
+        "records": len(runs),
+        "boards": len(boards.boards_of(runs)),
+        "gates": [{"name": gate.name, "holds": gate.holds, "reasons": list(gate.reasons)} for gate in held],
+        "failed": [gate.name for gate in held if not gate.holds],
+    }
