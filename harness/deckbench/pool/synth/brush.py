@@ -17,6 +17,7 @@ SUPER = 2  # pictures are drawn at this scale and reduced once
 IDS = 4  # object ids are drawn at 1/IDS of the supersampled scale
 
 FACES = ((0, 3, 2, 1), (4, 5, 6, 7), (0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7))
+FACE_INDEX = np.array(FACES)
 CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 10, endpoint=False)),
                    np.sin(np.linspace(0, 2 * np.pi, 10, endpoint=False)), np.zeros(10)], axis=1)  # fmt: skip
 SQUARE = np.array([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)], dtype=float)
@@ -24,7 +25,8 @@ SQUARE = np.array([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)], dtype=float)
 
 def shade(colour: Colour, normal: Array | tuple[float, float, float], look: Look) -> Colour:
     """A face's colour under the session's lamp: ambient plus Lambert, tinted."""
-    facing = max(0.0, float(np.dot(normal, look.light)))
+    lamp = look.light
+    facing = max(0.0, float(normal[0]) * lamp[0] + float(normal[1]) * lamp[1] + float(normal[2]) * lamp[2])
     level = look.ambient + (1.12 - look.ambient) * facing
     return tuple(int(min(255, max(0, c * level * t))) for c, t in zip(colour, look.tint, strict=True))  # type: ignore[return-value]
 
@@ -58,10 +60,6 @@ class Brush:
         placed: Array = points @ self.turn.T + self.shift
         return placed
 
-    def normal(self, normal: tuple[float, float, float]) -> Colour:
-        """The light falling on a face of this local normal, as the shade of white (use with `lit`)."""
-        return shade((255, 255, 255), self.turn @ np.array(normal), self.look)
-
     def lit(self, colour: Colour, normal: tuple[float, float, float] = (0, 0, 1)) -> Colour:
         """Colour of a face with this local normal under the lamp."""
         return shade(colour, self.turn @ np.array(normal, dtype=float), self.look)
@@ -84,25 +82,17 @@ class Brush:
         self, corners: Array, colour: Colour, ident: int = 0, top: Colour | None = None, alpha: int = 255
     ) -> None:
         """A convex body of eight corners (bottom 4, top 4, counter-clockwise from above): faces towards the camera."""
-        world = self.world(corners)
-        eye = np.array(self.camera.place)
-        middle = world.mean(axis=0)
-        faces, colours = [], []
-        for index, names in enumerate(FACES):
-            points = world[list(names)]
-            normal = np.cross(points[1] - points[0], points[2] - points[1])
-            length = np.linalg.norm(normal)
-            if length < 1e-9:
-                continue
-            normal = normal / length
-            if np.dot(normal, points.mean(axis=0) - middle) < 0:
-                normal = -normal
-            if np.dot(normal, eye - points[0]) <= 0:
-                continue
-            faces.append(points)
-            colours.append(shade(top if index == 1 and top is not None else colour, normal, self.look))
-        if faces:
-            self.shapes.append((np.stack(faces), colours, alpha, ident))
+        faces = self.world(corners)[FACE_INDEX]  # (6, 4, 3)
+        a, b = faces[:, 1] - faces[:, 0], faces[:, 2] - faces[:, 1]
+        normals = np.stack(
+            [a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2],
+             a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]], axis=1)  # fmt: skip
+        normals /= np.maximum(np.sqrt((normals * normals).sum(axis=1, keepdims=True)), 1e-9)
+        seen = ((np.array(self.camera.place) - faces[:, 0]) * normals).sum(axis=1) > 0
+        names = np.nonzero(seen)[0].tolist()
+        if names:
+            colours = [shade(top if k == 1 and top is not None else colour, normals[k], self.look) for k in names]
+            self.shapes.append((faces[seen], colours, alpha, ident))
 
     def discs(
         self, centres: Array, radii: Array, colours: list[Colour], alpha: int = 255, square: bool = False

@@ -1,6 +1,8 @@
-"""How each thing on the deck looks. Every function adds shapes to a Brush and returns the points that bound the thing."""
+"""How each thing on the deck looks: functions that add shapes to a Brush and return the points that bound the thing."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -247,7 +249,9 @@ def draw_thermocycler(brush: Brush, station: Station) -> dict[int, Array]:
     hinge = y - 34.0
     long, high = 196.0, module.lid
     found: dict[int, Array] = {}
-    brush.solid(geo.box_corners((x - 8, 34, 26)) + np.array([4, hinge + 0.5, z]), scaled(body, 0.78), ident)
+    back = geo.box_corners((x - 8, 33, 26)) + np.array([4, hinge + 0.5, z])
+    brush.solid(back, scaled(body, 0.78), ident)
+    bounds.append(back + at)
     if item.state == "closed":
         box = geo.box_corners((x - 4, long, high), 5.0) + np.array([2, hinge - long, z])
         brush.solid(box, lid, ident, scaled(lid, 1.04))
@@ -338,8 +342,8 @@ def draw_trash(brush: Brush, item: Item) -> Array:
         for k in range(8, -1, -1):  # the mass below the top tips
             size = 0.5 * (k + 1) / 9
             zz = z + height * 0.8 * (1 - ((k + 1) / 9) ** 2.2)
-            mound.append(np.array([((x0 + x1) / 2 + c * (x1 - x0) * size * 0.92, (y0 + y1) / 2 + s * (y1 - y0) * size * 0.92, zz)
-                                   for c, s in CIRCLE_16]))  # fmt: skip
+            ring = np.array([(c * (x1 - x0) * size * 0.92, s * (y1 - y0) * size * 0.92, 0) for c, s in CIRCLE_16])
+            mound.append(ring + np.array([(x0 + x1) / 2, (y0 + y1) / 2, zz]))
         brush.raw(np.stack(mound), [brush.lit(scaled(look.tip, 0.55))] * len(mound), 255, ident)
         ends = strewn_tips(brush, places, rng, 44.0)
         inside_ends = [e for e in ends if e[2] > z]
@@ -378,7 +382,7 @@ def slot_seat(slot: int) -> tuple[float, float, float]:
     return x, y, 0.5
 
 
-DIGITS = {
+DIGITS: dict[str, list[list[tuple[float, float]]]] = {
     "0": [[(0, 0), (1, 0), (1, 2), (0, 2), (0, 0)]],
     "1": [[(0.5, 0), (0.5, 2), (0.2, 1.6)]],
     "2": [[(0, 2), (1, 2), (1, 1), (0, 1), (0, 0), (1, 0)]],
@@ -426,18 +430,19 @@ def draw_room(brush: Brush, seed: int) -> None:
         text = str(slot)
         for k, digit in enumerate(text):
             for stroke in DIGITS[digit]:
-                for (ax, ay), (bx, by) in zip(stroke[:-1], stroke[1:], strict=True):
-                    a = np.array([sx + 56 + 16 * (k - (len(text) - 1) / 2) + ax * 10, sy + 30 + ay * 13, 0.2])
-                    b = np.array([sx + 56 + 16 * (k - (len(text) - 1) / 2) + bx * 10, sy + 30 + by * 13, 0.2])
-                    along = (b - a) / max(1e-6, float(np.linalg.norm(b - a)))
+                for (ax, ay), (bx, by) in pairwise(stroke):
+                    left = sx + 56 + 16 * (k - (len(text) - 1) / 2)
+                    one = np.array([left + ax * 10, sy + 30 + ay * 13, 0.2])
+                    two = np.array([left + bx * 10, sy + 30 + by * 13, 0.2])
+                    along = (two - one) / max(1e-6, float(np.linalg.norm(two - one)))
                     side = np.array([-along[1], along[0], 0]) * 1.3
-                    brush.face(np.stack([a - side, a + side, b + side, b - side]), scaled(look.deck, 1.55))
+                    brush.face(np.stack([one - side, one + side, two + side, two - side]), scaled(look.deck, 1.55))
     draw_clutter(brush, rng)
 
 
 def draw_clutter(brush: Brush, rng: np.random.Generator) -> None:
     """Cables, a glove or tubes at the rim or outside of the slots."""
-    x0, y0, x1, y1 = geo.deck_rectangle()
+    x0, y0, _, _ = geo.deck_rectangle()
     for _ in range(int(rng.integers(0, 3))):
         colour = CAPS[int(rng.integers(5))] if rng.random() < 0.4 else (26, 26, 28)
         on_right = rng.random() < 0.6
@@ -449,7 +454,7 @@ def draw_clutter(brush: Brush, rng: np.random.Generator) -> None:
             x = x0 + 20 + t * rng.uniform(200, 500)
             y = rng.uniform(-60, -30) + 14 * np.sin(t * rng.uniform(2, 7) + rng.uniform(0, 6))
         points = np.stack([x, y, np.full(14, 3.0)], axis=1)
-        for a, b in zip(points[:-1], points[1:], strict=True):
+        for a, b in pairwise(points):
             side = np.array([-(b - a)[1], (b - a)[0], 0]) / max(1e-6, float(np.linalg.norm(b - a))) * 2.2
             brush.raw(np.stack([a - side, a + side, b + side, b - side])[None], [brush.lit(colour)])
     if rng.random() < 0.3:  # a glove

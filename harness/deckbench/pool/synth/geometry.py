@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Module:
     lid: float
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_json(path: str) -> dict[str, Any]:
     """A file of opentrons-shared-data, parsed."""
     from opentrons_shared_data import load_shared_data
@@ -55,7 +55,7 @@ def read_json(path: str) -> dict[str, Any]:
     return data
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_labware(name: str, version: int) -> Labware:
     """One labware definition (schema 2), reduced to what a picture needs."""
     data = read_json(f"labware/definitions/2/{name}/{version}.json")
@@ -86,7 +86,7 @@ def load_labware(name: str, version: int) -> Labware:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_module(name: str) -> Module:
     """One module definition (schema 3)."""
     data = read_json(f"module/definitions/3/{name}.json")
@@ -100,7 +100,7 @@ def load_module(name: str) -> Module:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def slot_corner(slot: int) -> tuple[float, float]:
     """Front left corner of a slot on the deck."""
     for entry in read_json(DECK)["locations"]["orderedSlots"]:
@@ -109,14 +109,14 @@ def slot_corner(slot: int) -> tuple[float, float]:
     raise ValueError(f"no slot {slot}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def slot_size() -> tuple[float, float]:
     """Width (x) and depth (y) of a slot."""
     box = read_json(DECK)["locations"]["orderedSlots"][0]["boundingBox"]
     return float(box["xDimension"]), float(box["yDimension"])
 
 
-@lru_cache(maxsize=None)
+@cache
 def deck_rectangle() -> tuple[float, float, float, float]:
     """x0, y0, x1, y1 of the deck plate."""
     data = read_json(DECK)
@@ -125,14 +125,14 @@ def deck_rectangle() -> tuple[float, float, float, float]:
     return float(x), float(y), float(x + width), float(y + depth)
 
 
-@lru_cache(maxsize=None)
+@cache
 def tip_length(rack: str, version: int = 1) -> float:
     """How much of a tip from this rack shows below the nozzle."""
     parameters = read_json(f"labware/definitions/2/{rack}/{version}.json")["parameters"]
     return float(parameters["tipLength"] - parameters["tipOverlap"])
 
 
-@lru_cache(maxsize=None)
+@cache
 def nozzles(channels: int) -> tuple[float, ...]:
     """y of each nozzle relative to the pipette's middle, from the back to the front."""
     if channels == 1:

@@ -233,15 +233,15 @@ def sample_look(rng: Rng, shifted: bool) -> Look:
         trash=jitter(rng, (66, 68, 72) if not shifted else (52, 72, 104), 12),
         pipette=jitter(rng, (214, 216, 220) if rng.random() < 0.6 else (92, 95, 102), 10),
         light=(float(light[0]), float(light[1]), float(light[2])),
-        ambient=between(rng, 0.5, 0.68) if not shifted else between(rng, 0.36, 0.5),
+        ambient=between(rng, 0.5, 0.68) if not shifted else between(rng, 0.42, 0.54),
         tint=(1.0 + warm, 1.0, 1.0 - warm),
         gain=between(rng, 0.88, 1.08)
         if not shifted
-        else pick(rng, (between(rng, 0.68, 0.8), between(rng, 1.16, 1.26))),
+        else pick(rng, (between(rng, 0.74, 0.84), between(rng, 1.16, 1.26))),
         slope=(between(rng, -0.12, 0.12), between(rng, -0.1, 0.1)),
         vignette=between(rng, 0.0, 0.22),
         noise=between(rng, 1.5, 5.0) if not shifted else between(rng, 4.0, 8.0),
-        blur=float(pick(rng, (0.0, 0.25, 0.5))),
+        blur=float(pick(rng, (0.0, 0.0, 0.3, 0.5))),
         liquids=liquids,
         clutter=int(rng.integers(1 << 30)),
     )
@@ -292,8 +292,9 @@ def sample_stations(rng: Rng, shifted: bool) -> tuple[Station, ...]:
     stations.append(Station(9, ninth))
     cycler = Item("thermocycler", "open", ("thermocyclerModuleV1", 3), (), int(rng.integers(1 << 30)))
     stations.append(Station(7, cycler, seated(rng, "white plate", shifted)))
-    stations.append(Station(12, Item("trash bin", "clear", ("opentrons_1_trash_1100ml_fixed", 1), (int(rng.integers(3)),),
-                                     int(rng.integers(1 << 30)))))  # fmt: skip
+    loose = (int(rng.integers(3)),)
+    bin_ = Item("trash bin", "clear", ("opentrons_1_trash_1100ml_fixed", 1), loose, int(rng.integers(1 << 30)))
+    stations.append(Station(12, bin_))
     return tuple(sorted(stations, key=lambda s: s.slot))
 
 
@@ -405,7 +406,7 @@ def sample_holes(rng: Rng, used: int) -> tuple[tuple[int, int], ...]:
 
 
 def sample_crooked(rng: Rng, item: Item) -> Item:
-    """The same plate turned, or standing up on one side, or both. detail: yaw, tilt about x, tilt about y, lift, dx, dy."""
+    """The same plate turned, or standing up on one side, or both; see Item.detail in `item_pose`."""
     how = rng.random()
     yaw = pick(rng, (-1, 1)) * between(rng, 10, 20) if how < 0.7 else between(rng, -4, 4)
     tilt_x = tilt_y = 0.0

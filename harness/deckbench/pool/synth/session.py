@@ -19,7 +19,6 @@ from deckbench.pool.synth.scene import (
     LID_AT,
     Hand,
     Item,
-    Plan,
     Puddle,
     Rng,
     Station,
@@ -51,8 +50,8 @@ CELL = IDS / SUPER  # pixels per cell of the id picture
 
 WEIGHTS = {
     "damaged_tip": 2.8,
-    "missing_tip": 7.0,
-    "not_ejected": 14.0,
+    "missing_tip": 10.0,
+    "not_ejected": 20.0,
     "lid": 1.0,
     "plate_crooked": 1.0,
     "labware_missing": 1.0,
@@ -61,7 +60,7 @@ WEIGHTS = {
     "spill": 1.0,
     "trash_overfull": 1.0,
 }
-LID_WEIGHT = {"thermocycle": 9.0, "load_pcr": 6.0, "unload_pcr": 6.0}
+LID_WEIGHT = {"thermocycle": 12.0, "load_pcr": 6.0, "unload_pcr": 6.0}
 DECK_KINDS = ("plate_crooked", "labware_missing", "labware_wrong", "tip_rack_gap", "spill", "trash_overfull")
 
 
@@ -122,7 +121,7 @@ def free_share(ids: NDArray[np.uint8], outline: Array, allowed: set[int]) -> flo
 
 def labware_places(draft: Draft, kinds: tuple[str, ...]) -> list[tuple[Station, bool, int]]:
     """Labware of these kinds that shows well now: station, whether it stands on a module, and its id."""
-    ids, counts = draft.view()
+    _, counts = draft.view()
     outlines = draft.stage.outlines(draft.stations)
     found = []
     for station in draft.stations:
@@ -249,8 +248,8 @@ def puddle_spots(draft: Draft, rng: Rng) -> list[tuple[tuple[float, float, float
         elif station.base.kind == "magnetic module" and station.on is None:
             spots.append(((*middle, 85.9), station.slot, draw.base_ident(station.slot), 30.0))
         elif station.base.kind == "thermocycler" and station.base.state == "closed":
-            z = geo.load_module("thermocyclerModuleV1")
-            spots.append(((x + between(rng, 30, 90), y + between(rng, 110, 180), z.size[2] + z.lid + 0.5), 7,
+            cycler = geo.load_module("thermocyclerModuleV1")
+            spots.append(((x + between(rng, 30, 90), y + between(rng, 110, 180), cycler.size[2] + cycler.lid + 0.5), 7,
                           draw.base_ident(7), 38.0))  # fmt: skip
         elif station.base.kind == "temperature module" and station.on is not None and station.on.state == "seated":
             z_top = 80.1 + geo.load_labware(*station.on.model).size[2] + 0.6
@@ -389,7 +388,8 @@ def possible(draft: Draft) -> dict[str, float]:
 
 def add_anomalies(draft: Draft, rng: Rng, count: int) -> list[str]:
     """Put this many kinds of anomaly into a frame; returns those that took."""
-    weights, taken = possible(draft), []
+    weights = possible(draft)
+    taken: list[str] = []
     while weights and len(taken) < count:
         names = sorted(weights)
         p = np.array([weights[n] for n in names])
@@ -540,9 +540,9 @@ def frame_rng(seed: int, shifted: bool, session: int, index: int, part: int) -> 
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, int(shifted), session, index + 1, part])))
 
 
-def sample_truth(stage: Stage, index: int, anomalous: bool, shifted: bool, rng: Rng, again: tuple[str, int] | None) -> tuple[
-    Truth, tuple[str, int] | None
-]:  # fmt: skip
+def sample_truth(
+    stage: Stage, index: int, anomalous: bool, shifted: bool, rng: Rng, again: tuple[str, int] | None
+) -> tuple[Truth, tuple[str, int] | None]:
     """What is true in frame `index`.
 
     again: a deck anomaly of the frame before and the seed it was drawn with, to be drawn the same way here. Returns
@@ -587,11 +587,20 @@ def scene_dict(
         "frame": name,
         "session": f"s{plan.session:05d}",
         "step": truth.step,
-        "camera": {"place": list(camera.place), "target": list(camera.target), "roll": camera.roll, "field": camera.field},
+        "camera": {
+            "place": list(camera.place),
+            "target": list(camera.target),
+            "roll": camera.roll,
+            "field": camera.field,
+        },
         "light": {"direction": [round(v, 4) for v in look.light], "ambient": look.ambient, "gain": look.gain,
                   "tint": list(look.tint), "noise": look.noise, "flicker": truth.flicker},
         "slots": {str(s): slots[str(s)] for s in geo.SLOTS},
-        "pipette": {"channels": plan.channels, "over": "parked" if truth.hand is None else truth.hand.over, "tips": tips},
+        "pipette": {
+            "channels": plan.channels,
+            "over": "parked" if truth.hand is None else truth.hand.over,
+            "tips": tips,
+        },
         "objects": objects,
         "anomalies": anomalies_of([o["class"] for o in objects], truth.step),
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ Array = NDArray[np.float64]
 
 HAND_ID = 250
 KEPT_SPRITES = 48
+KEPT_FLOORS = 3
+SHADOW = 4  # shadows are drawn at 1/SHADOW of the supersampled scale
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,19 @@ class Stage:
         self.room = Image.new("RGB", self.wide, scaled(self.look.room, 0.5))
         brush.paint(self.room, None, None)
         self.gain = self.light_field()
+        bank = noise_bank(self.camera.size[1] + 97, self.camera.size[0] + 97)
+        self.grain = np.rint(bank * np.float32(self.look.noise)).astype(np.int16)
+        self.floors: dict[tuple[tuple[int, float], ...], Image.Image] = {}
 
-    def light_field(self) -> NDArray[np.float32]:
-        """Brightness over the picture (h, w, 3): slope of the lamp and the lens' dark corners, in 1/256."""
+    def light_field(self) -> NDArray[np.uint16]:
+        """Brightness over the picture (h, w, 3): slope of the lamp and the lens' dark corners, fixed point."""
         width, height = self.camera.size
         x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
         look = self.look
         field = 1 + look.slope[0] * x + look.slope[1] * y - look.vignette * (x * x + y * y) / 2
-        return (look.gain * field[..., None] * np.ones(3, np.float32)).astype(np.float32)
+        field = (look.gain * field * (1 << GAIN_BITS)).clip(0, 255)
+        return np.repeat(field[..., None], 3, axis=2).astype(np.uint16)
 
     def sort_slots(self) -> list[int]:
         """Slots far to near, so that painting in this order hides rightly (a separating plane for each pair)."""
@@ -90,10 +97,10 @@ class Stage:
 
         left, order = sorted(boxes, reverse=True), []
         while left:
-            nearest_free = next((s for s in left if not any(hides(o, s) is False and hides(s, o) for o in left if o != s)),
-                                left[0])  # fmt: skip
-            order.append(nearest_free)
-            left.remove(nearest_free)
+            free = [s for s in left if not any(hides(s, o) and not hides(o, s) for o in left if o != s)]
+            behind = (free or left)[0]
+            order.append(behind)
+            left.remove(behind)
         return order
 
     def sprite(self, station: Station) -> Sprite:
@@ -277,12 +284,12 @@ class Stage:
         fill(flat * 1.04, scaled(lit, 0.45), 150)
         fill(flat, lit, 215)
         light = np.array([self.look.light[0], self.look.light[1], 0.0])
-        for shrink, shift, colour, alpha in (
-            (0.8, 2.0, scaled(lit, 1.16), 130),
-            (0.42, 7.0, (255, 255, 255), 95),
-            (0.2, 9.0, (255, 255, 255), 190),
-        ):
-            fill(flat * shrink + light * shift, colour, alpha)
+        fill(flat * 0.82 + light * 2.0, scaled(lit, 1.15), 120)
+        radius = float(np.sqrt((flat**2).sum(axis=1)).mean())
+        for along, wide, alpha in ((0.46, 0.16, 200), (0.1, 0.07, 150)):  # the lamp mirrored near the far rim
+            glint = np.array([(0.25 * s, along * c, 0) for c, s in draw.CIRCLE_16]) * radius
+            glint[:, 0] *= wide / 0.16
+            fill(glint + np.array([0.36 * radius, (0.46 - along) * radius, 0]) + light * 2.0, (255, 255, 255), alpha)
         for x, y, r in puddle.drops:
             ring = np.array([(x + r * c, y + r * s, 0) for c, s in draw.CIRCLE_16])
             fill(ring * 1.0, scaled(lit, 0.5), 150)
@@ -292,8 +299,9 @@ class Stage:
 
     def render(self, truth: Truth, rng: np.random.Generator) -> Image.Image:
         """One frame as the camera gives it."""
-        picture = self.room.copy()
-        self.paint_shadows(picture, truth)
+        picture = self.floor(truth.stations).copy()
+        if truth.hand is not None:
+            self.shadow_hand(picture, truth.hand)
         for puddle in truth.puddles:
             if puddle.surface == 0:
                 self.paint_puddle(picture, puddle)
@@ -310,36 +318,50 @@ class Stage:
             self.paint_tips(picture, self.tip_shapes(truth.hand), truth.liquid)
         return self.expose(picture.reduce(SUPER), truth.flicker, rng)
 
-    def paint_shadows(self, picture: Image.Image, truth: Truth) -> None:
-        """Soft dark footprints of what stands on the deck, pushed away from the lamp."""
-        factor = 4
-        layer = Image.new("L", (self.wide[0] // factor, self.wide[1] // factor))
+    def floor(self, stations: tuple[Station, ...]) -> Image.Image:
+        """The room with the shadows of what stands on the deck: soft footprints pushed away from the lamp."""
+        heights = tuple((s.slot, shadow_height(s)) for s in stations if s.base is not None)
+        if heights in self.floors:
+            return self.floors[heights]
+        layer = Image.new("L", (self.wide[0] // SHADOW, self.wide[1] // SHADOW))
         pen = ImageDraw.Draw(layer)
-        light = self.look.light
-        for station in truth.stations:
-            if station.base is None:
-                continue
-            x, y = geo.slot_corner(station.slot)
-            width, depth = geo.slot_size()
-            height = {"thermocycler": 98.0, "trash bin": 82.0, "tip rack": 64.0}.get(
-                station.base.kind, 85.0 if "module" in station.base.kind else 20.0
-            )
-            if station.slot == 7:
-                x, width, depth = x - 22, 172, 258
-            push = np.array([-light[0], -light[1]]) / light[2] * height
-            foot = np.array([(x, y), (x + width, y), (x + width, y + depth), (x, y + depth)])
-            points = hull(np.concatenate([foot - [3, 3], foot + [3, 3], foot + push]))
-            pixels = self.camera.project(np.column_stack([points, np.zeros(len(points))])) * (SUPER / factor)
+        light = np.array(self.look.light)
+        width, depth = geo.slot_size()
+        for slot, height in heights:
+            x, y = geo.slot_corner(slot)
+            low, high = np.array([x, y]), np.array([x + width, y + depth])
+            if slot == 7:
+                low, high = low - np.array([22, 0]), high + np.array([22, 172])
+            foot = np.array([(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])])
+            push = -light[:2] / light[2] * height
+            points = hull(np.concatenate([foot - 3.0, foot + 3.0, foot + push]))
+            pixels = self.camera.project(np.column_stack([points, np.zeros(len(points))])) * (SUPER / SHADOW)
             pen.polygon([tuple(p) for p in pixels.tolist()], fill=110)
-        if truth.hand is not None:
-            x, y, z = truth.hand.place
-            push = np.array([-light[0], -light[1]]) / light[2] * z
-            half = 44 if self.plan.channels == 8 else 16
-            points = np.array([(x - 16, y - half), (x + 16, y - half), (x + 16, y + half), (x - 16, y + half)]) + push
-            pixels = self.camera.project(np.column_stack([points, np.zeros(4)])) * (SUPER / factor)
-            pen.polygon([tuple(p) for p in pixels.tolist()], fill=60)
         layer = layer.filter(ImageFilter.BoxBlur(3)).resize(self.wide, Image.Resampling.BILINEAR)
-        picture.paste((8, 8, 10), (0, 0), layer)
+        made = self.room.copy()
+        made.paste((8, 8, 10), (0, 0), layer)
+        self.floors[heights] = made
+        if len(self.floors) > KEPT_FLOORS:
+            self.floors.pop(next(iter(self.floors)))
+        return made
+
+    def shadow_hand(self, picture: Image.Image, hand: Hand) -> None:
+        """The pipette's shadow on the deck."""
+        light = self.look.light
+        x, y, z = hand.place
+        push = np.array([-light[0], -light[1]]) / light[2] * z
+        half = 44 if self.plan.channels == 8 else 16
+        points = np.array([(x - 16, y - half), (x + 16, y - half), (x + 16, y + half), (x - 16, y + half)]) + push
+        pixels = self.camera.project(np.column_stack([points, np.zeros(4)])) * SUPER
+        low = np.maximum(pixels.min(axis=0) - 24, 0).astype(int)
+        high = np.minimum(pixels.max(axis=0) + 24, self.wide).astype(int)
+        size = high - low
+        if min(size) < SHADOW:
+            return
+        layer = Image.new("L", (int(size[0]) // SHADOW, int(size[1]) // SHADOW))
+        ImageDraw.Draw(layer).polygon([tuple(p) for p in ((pixels - low) / SHADOW).tolist()], fill=60)
+        layer = layer.filter(ImageFilter.BoxBlur(3)).resize((int(size[0]), int(size[1])), Image.Resampling.BILINEAR)
+        picture.paste((8, 8, 10), (int(low[0]), int(low[1])), layer)
 
     def expose(self, picture: Image.Image, flicker: float, rng: np.random.Generator) -> Image.Image:
         """Lens, light and sensor: slight blur, brightness field, noise."""
@@ -348,33 +370,37 @@ class Stage:
             b = look.blur
             weights = [b * b / 4, b / 2, b * b / 4, b / 2, 1.0, b / 2, b * b / 4, b / 2, b * b / 4]
             picture = picture.filter(ImageFilter.Kernel((3, 3), weights, sum(weights)))
+        if flicker != 1.0:
+            picture = picture.point([min(255, int(v * flicker + 0.5)) for v in range(256)] * 3)
         width, height = picture.size
-        data = np.asarray(picture, dtype=np.float32)
-        grain = noise_bank()
-        rows, columns = grain.shape[:2]
         dy, dx = int(rng.integers(0, 97)), int(rng.integers(0, 97))
-        tall, wide = -(-(height + 97) // rows), -(-(width + 97) // columns)
-        if tall > 1 or wide > 1:
-            grain = np.tile(grain, (tall, wide, 1))
-        grain = grain[dy : dy + height, dx : dx + width]
+        grain = self.grain[dy : dy + height, dx : dx + width]
         if rng.random() < 0.5:
             grain = grain[::-1]
         if rng.random() < 0.5:
             grain = grain[:, ::-1]
-        result = data * self.gain
-        result *= np.float32(flicker)
-        result += grain * np.float32(look.noise)
+        data = np.multiply(np.asarray(picture), self.gain, dtype=np.uint16)
+        data >>= GAIN_BITS
+        result = data.view(np.int16)
+        result += grain
         np.clip(result, 0, 255, out=result)
         return Image.fromarray(result.astype(np.uint8))
 
 
 SOLID = [0] + [255] * 255
-_NOISE: list[NDArray[np.float32]] = []
+GAIN_BITS = 7  # 255 x the largest gain still fits into 16 bits
 
 
-def noise_bank() -> NDArray[np.float32]:
-    """Gaussian noise (500, 810, 3), made once a process; frames take windows of it at their own places."""
-    if not _NOISE:
-        rng = np.random.Generator(np.random.PCG64(20240501))
-        _NOISE.append(rng.standard_normal((500, 810, 3), dtype=np.float32))
-    return _NOISE[0]
+def shadow_height(station: Station) -> float:
+    """Height in mm that throws a station's shadow."""
+    assert station.base is not None
+    if "module" in station.base.kind:
+        return 85.0
+    return {"thermocycler": 98.0, "trash bin": 82.0, "tip rack": 64.0}.get(station.base.kind, 20.0)
+
+
+@cache
+def noise_bank(height: int, width: int) -> NDArray[np.float32]:
+    """Gaussian noise (height, width, 3), made once a process; frames take windows of it at their own places."""
+    rng = np.random.Generator(np.random.PCG64(20240501))
+    return rng.standard_normal((height, width, 3), dtype=np.float32)

@@ -29,7 +29,8 @@ Job = tuple[str, int, int, int, tuple[int, int], bool]
 def render_session(job: Job) -> tuple[list[tuple[str, ...]], str]:
     """Write one session's pictures and labels; returns its frames.csv rows and scenes.jsonl lines."""
     folder, seed, session, frames, size, shifted = job
-    rows, lines = [], []
+    rows: list[tuple[str, ...]] = []
+    lines = []
     for made in make_session(seed, session, frames, size, shifted):
         buffer = io.BytesIO()
         made.picture.save(buffer, "JPEG", **JPEG)
