@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGED = {"tiny-glm4v": Path(__file__).parent / "glm4v" / "tiny"}
 BLIND = "blind:"
-BASELINES = ("majority", "nearest", "rule:")
+BASELINES = ("majority", "nearest", "rule")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -76,6 +76,28 @@ def model_folder(ref: str) -> tuple[Path, str]:
     return folder, folder.resolve().name
 
 
+def known_models() -> dict[str, str]:
+    """Name or form of reference -> one line on it."""
+    return {
+        "tiny-glm4v": "the embedded default: GLM-4V at 3 million weights, shipped in the package",
+        "FOLDER": "a GLM-4V checkpoint in the official layout (config.json with model_type chatglm)",
+        "blind:MODEL": "the same model, its frames blanked: what the question alone gives away",
+        "majority[:DATASET]": "baseline: the more frequent answer of the train part",
+        "nearest[:DATASET]": "baseline: the answer of the most similar training frame",
+        "rule:gold, rule:LABELS": "baseline: the ontology's rule applied to labels or to a detector's output",
+    }
+
+
+def model_identity(ref: str) -> dict[str, Any]:
+    """The base's identity (name, family, hashes) behind a name, a folder or `blind:REF`, without loading it."""
+    if ref.startswith(BLIND):
+        base = model_identity(ref.removeprefix(BLIND))
+        return {**base, "name": f"{BLIND}{base['name']}", "blank": True}
+    from deckbench.models.glm4v.files import folder_identity
+
+    return folder_identity(*model_folder(ref))
+
+
 def base_of(manifest: artifact.Manifest) -> tuple[str, str]:
     """(name, hash) of the base an adapter was trained on, as its manifest records it."""
     base = manifest.content.get("inputs", {}).get("base")
@@ -99,7 +121,9 @@ def check_adapter(adapter: Path, model: Glm4v) -> artifact.Manifest:
         raise InputError(f"the adapter has no {ADAPTER_CONFIG}", adapter, "train it again")
     name, wanted = base_of(manifest)
     if wanted != model.base_hash:
-        what = f"the adapter was trained on {name or 'a base'} {wanted[:12]}, not on {model.name} {model.base_hash[:12]}"
+        what = (
+            f"the adapter was trained on {name or 'a base'} {wanted[:12]}, not on {model.name} {model.base_hash[:12]}"
+        )
         raise InputError(what, adapter, "give --model the base it was trained on")
     return manifest
 
@@ -122,20 +146,24 @@ def apply_adapter(model: Glm4v, adapter: Path) -> None:
     model.adapter = manifest.content_hash
 
 
-def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", dtype: str = "auto") -> Model:
-    """The model behind `ref`: a packaged name, a checkpoint folder, `blind:REF`, or a baseline's name.
+def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", dtype: str = "auto") -> Any:
+    """The model behind `ref`: a packaged name, a checkpoint folder, `blind:REF`, or a baseline.
 
+    Returns a `Model`, or a `baselines.Baseline` (which answers samples of a dataset instead of frames).
     adapter: a folder made by `train`, checked against its base and merged in. Raises InputError (files, names) with
     what is wrong and where.
     """
+    is_baseline = ref.removeprefix(BLIND).partition(":")[0] in BASELINES
     if ref.startswith(BLIND):
+        if is_baseline:
+            raise InputError("a baseline sees no frame anyway", ref, f"{BLIND} goes before a model")
         return Blind(load_model(ref.removeprefix(BLIND), adapter=adapter, device=device, dtype=dtype))
-    if ref.startswith(BASELINES):
+    if is_baseline:
         if adapter is not None:
             raise InputError("a baseline takes no adapter", ref, "leave --adapter away")
         from deckbench.models import baselines
 
-        return baselines.load(ref)  # type: ignore[no-any-return]
+        return baselines.load(ref)
     from deckbench.models.glm4v.chat import load_glm4v
 
     folder, name = model_folder(ref)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import re
 import time
@@ -16,9 +18,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 
-from deckbench import artifact
+from deckbench.errors import InputError
 from deckbench.models.answer import Answer, Question
-from deckbench.models.glm4v import pack, preprocess, prompt, weights
+from deckbench.models.glm4v import files, pack, preprocess, prompt, weights
 from deckbench.models.glm4v.config import CONFIG, Glm4vConfig, read_config, read_json
 from deckbench.models.glm4v.model import Glm4vModule
 from deckbench.models.glm4v.tokenizer import Tokenizer, read_tokenizer
@@ -50,10 +52,10 @@ class Glm4v:
     """GLM-4V behind DeckBench's model interface.
 
     module: the torch network (peft may wrap it; adapters put into it are used by `answer` too).
-    files: the checkpoint's small files by name, written back unchanged by `save`.
+    small_files: the checkpoint's files beside config and weights, written back unchanged by `save`.
     """
 
-    family = "glm4v"
+    family = files.FAMILY
 
     def __init__(
         self,
@@ -62,12 +64,12 @@ class Glm4v:
         tokenizer: Tokenizer,
         *,
         name: str,
-        files: Mapping[str, bytes],
+        small_files: Mapping[str, bytes],
         source: Path | None = None,
         adapter: str | None = None,
     ) -> None:
         self.module, self.config, self.tokenizer = module, config, tokenizer
-        self.name, self.files, self.source, self.adapter = name, dict(files), source, adapter
+        self.name, self.files, self.source, self.adapter = name, dict(small_files), source, adapter
         self.prefix = prompt.make_prefix(tokenizer, config)
         self.letters = {letter: tokenizer.spellings(letter) for letter in "AB"}
 
@@ -80,44 +82,25 @@ class Glm4v:
         return self.module.vision.boi.dtype
 
     @cached_property
-    def base_hash(self) -> str:
-        """Hash of config, tokenizer and weights of the base, whatever its folder is called."""
-        return artifact.hash_json({key: value for key, value in self._base.items() if key not in {"name", "family"}})
-
-    @cached_property
-    def _base(self) -> dict[str, Any]:
+    def base(self) -> dict[str, Any]:
+        """Hashes of the base's config, tokenizer and weights, adapters not counted (see `files.identity`)."""
         if self.source is not None:
-            found = weights.weight_files(self.source)
-            paths = {found} if isinstance(found, Path) else set(found.values())
-            tensors: Any = {path.name: artifact.hash_file(path) for path in sorted(paths)}
-        else:
-            import hashlib
-
-            digest = hashlib.sha256()
-            for name, tensor in weights.official_state(self.module, self.config).items():
-                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-                digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-            tensors = {"memory": digest.hexdigest()}
-        return {
-            "family": self.family,
-            "name": self.name,
-            "config": artifact.hash_json(self.config.raw),
-            "tokenizer": self.tokenizer_hash,
-            "weights": tensors,
-        }
+            return files.identity(self.name, self.config.raw, self.files, files.weight_hashes(self.source))
+        digest = hashlib.sha256()
+        for name, tensor in weights.official_state(self.module, self.config).items():
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.view(torch.uint8).numpy().tobytes())
+        return files.identity(self.name, self.config.raw, self.files, {"memory": digest.hexdigest()})
 
     @property
-    def tokenizer_hash(self) -> str:
-        import hashlib
-
-        return artifact.hash_json(
-            {name: hashlib.sha256(data).hexdigest() for name, data in sorted(self.files.items()) if "token" in name}
-        )
+    def base_hash(self) -> str:
+        """One hash of the base, whatever its folder is called."""
+        return str(self.base["hash"])
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What was computed with: hashes of config, tokenizer, weights and adapter; never a path."""
-        return {**self._base, "hash": self.base_hash, "adapter": self.adapter}
+        """What was computed with: the base's hashes, the adapter's, the number type; never a path."""
+        return {**self.base, "adapter": self.adapter, "dtype": str(self.dtype).removeprefix("torch.")}
 
     # Asking
 
@@ -134,6 +117,11 @@ class Glm4v:
         preprocessed = time.perf_counter()
         branches = [prompt.question_ids(self.tokenizer, question.text) for question in questions]
         limits = [question.max_new_tokens for question in questions]
+        for question, ids, limit in zip(questions, branches, limits, strict=True):
+            length = len(self.prefix.ids) + len(ids) + limit
+            if length > self.config.seq_length:
+                what = f"a question and its answer take {length} tokens; {self.name} reads {self.config.seq_length}"
+                raise InputError(what, f"{question.text[:60]}...", "shorten the question or --max-new-tokens")
         seconds: dict[str, float] = {"preprocess": preprocessed - start}
         generated = self.generate(pixels, branches, limits, seconds)
         seconds["first_token"] = sum(seconds[stage] for stage in ("preprocess", "vision", "prefill"))
@@ -155,7 +143,7 @@ class Glm4v:
             )
         return answers
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def generate(
         self,
         pixels: Tensor,
@@ -175,11 +163,12 @@ class Glm4v:
             features = self.module.vision(pixels.to(self.dtype))
             self._wait()
             seen = time.perf_counter()
+            shared = self._prefill_prefix(features)
             generated: list[Generated] = []
-            prefill = 0.0
+            prefill = time.perf_counter() - seen
             for at in range(0, len(branches), QUESTIONS_AT_ONCE):
                 chunk = slice(at, at + QUESTIONS_AT_ONCE)
-                made, chunk_prefill = self._generate_chunk(features, branches[chunk], limits[chunk])
+                made, chunk_prefill = self._generate_chunk(copy.deepcopy(shared), branches[chunk], limits[chunk])
                 generated += made
                 prefill += chunk_prefill
         finally:
@@ -192,21 +181,27 @@ class Glm4v:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _generate_chunk(
-        self, features: Tensor, branches: Sequence[Sequence[int]], limits: Sequence[int]
-    ) -> tuple[list[Generated], float]:
-        start = time.perf_counter()
-        device, language = self.device, self.module.language
+    def _prefill_prefix(self, features: Tensor) -> Any:
+        """The cache of the shared prefix, one row. features: (1, tokens + 2, width)."""
+        language = self.module.language
         cache = DynamicCache(config=language.config)
-        ids = torch.tensor([self.prefix.ids], device=device)
-        shared = torch.zeros_like(ids)
+        ids = torch.tensor([self.prefix.ids], device=self.device)
         language.model(
             inputs_embeds=self.module.embed(ids, features),
-            attention_mask=pack.branch_mask(shared, shared),
-            position_ids=torch.tensor([self.prefix.positions], device=device),
+            attention_mask=pack.branch_mask(torch.zeros_like(ids), torch.zeros_like(ids)),
+            position_ids=torch.tensor([self.prefix.positions], device=self.device),
             past_key_values=cache,
             use_cache=True,
         )
+        self._wait()
+        return cache
+
+    def _generate_chunk(
+        self, cache: Any, branches: Sequence[Sequence[int]], limits: Sequence[int]
+    ) -> tuple[list[Generated], float]:
+        """Greedy answers behind `cache` (the prefix, one row; used up here), and the questions' prefill time."""
+        start = time.perf_counter()
+        device, language = self.device, self.module.language
         rows, width = len(branches), max(len(branch) for branch in branches)
         cache.batch_repeat_interleave(rows)
         pad = self.config.pad_token_id
@@ -215,10 +210,11 @@ class Glm4v:
         places = torch.arange(width, device=device)
         real = places < lengths[:, None]
         branch_of = torch.where(real, 1, pack.PADDING)
-        seen = torch.cat((shared.expand(rows, -1), branch_of), dim=1)
+        prefix = branch_of.new_full((rows, len(self.prefix.ids)), pack.SHARED)
+        seen = torch.cat((prefix, branch_of), dim=1)
         hidden = language.model(
             input_ids=tokens,
-            attention_mask=pack.branch_mask(torch.where(seen < 0, seen, 0), seen)[:, :, shared.shape[1] :],
+            attention_mask=pack.branch_mask(seen.clamp(max=0), seen)[:, :, prefix.shape[1] :],
             position_ids=torch.where(real, self.prefix.next_position + places, 0),
             past_key_values=cache,
             use_cache=True,
@@ -314,13 +310,26 @@ class Glm4v:
         (folder / CONFIG).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def assert_targets(module: torch.nn.Module, pattern: str) -> list[str]:
+def linears_matched(module: torch.nn.Module, pattern: str) -> list[str]:
     """Names of the module's linear layers that `pattern` matches in full, as peft reads it."""
     return [
         name
         for name, part in module.named_modules()
         if isinstance(part, torch.nn.Linear) and re.fullmatch(pattern, name)
     ]
+
+
+def check_ids(config: Glm4vConfig, tokenizer: Tokenizer, where: Path) -> None:
+    """Refuse a config and a tokenizer that do not belong together. Raises InputError."""
+    mend = "config.json and the tokenizer files must come from one checkpoint"
+    for key, name in (("boi_token_id", prompt.IMAGE[0]), ("eoi_token_id", prompt.IMAGE[2])):
+        if config.raw[key] != tokenizer.special[name]:
+            what = f"{key!r} is not the tokenizer's id of {name} ({tokenizer.special[name]})"
+            raise InputError(what, where, mend)
+    most = max(*tokenizer.bytes_of, *tokenizer.special.values())
+    if most >= config.padded_vocab_size:
+        what = f"the tokenizer has ids up to {most}, 'padded_vocab_size' is {config.padded_vocab_size}"
+        raise InputError(what, where, mend)
 
 
 def load_glm4v(
@@ -333,10 +342,11 @@ def load_glm4v(
     """
     folder = Path(folder)
     config = read_config(folder)
-    tokenizer, files = read_tokenizer(folder)
+    tokenizer, small_files = read_tokenizer(folder)
+    check_ids(config, tokenizer, folder / CONFIG)
     if (folder / GENERATION).is_file():
         read_json(folder / GENERATION)
-        files[GENERATION] = (folder / GENERATION).read_bytes()
+        small_files[GENERATION] = (folder / GENERATION).read_bytes()
     device = torch.device(device)
     with torch.device("meta"):
         module = Glm4vModule(config)
@@ -345,4 +355,4 @@ def load_glm4v(
     # Built without memory above; the rotation frequencies are no weights and are computed here.
     module.language.model.rotary_emb = GlmRotaryEmbedding(module.language.config).to(device)
     module.eval()
-    return Glm4v(module, config, tokenizer, name=name or folder.resolve().name, files=files, source=folder)
+    return Glm4v(module, config, tokenizer, name=name or folder.resolve().name, small_files=small_files, source=folder)

@@ -28,9 +28,23 @@ FIXED: dict[str, Any] = {
 }
 # Keys that do not change what is computed here (kernel choices of the original code, remote code, bookkeeping).
 IGNORED = frozenset(
-    "apply_query_key_layer_scaling architectures attention_softmax_in_fp32 attn_implementation auto_map "
-    "bias_dropout_fusion classifier_dropout dtype num_labels prefix_projection quantization_bit torch_dtype "
-    "transformers_version use_cache vocab_size".split()
+    [
+        "apply_query_key_layer_scaling",
+        "architectures",
+        "attention_softmax_in_fp32",
+        "attn_implementation",
+        "auto_map",
+        "bias_dropout_fusion",
+        "classifier_dropout",
+        "dtype",
+        "num_labels",
+        "prefix_projection",
+        "quantization_bit",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "vocab_size",
+    ]
 )
 
 
@@ -86,7 +100,9 @@ class Glm4vConfig:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
-def number(data: Mapping[str, Any], key: str, where: str | Path, kind: type, *, least: float = 0, scope: str = "") -> Any:
+def number(
+    data: Mapping[str, Any], key: str, where: str | Path, kind: type, *, least: float = 0, scope: str = ""
+) -> Any:
     """`data[key]` when it is a finite number of `kind` above `least` (booleans are no numbers); else InputError."""
     if key not in data:
         raise InputError(f"the key {scope}{key!r} is missing", where, OFFICIAL)
@@ -143,7 +159,9 @@ def parse_config(data: Any, where: str | Path) -> Glm4vConfig:
     values: dict[str, Any] = {key: number(data, key, where, int) for key in (*ints, "seq_length")}
     values["layernorm_epsilon"] = number(data, "layernorm_epsilon", where, float)
     values["rope_ratio"] = number({"rope_ratio": 1, **data}, "rope_ratio", where, float)
-    values["attention_dropout"] = number({"attention_dropout": 0.0, **data}, "attention_dropout", where, float, least=-1)
+    values["attention_dropout"] = number(
+        {"attention_dropout": 0.0, **data}, "attention_dropout", where, float, least=-1
+    )
     values |= {key: number(data, key, where, int, least=-1) for key in ("pad_token_id", "boi_token_id", "eoi_token_id")}
     for key in ("add_qkv_bias", "multi_query_attention"):
         if not isinstance(data.get(key), bool):

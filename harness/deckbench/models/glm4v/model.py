@@ -43,7 +43,7 @@ def language_config(config: Glm4vConfig) -> Any:
 
 @dataclass
 class Output:
-    """loss: scalar or None. logits: (rows, length, vocabulary) without labels, (labelled positions, vocabulary) with."""
+    """loss: scalar or None. logits: (rows, length, vocabulary), or (labelled positions, vocabulary) with labels."""
 
     loss: Tensor | None
     logits: Tensor
@@ -53,7 +53,7 @@ class Output:
         return getattr(self, key) if isinstance(key, str) else (self.loss, self.logits)[key]
 
 
-class Glm4vModule(nn.Module):
+class Glm4vModule(nn.Module):  # type: ignore[misc]
     """`vision` and `language`. All inputs are laid out by `pack`; nothing here knows tokens but the image's ids."""
 
     accepts_loss_kwargs = True  # transformers' Trainer then passes num_items_in_batch

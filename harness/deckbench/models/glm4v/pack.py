@@ -77,7 +77,11 @@ def pack(prefix: Prefix, rows: Sequence[Sequence[Picture]], pad_id: int) -> dict
     branch starts at the position behind the prefix, exactly as if it were asked alone. Labels are set on the answers
     only.
     """
-    ids, positions, labels, pictures, branches = [], [], [], [], []
+    ids: list[list[int]] = []
+    positions: list[list[int]] = []
+    labels: list[list[int]] = []
+    pictures: list[list[int]] = []
+    branches: list[list[int]] = []
     for row in rows:
         columns: tuple[list[int], ...] = ([], [], [], [], [])
         for place, picture in enumerate(row):

@@ -34,7 +34,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. A special token's name inside the text is read as ordinary characters."""
-        return self.encoding.encode_ordinary(text)
+        return list(self.encoding.encode_ordinary(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special tokens are left out, ids without a token and broken UTF-8 become U+FFFD."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from deckbench.models.glm4v.config import Glm4vConfig, VisionConfig
 
 
-class PatchEmbedding(nn.Module):
+class PatchEmbedding(nn.Module):  # type: ignore[misc]
     """Pixels (batch, 3, size, size) -> (batch, 1 + patches, width): class vector first, learned positions added."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -38,7 +38,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
 
 
-class Attention(nn.Module):
+class Attention(nn.Module):  # type: ignore[misc]
     """Full self-attention over the patches."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -54,7 +54,7 @@ class Attention(nn.Module):
         return self.dense(mixed.transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Module):  # type: ignore[misc]
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -64,7 +64,7 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc]
     """One layer. The norms come after attention and MLP, inside the residual branch, whatever their names say."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -79,7 +79,7 @@ class Layer(nn.Module):
         return x + self.post_attention_layernorm(self.mlp(x))  # type: ignore[no-any-return]
 
 
-class Transformer(nn.Module):
+class Transformer(nn.Module):  # type: ignore[misc]
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
@@ -90,7 +90,7 @@ class Transformer(nn.Module):
         return x
 
 
-class Projector(nn.Module):
+class Projector(nn.Module):  # type: ignore[misc]
     """Gated projection into the language model's width."""
 
     def __init__(self, width: int, inner: int) -> None:
@@ -106,7 +106,7 @@ class Projector(nn.Module):
         return self.dense_4h_to_h(F.silu(self.gate_proj(x)) * self.dense_h_to_4h(x))  # type: ignore[no-any-return]
 
 
-class VisionTower(nn.Module):
+class VisionTower(nn.Module):  # type: ignore[misc]
     """Pixels (batch, 3, size, size) -> (batch, tokens + 2, language width), begin and end of image included."""
 
     def __init__(self, config: Glm4vConfig) -> None:

@@ -14,11 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from deckbench.errors import InputError
-from deckbench.models.glm4v.config import OFFICIAL, Glm4vConfig, read_json
+from deckbench.models.glm4v.config import OFFICIAL, Glm4vConfig
+from deckbench.models.glm4v.files import INDEX, SINGLE, weight_files
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 ROTARY = "transformer.rotary_pos_emb.inv_freq"  # stored by the original, recomputed from the config here
 AGAIN = "the file is damaged or incomplete; copy the checkpoint again"
 
@@ -58,28 +56,6 @@ def layout(config: Glm4vConfig, ours: Mapping[str, Tensor]) -> dict[str, Entry]:
         rows = tuple((part, ours[part].shape[0]) for part in parts)
         entries[official] = Entry((sum(count for _, count in rows), *ours[parts[0]].shape[1:]), rows)
     return entries
-
-
-def weight_files(folder: Path) -> dict[str, Path] | Path:
-    """Official tensor name -> shard, or the path of the single file. Raises InputError when weights are missing."""
-    if (folder / SINGLE).is_file():
-        return folder / SINGLE
-    if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX)
-        shards = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise InputError("the key 'weight_map' is missing or not an object of names", folder / INDEX, OFFICIAL)
-        for name in sorted(set(shards.values())):
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise InputError(f"{name!r} is not the name of a safetensors file beside it", folder / INDEX, OFFICIAL)
-            if not (folder / name).is_file():
-                raise InputError(f"the shard is missing ({INDEX} lists it)", folder / name, "copy the checkpoint again")
-        return {tensor: folder / name for tensor, name in shards.items()}
-    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
-    if pickled:
-        mend = "convert the weights to safetensors; a pickle can run any code when it is read"
-        raise InputError("pickled weights are not read", folder / pickled[0], mend)
-    raise InputError(f"the checkpoint has neither {SINGLE} nor {INDEX}", folder, OFFICIAL)
 
 
 def open_weights(path: Path, stack: ExitStack) -> Any:
@@ -137,8 +113,6 @@ def official_state(module: nn.Module, config: Glm4vConfig, dtype: torch.dtype | 
     return dict(sorted(state.items()))
 
 
-def save_weights(
-    module: nn.Module, config: Glm4vConfig, folder: Path, dtype: torch.dtype | None = None
-) -> None:
+def save_weights(module: nn.Module, config: Glm4vConfig, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write `folder`/model.safetensors in the official layout; the same weights give the same bytes."""
     save_file(official_state(module, config, dtype), folder / SINGLE, metadata={"format": "pt"})

@@ -1,0 +1,179 @@
+"""Models by name or folder, adapters on their base and on no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from models_helpers import edit_json
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.models.answer import Question
+from deckbench.models.glm4v.chat import Glm4v
+from deckbench.models.load import Blind, known_models, load_model, model_identity, pick_dtype
+
+QUESTIONS = [Question("What is in slot 3?\nA. white plate\nB. tip rack", "choice", 3)]
+
+
+@pytest.fixture
+def base(small: Glm4v, tmp_path: Path) -> Path:
+    small.save(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def make_adapter(base: Path, out: Path, *, record: object = "its own", seed: int = 0) -> Path:
+    """An adapter folder with random weights, as `train` writes it."""
+    model = load_model(str(base), device="cpu")
+    assert isinstance(model, Glm4v)
+    wrapped = get_peft_model(model.module, LoraConfig(r=4, lora_alpha=8, target_modules=model.lora_targets(True)))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.2, generator=generator)
+    known = {"name": model.name, "hash": model.base_hash} if record == "its own" else record
+    with artifact.writing(out, "adapter", inputs={"base": known}) as draft:
+        wrapped.save_pretrained(draft.path)
+    return out
+
+
+def reseal(adapter: Path) -> None:
+    """Make the manifest fit a changed folder, so that the change itself is what is found."""
+    data = json.loads((adapter / "manifest.json").read_text())
+    data["content"]["files"] = artifact.list_files(adapter)
+    data["content_hash"] = artifact.hash_json(data["content"])
+    (adapter / "manifest.json").write_text(json.dumps(data))
+
+
+def test_an_adapter_changes_the_answers_as_peft_would(base: Path, tmp_path: Path, frames: list[Image.Image]) -> None:
+    adapter = make_adapter(base, tmp_path / "adapter")
+    plain, adapted = load_model(str(base), device="cpu"), load_model(str(base), adapter=adapter, device="cpu")
+    p_plain, p_adapted = (m.answer(frames[0], QUESTIONS)[0].p_a for m in (plain, adapted))
+    assert p_plain != pytest.approx(p_adapted, rel=1e-3)
+    from peft import PeftModel
+
+    unmerged = load_model(str(base), device="cpu")
+    PeftModel.from_pretrained(unmerged.module, str(adapter))
+    assert unmerged.answer(frames[0], QUESTIONS)[0].p_a == pytest.approx(p_adapted, abs=1e-5)
+    again = load_model(str(base), adapter=adapter, device="cpu")
+    assert again.answer(frames[0], QUESTIONS)[0].p_a == p_adapted
+    assert adapted.identity["adapter"] == artifact.read(adapter).content_hash
+    assert adapted.identity["hash"] == plain.identity["hash"] and plain.identity["adapter"] is None
+
+
+def test_an_adapted_model_saves_as_a_plain_checkpoint(base: Path, tmp_path: Path, frames: list[Image.Image]) -> None:
+    adapter = make_adapter(base, tmp_path / "adapter")
+    adapted = load_model(str(base), adapter=adapter, device="cpu")
+    adapted.save(tmp_path / "merged")
+    merged = load_model(str(tmp_path / "merged"), device="cpu")
+    assert merged.answer(frames[0], QUESTIONS)[0].p_a == adapted.answer(frames[0], QUESTIONS)[0].p_a
+    assert sorted(p.name for p in (tmp_path / "merged").iterdir()) == sorted(p.name for p in base.iterdir())
+
+
+BAD = {
+    "another base": (lambda a: None, {"name": "other", "hash": "0" * 64}, "trained on other 000000000000, not on"),
+    "no base": (lambda a: None, None, "does not say which base"),
+    "no folder": (lambda a: a.rename(a.with_name("gone")), "its own", "not found"),
+    "no manifest": (lambda a: (a / "manifest.json").unlink(), "its own", "no manifest.json"),
+    "changed weights": (
+        lambda a: (a / "adapter_model.safetensors").write_bytes(b"x"),
+        "its own",
+        "missing or was changed",
+    ),
+    "no weights": (
+        lambda a: ((a / "adapter_model.safetensors").unlink(), reseal(a)),
+        "its own",
+        "has no adapter_model",
+    ),
+    "pickled": (
+        lambda a: ((a / "adapter_model.safetensors").rename(a / "adapter_model.bin"), reseal(a)),
+        "its own",
+        "pickled adapters are not read",
+    ),
+    "garbage": (
+        lambda a: ((a / "adapter_model.safetensors").write_bytes(b"x" * 99), reseal(a)),
+        "its own",
+        "does not fit the model",
+    ),
+    "no config": (lambda a: ((a / "adapter_config.json").unlink(), reseal(a)), "its own", "has no adapter_config"),
+    "other rank": (
+        lambda a: (edit_json(a / "adapter_config.json", lambda c: c.update(r=2)), reseal(a)),
+        "its own",
+        "does not fit the model",
+    ),
+    "no target": (
+        lambda a: (edit_json(a / "adapter_config.json", lambda c: c.update(target_modules="nothing")), reseal(a)),
+        "its own",
+        "does not fit the model",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_adapter(base: Path, tmp_path: Path, name: str) -> None:
+    damage, record, message = BAD[name]
+    adapter = make_adapter(base, tmp_path / "adapter", record=record)
+    damage(adapter)
+    with pytest.raises(InputError, match=message) as error:
+        load_model(str(base), adapter=adapter, device="cpu")
+    assert error.value.exit_code == 2
+
+
+def test_blind_sees_no_frame(base: Path, frames: list[Image.Image]) -> None:
+    model, blind = load_model(str(base), device="cpu"), load_model(f"blind:{base}", device="cpu")
+    assert isinstance(blind, Blind) and blind.name == "blind:base" and blind.identity["blank"] is True
+    answers = [blind.answer(frame, QUESTIONS)[0] for frame in frames[:2]]
+    assert answers[0].p_a == answers[1].p_a != model.answer(frames[0], QUESTIONS)[0].p_a
+    assert answers[0].tokens_in == model.answer(frames[0], QUESTIONS)[0].tokens_in
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ref": "no-such-model"}, "no such model or folder"),
+        ({"ref": "blind:no-such-model"}, "no such model or folder"),
+        ({"ref": "majority", "adapter": Path("x")}, "a baseline takes no adapter"),
+        ({"ref": "BASE", "dtype": "int4"}, "is not a number type"),
+        ({"ref": "BASE", "device": "toaster"}, "is not a device"),
+    ],
+)
+def test_bad_references(base: Path, arguments: dict[str, object], message: str) -> None:
+    values = {key: str(base) if value == "BASE" else value for key, value in arguments.items()}
+    with pytest.raises(InputError, match=message):
+        load_model(**{"device": "cpu", **values})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(base: Path) -> None:
+    with pytest.raises(InputError, match="no GPU is usable"):
+        load_model(str(base), device="cuda")
+
+
+def test_number_types() -> None:
+    assert pick_dtype("auto", "cpu") is torch.float32 and pick_dtype("auto", "cuda") is None
+    assert pick_dtype("bfloat16", "cpu") is torch.bfloat16
+
+
+def test_bfloat16_weights_are_computed_in_float32_on_the_cpu(small: Glm4v, tmp_path: Path) -> None:
+    small.save(tmp_path / "half", dtype=torch.bfloat16)
+    model = load_model(str(tmp_path / "half"), device="cpu")
+    assert {p.dtype for p in model.module.parameters()} == {torch.float32}
+    assert model.identity["dtype"] == "float32"
+
+
+def test_identity_without_loading_is_the_loaded_one(base: Path) -> None:
+    model = load_model(str(base), device="cpu")
+    assert model_identity(str(base)).items() <= model.identity.items()
+    blind = load_model(f"blind:{base}", device="cpu")
+    assert model_identity(f"blind:{base}").items() <= blind.identity.items()
+    assert "tiny-glm4v" in known_models()
+
+
+def test_a_baseline_is_not_blinded() -> None:
+    with pytest.raises(InputError, match="sees no frame anyway"):
+        load_model("blind:majority")

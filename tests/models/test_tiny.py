@@ -1,0 +1,68 @@
+"""The tiny model's size, start and repeatability."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from deckbench.models.answer import Question
+from deckbench.models.glm4v.chat import Glm4v, load_glm4v
+from deckbench.models.glm4v.tiny import grid_waves, make_tiny
+
+CORPUS = ["What is in slot 3?\nA. white plate\nB. tip rack\nAnswer with A or B only."] * 4
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Glm4v:
+    return make_tiny(CORPUS, seed=0)
+
+
+def test_it_fits_the_package(tiny: Glm4v, tmp_path: Path) -> None:
+    assert sum(p.numel() for p in tiny.module.parameters()) <= 4_000_000
+    tiny.save(tmp_path / "tiny", dtype=torch.bfloat16)
+    assert sum(path.stat().st_size for path in (tmp_path / "tiny").iterdir()) <= 8_000_000
+
+
+def test_same_seed_same_weights(tiny: Glm4v) -> None:
+    again, other = make_tiny(CORPUS, seed=0), make_tiny(CORPUS, seed=1)
+    assert again.base_hash == tiny.base_hash != other.base_hash
+
+
+def test_building_one_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    make_tiny(CORPUS, seed=0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_it_starts_sound(tiny: Glm4v) -> None:
+    """Image tokens as large as words, a loss near that of guessing, and a picture that matters."""
+    frame, other = Image.new("RGB", (64, 64), (200, 30, 30)), Image.new("RGB", (64, 64), (30, 30, 200))
+    batch = tiny.collate([(frame, [("What is in slot 3?", "white plate")])])
+    with torch.no_grad():
+        words = tiny.module.language.model.embed_tokens(batch["input_ids"]).std()
+        image = tiny.module.vision(batch["pixel_values"]).std()
+        loss = tiny.module(**batch).loss
+    assert 0.1 < float(image / words) < 10
+    assert float(loss) < 2 * torch.log(torch.tensor(float(tiny.config.padded_vocab_size)))
+    answers = [tiny.answer(f, [Question("?\nA. a\nB. b", "choice", 1)])[0].p_a for f in (frame, other)]
+    assert answers[0] != answers[1]
+
+
+def test_a_saved_one_is_the_same_model(tiny: Glm4v, tmp_path: Path) -> None:
+    tiny.save(tmp_path / "tiny")
+    loaded = load_glm4v(tmp_path / "tiny")
+    frame, questions = Image.new("RGB", (64, 64), (9, 99, 200)), [Question("What is in slot 3?", "choice", 4)]
+    one, two = tiny.answer(frame, questions)[0], loaded.answer(frame, questions)[0]
+    assert (one.text, one.p_a, one.p_b) == (two.text, two.p_a, two.p_b)
+
+
+def test_positions_are_told_apart() -> None:
+    waves = grid_waves(16, 160)
+    assert waves.shape == (256, 160)
+    assert torch.cdist(waves, waves).fill_diagonal_(9).min() > 0.5
+    assert torch.allclose(waves[:16, :80], waves[:1, :80].expand(16, -1))  # the first row's half says the row
