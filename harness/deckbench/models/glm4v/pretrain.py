@@ -1,0 +1,209 @@
+"""`models pretrain tiny-glm4v`: how the base that ships in the package was made.
+
+Pools of synthetic frames go in, a checkpoint folder in the official GLM-4V layout comes out. The base learns to name labware and
+its state (`deck_talk`); it never meets a question about right or wrong. Two processes of one thread, gradients averaged over
+gloo: on two cores this beats one process of two threads. Same pools, seed, steps and process count give the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.models.glm4v import deck_talk
+from deckbench.progress import say
+from deckbench.resources import tasks_folder
+
+MAX_REPEAT = 60  # characters; longer texts cost more than they teach
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the base but its pools. `frames_per_step` counts all processes together."""
+
+    steps: int = 6000
+    frames_per_step: int = 8
+    boxes: int = 2
+    crops: int = 1
+    lr: float = 1.5e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    nproc: int = 2
+    seed: int = 0
+    save_every: int = 500
+    bf16: bool = True
+
+
+def read_scenes(pools: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """(picture, scene) of every frame of some synthetic pools. Raises InputError where a pool has no scenes.jsonl."""
+    scenes = []
+    for pool in pools:
+        file = pool / "scenes.jsonl"
+        if not file.is_file():
+            raise InputError("no scenes.jsonl: only pools made by `pool synth` can teach a base", pool)
+        for line in file.read_text(encoding="utf-8").splitlines():
+            scene = json.loads(line)
+            scenes.append((pool / f"{scene['frame']}.jpg", scene))
+    return scenes
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to 2% of the peak."""
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def batches(count: int, recipe: Recipe, rank: int, start: int) -> Iterator[tuple[int, list[int]]]:
+    """(step, frame indices of this rank): a pure function of seed, step and rank."""
+    per_rank = recipe.frames_per_step // recipe.nproc
+    per_epoch = count // recipe.frames_per_step
+    for step in range(start, recipe.steps):
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(count)
+        at = place * recipe.frames_per_step + rank * per_rank
+        yield step, [int(i) for i in order[at : at + per_rank]]
+
+
+def work(
+    rank: int, scenes: list[tuple[Path, dict[str, Any]]], texts: list[str], folder: str, recipe: Recipe, port: int
+) -> None:
+    """One process of the pretraining. Rank 0 logs and saves into `folder`. texts: what the base learns to repeat."""
+    import torch
+    import torch.distributed as dist
+
+    from deckbench.models.glm4v.chat import load_glm4v
+
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=recipe.nproc)
+    home = Path(folder)
+    model = load_glm4v(home / "start")
+    module = model.module.train()
+    params = [p for p in module.parameters() if p.requires_grad]
+    decay = [p for p in params if p.ndim >= 2]
+    plain = [p for p in params if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), foreach=True)
+    start = 0
+    state_file = home / "state.pt"
+    if state_file.is_file():
+        state = torch.load(state_file, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = int(state["step"])
+    began, losses = time.monotonic(), []
+    for step, chosen in batches(len(scenes), recipe, rank, start):
+        whole, parts = [], []
+        for index in chosen:
+            path, scene = scenes[index]
+            rng = np.random.default_rng([recipe.seed, step, index])
+            first, *rest = deck_talk.views(Image.open(path).convert("RGB"), scene, rng, recipe.boxes, recipe.crops)
+            said = [deck_talk.repeat(texts[int(rng.integers(len(texts)))])] if texts and rng.random() < 0.3 else []
+            whole.append((first.image, [*first.turns, *said]))
+            parts += [(view.image, view.turns) for view in rest]
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        # two passes, since a whole frame's questions are three times as long as an object's: less padding
+        packed = [model.collate(items) for items in (whole, parts)]
+        tokens = sum(int((batch["labels"] >= 0).sum()) for batch in packed)
+        total = 0.0
+        for batch in packed:
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+                loss = module(**batch, num_items_in_batch=tokens).loss
+            loss.backward()
+            total += float(loss.detach())
+        flat = torch.cat([p.grad.reshape(-1) for p in params if p.grad is not None])
+        dist.all_reduce(flat)
+        flat /= recipe.nproc
+        place = 0
+        for p in params:
+            if p.grad is not None:
+                p.grad.copy_(flat[place : place + p.numel()].view_as(p))
+                place += p.numel()
+        torch.nn.utils.clip_grad_norm_(params, recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(total)
+        if rank == 0 and (step + 1) % 50 == 0:
+            pace = (step + 1 - start) / (time.monotonic() - began)
+            left = (recipe.steps - step - 1) / pace / 60
+            say(f"pretrain: step {step + 1}/{recipe.steps} loss {np.mean(losses[-50:]):.4f}, {left:.0f} min left")
+        if rank == 0 and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps):
+            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save(state, home / "state.tmp")
+            (home / "state.tmp").replace(state_file)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def texts_of(folder: Path) -> list[str]:
+    """Every string value of the task and ontology yaml files: the words the stages will use."""
+    import yaml
+
+    def strings(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            for key in value:
+                yield from strings(value[key])
+        elif isinstance(value, list):
+            for item in value:
+                yield from strings(item)
+
+    files = sorted(p for p in folder.rglob("*.yaml") if p.parent.name != "suites")
+    return [text for file in files for text in strings(yaml.safe_load(file.read_text(encoding="utf-8")))]
+
+
+def corpus_of(scenes: list[tuple[Path, dict[str, Any]]], frames: int = 400) -> list[str]:
+    """What the tokenizer is made from: the tasks' texts, and what the base is asked about some frames."""
+    blank = Image.new("RGB", (704, 396))
+    texts = texts_of(tasks_folder()) * 20
+    for index, (_, scene) in enumerate(scenes[:frames]):
+        for view in deck_talk.views(blank, scene, np.random.default_rng([1, index])):
+            texts += [text for turn in view.turns for text in turn]
+    return texts
+
+
+def pretrain(pools: list[Path], *, out: Path, recipe: Recipe | None = None) -> None:
+    """Teach a fresh tiny-glm4v to name what it sees; writes a checkpoint folder (bfloat16 weights) at `out`.
+
+    A broken run, called again, goes on from its last state in `<out>.partial`.
+    """
+    import torch
+    import torch.multiprocessing as mp
+
+    from deckbench.models.glm4v.chat import load_glm4v
+    from deckbench.models.glm4v.tiny import make_tiny
+
+    recipe = recipe or Recipe()
+    artifact.check_free(out)
+    scenes = read_scenes(pools)
+    home = out.with_name(f"{out.name}.partial")
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "start").is_dir():
+        make_tiny(corpus=corpus_of(scenes), seed=recipe.seed).save(home / "start")
+    port = 20000 + os.getpid() % 20000
+    texts = sorted({text for text in texts_of(tasks_folder()) if len(text) <= MAX_REPEAT and "{" not in text})
+    mp.spawn(work, args=(scenes, texts, str(home), recipe, port), nprocs=recipe.nproc)
+    model = load_glm4v(home / "start")
+    model.module.load_state_dict(torch.load(home / "state.pt", weights_only=True)["module"])
+    model.module.to(torch.bfloat16)
+    inputs = {f"pool{i}": artifact.read(pool, "pool").content_hash for i, pool in enumerate(pools)}
+    with artifact.writing(out, "model", inputs=inputs, params=asdict(recipe), seed=recipe.seed) as draft:
+        model.save(draft.path)
+    shutil.rmtree(home)

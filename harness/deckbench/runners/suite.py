@@ -1,0 +1,382 @@
+"""Run a suite: every step in order, each skipped when its output is already there.
+
+A step's folder name ends in its key: a hash of the step's parameters and of its inputs' content. So a changed suite makes new
+folders beside the old ones, an unchanged one finds everything done, and a broken run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deckbench import __version__, artifact
+from deckbench.progress import say
+from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, load_suite, split_weight
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Made:
+    """One finished step: where it lies and its identity."""
+
+    path: Path
+    content_hash: str
+
+
+@dataclass
+class Run:
+    """What one run of a suite has made so far. Folders lie under `work`."""
+
+    suite: Suite
+    ref: str
+    file: Path
+    work: Path
+    pools: dict[str, Made] = field(default_factory=dict)
+    data: dict[str, Made] = field(default_factory=dict)
+    adapters: dict[tuple[str, str], Made] = field(default_factory=dict)
+    audits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+
+    def step(self, room: str, name: str, key: dict[str, Any], make: Callable[[Path], Any]) -> Made:
+        """The folder of a step, made if it is not there. `key` holds all that decides its content."""
+        path = self.place(room, name, key)
+        if not (path / artifact.MANIFEST).is_file():
+            began = time.monotonic()
+            say(f"{room} {name} ...")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make(path)
+            say(f"{room} {name}: {time.monotonic() - began:.1f} s")
+            self.made.append(f"{room}/{name}")
+        return Made(path, artifact.read(path).content_hash)
+
+    def place(self, room: str, name: str, key: dict[str, Any]) -> Path:
+        """Where a step's output lies."""
+        digest = artifact.hash_json({"room": room, "version": __version__, **key})
+        return self.work / room / f"{name.replace('+', '_').replace(':', '-').replace('/', '-')}-{digest[:8]}"
+
+
+def run_suite(ref: str, *, work: Path | None = None) -> dict[str, Any]:
+    """Run the suite `ref` (a yaml or an embedded name) in `work`; returns {page, records, made, seconds}.
+
+    Raises InputError where the suite or a pool is wrong, OutsideError where the disk fails; run again to go on.
+    """
+    suite, file = load_suite(ref)
+    run = Run(suite, ref, file, (work or Path("work") / suite.name).resolve())
+    began = time.monotonic()
+    for name in suite.pools:
+        run.pools[name] = make_pool(run, name)
+    for name, data in suite.data.items():
+        run.data[name] = make_data(run, name, data)
+        if data.audit and data.split != "test-only":
+            run.audits[name] = make_audit(run, name)
+    for model in suite.models:
+        for curriculum in needed(suite, model.curricula):
+            run.adapters[model.ref, curriculum] = make_adapter(run, model.ref, curriculum, suite.train[curriculum])
+    records = run.work / "records"
+    kept = []
+    for model in suite.models:
+        for curriculum in model.curricula:
+            adapter = run.adapters.get((model.ref, curriculum))
+            timing = make_bench(run, model.ref, curriculum, adapter, suite.bench) if suite.bench else None
+            for test in suite.tests:
+                kept.append(make_record(run, model.ref, curriculum, adapter, test.data, test.condition, timing))
+    for baseline in suite.baselines:
+        for test in suite.tests:
+            kept.append(make_record(run, baseline, None, None, test.data, test.condition, None))
+    page = make_site(run, kept)
+    return {"page": page.as_uri(), "records": str(records), "made": run.made, "seconds": time.monotonic() - began}
+
+
+def needed(suite: Suite, curricula: list[str]) -> list[str]:
+    """The trainings that some curricula stand on, earlier ones first."""
+    wanted = set()
+    for name in curricula:
+        step: str | None = name if name != BASE else None
+        while step is not None:
+            wanted.add(step)
+            step = suite.train[step].init
+    return [name for name in suite.train if name in wanted]
+
+
+def make_pool(run: Run, name: str) -> Made:
+    """Render a pool, or take one from disk."""
+    spec = run.suite.pools[name]
+    if spec.path is not None:
+        from deckbench.pool.read import read_pool
+
+        path = (run.file.parent / spec.path).resolve()
+        return Made(path, read_pool(path).content_hash)
+    synth = spec.synth
+    assert synth is not None
+    from deckbench.pool.synth import synth_pool
+
+    return run.step("pools", name, synth.model_dump(), lambda out: synth_pool(out, **synth.model_dump()))
+
+
+def make_data(run: Run, name: str, spec: DataSpec) -> Made:
+    """Build one dataset."""
+    from deckbench.build import build_dataset
+    from deckbench.task import load_task
+
+    pool = run.pools[spec.pool]
+    beside = {k: (run.file.parent / v if v else None) for k, v in (("ontology", spec.ontology), ("qa", spec.qa))}
+    texts = {k: artifact.hash_file(v) if v and v.is_file() else artifact.hash_folder(v) if v else None for k, v in beside.items()}
+    key = {
+        "spec": spec.model_dump(exclude={"pool", "audit"}),
+        "pool": pool.content_hash,
+        "task": load_task(spec.task).hash,
+        "texts": texts,
+        "seed": run.suite.seed,
+    }
+
+    def make(out: Path) -> None:
+        build_dataset(
+            spec.task,
+            pool=pool.path,
+            out=out,
+            lang=spec.lang,
+            split=spec.split,
+            seed=run.suite.seed,
+            options=spec.options,
+            **beside,
+        )
+
+    return run.step("data", name, key, make)
+
+
+def make_audit(run: Run, name: str) -> dict[str, Any]:
+    """Audit a dataset once; the result is an artifact of its own."""
+    import json
+
+    from deckbench.build.audit import audit
+
+    data = run.data[name]
+
+    def make(out: Path) -> None:
+        result = audit(data.path, seed=run.suite.seed)
+        with artifact.writing(out, "audit", inputs={"dataset": data.content_hash}, seed=run.suite.seed) as draft:
+            (draft.path / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+
+    made = run.step("audits", name, {"data": data.content_hash, "seed": run.suite.seed}, make)
+    result: dict[str, Any] = json.loads((made.path / "audit.json").read_text(encoding="utf-8"))
+    if not result["passed"]:
+        say(f"audit {name}: FAILED; the page will say so ({made.path / 'audit.json'})")
+    return result
+
+
+def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec) -> Made:
+    """Train one curriculum stage, mixing in replayed data where the suite says so."""
+    from deckbench.models.load import model_identity
+    from deckbench.train import train
+
+    init = run.adapters[ref, spec.init] if spec.init else None
+    parts = [(run.data[name], weight) for name, weight in (split_weight(text) for text in spec.data)]
+    data = parts[0][0] if len(parts) == 1 else make_mix(run, curriculum, parts)
+    key = {
+        "model": model_identity(ref),
+        "data": data.content_hash,
+        "init": init.content_hash if init else None,
+        "config": spec.config,
+        "seed": run.suite.seed,
+    }
+
+    def make(out: Path) -> None:
+        train(
+            model=ref,
+            data=data.path,
+            out=out,
+            init=init.path if init else None,
+            overrides=spec.config,
+            resume=out.with_name(f"{out.name}.partial").exists(),
+            seed=run.suite.seed,
+        )
+
+    return run.step("adapters", f"{ref}-{curriculum}", key, make)
+
+
+def make_mix(run: Run, curriculum: str, parts: list[tuple[Made, float]]) -> Made:
+    """The incremental training set of a curriculum."""
+    from deckbench.build.mix import mix
+
+    key = {"parts": [[made.content_hash, weight] for made, weight in parts], "seed": run.suite.seed}
+    sources = [(made.path, weight) for made, weight in parts]
+    return run.step("data", f"mix-{curriculum}", key, lambda out: mix(sources, out=out, seed=run.suite.seed))
+
+
+def make_bench(run: Run, ref: str, curriculum: str, adapter: Made | None, spec: BenchSpec) -> dict[str, Any]:
+    """Latency of one model at one curriculum: dataset name -> measured results."""
+    from deckbench.bench import bench
+    from deckbench.models.load import model_identity
+
+    results = {}
+    for name in spec.data:
+        data = run.data[name]
+        key = {
+            "model": model_identity(ref),
+            "adapter": adapter.content_hash if adapter else None,
+            "data": data.content_hash,
+            "min_seconds": spec.min_seconds,
+        }
+        path = adapter.path if adapter else None
+
+        def make(out: Path, path: Path | None = path, data: Made = data) -> None:
+            bench(model=ref, adapter=path, data=data.path, engine="torch", out=out, min_seconds=spec.min_seconds)
+
+        made = run.step("bench", f"{ref}-{curriculum}-{name}", key, make)
+        results[name] = artifact.read(made.path).observed["results"]
+    return results
+
+
+def make_record(
+    run: Run, ref: str, curriculum: str | None, adapter: Made | None, name: str, condition: str, timing: dict[str, Any]
+) -> Path:
+    """Answers, score and record of one model on one test set; returns the record's folder."""
+    import json
+
+    from deckbench.infer import infer
+    from deckbench.report.record import write_record
+    from deckbench.score import score
+    from deckbench.task import load_task
+
+    data, spec = run.data[name], run.suite.data[name]
+    pool = run.pools[spec.pool]
+    answering = resolve(run, ref, spec.pool)
+    key = {
+        "model": identity_of(ref),
+        "adapter": adapter.content_hash if adapter else None,
+        "data": data.content_hash,
+        "train": run.data[train_part(run.suite, spec.task)].content_hash,
+        "seed": run.suite.seed,
+    }
+    label = f"{ref}-{curriculum or 'baseline'}-{name}"
+    folder = run.place("answers", label, key)
+    predictions, scores = folder / "predictions.csv", folder / "score.json"
+    if not predictions.is_file():
+        say(f"answers {label} ...")
+        began = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        infer(
+            model=answering,
+            adapter=adapter.path if adapter else None,
+            data=data.path,
+            out=predictions,
+            train_data=run.data[train_part(run.suite, spec.task)].path,
+        )
+        say(f"answers {label}: {time.monotonic() - began:.1f} s")
+        run.made.append(f"answers/{label}")
+    if not scores.is_file():
+        score(predictions, data=data.path, out=scores, seed=run.suite.seed)
+    result = json.loads(scores.read_text(encoding="utf-8"))
+    manifest = artifact.read(data.path, "dataset")
+    command = f"deckbench run {run.ref} --only {label}"
+    inputs = [
+        {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": build_command(spec, run.suite)},
+        {"name": "pool", "kind": "pool", "sha256": pool.content_hash, "source": pool_command(run.suite, spec.pool)},
+        {"name": "suite", "kind": "suite", "sha256": artifact.hash_file(run.file), "source": run.ref},
+    ]
+    if adapter:
+        inputs.append({"name": "adapter", "kind": "adapter", "sha256": adapter.content_hash, "source": command})
+    audit = run.audits.get(name)
+    return write_record(
+        run.work / "records",
+        model={
+            "name": ref,
+            "family": family_of(ref),
+            "kind": "baseline" if curriculum is None else "model",
+            "weights": "none" if curriculum is None and not ref.startswith("blind:") else "trained",
+            "identity": flat(identity_of(ref)),
+        },
+        curriculum=curriculum,
+        task=str(manifest.content["params"]["task"]),
+        stage=load_task(spec.task).stage,
+        pool={
+            "name": spec.pool,
+            "hash": pool.content_hash,
+            "synthetic": run.suite.pools[spec.pool].synth is not None,
+            "part": "shifted" if condition == "shifted" else "same distribution",
+            "condition": condition,
+        },
+        dataset=data.content_hash,
+        command=command,
+        seed=run.suite.seed,
+        inputs=inputs,
+        score=result,
+        predictions=predictions,
+        data=data.path,
+        latency=timing.get(name),
+        audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
+    )
+
+
+def resolve(run: Run, ref: str, pool: str) -> str:
+    """`rule:gold` reads the labels of the pool that is asked about."""
+    return f"rule:{run.pools[pool].path}" if ref == "rule:gold" else ref
+
+
+def identity_of(ref: str) -> Any:
+    """Hashes of what answers; a baseline is its name and DeckBench's version."""
+    from deckbench.models.load import model_identity
+
+    return {"baseline": ref} if ref.partition(":")[0] in {"majority", "nearest", "rule"} else model_identity(ref)
+
+
+def family_of(ref: str) -> str:
+    return "baseline" if ref.partition(":")[0] in {"majority", "nearest", "rule", "blind"} else ref.rpartition("-")[2]
+
+
+def flat(value: Any) -> dict[str, str]:
+    """The hashes of an identity by name, nested names joined with dots."""
+    if not isinstance(value, dict):
+        return {"hash": str(value)}
+    found: dict[str, str] = {}
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            found |= {f"{key}.{name}": text for name, text in flat(entry).items()}
+        elif entry is not None:
+            found[str(key)] = str(entry)
+    return found
+
+
+def train_part(suite: Suite, task: str) -> str:
+    """The dataset of this task that has a training part: baselines learn from it."""
+    for name, spec in suite.data.items():
+        if spec.task == task and spec.split != "test-only":
+            return name
+    return next(name for name, spec in suite.data.items() if spec.task == task)
+
+
+def pool_command(suite: Suite, name: str) -> str:
+    """How the pool is made, or where it lies."""
+    spec = suite.pools[name]
+    if spec.synth is None:
+        return str(spec.path)
+    synth = spec.synth
+    size = f"{synth.size[0]}x{synth.size[1]}"
+    tail = " --shifted" if synth.shifted else ""
+    return f"deckbench pool synth pools/{name} --frames {synth.frames} --size {size} --seed {synth.seed}{tail}"
+
+
+def build_command(spec: DataSpec, suite: Suite) -> str:
+    """How the dataset is built."""
+    words = [f"deckbench build {spec.task} --pool pools/{spec.pool} --out data --split {spec.split} --seed {suite.seed}"]
+    words += [f"--{name} {value}" for name, value in (("ontology", spec.ontology), ("qa", spec.qa)) if value]
+    words += [f"--set {key}={value}" for key, value in spec.options.items()]
+    return " ".join(words) + (f" --lang {spec.lang}" if spec.lang != "en" else "")
+
+
+def make_site(run: Run, records: list[Path]) -> Path:
+    """The leaderboard of this run's records, freshly rendered."""
+    from deckbench.report import report
+
+    current = run.work / "current"
+    shutil.rmtree(current, ignore_errors=True)
+    current.mkdir(parents=True)
+    for record in records:
+        shutil.copytree(record, current / record.name)
+    report(current, out=run.work / "site")
+    return run.work / "site" / "index.html"
