@@ -33,7 +33,7 @@ MAX_REPEAT = 60  # characters; longer texts cost more than they teach
 class Recipe:
     """Everything that decides the base but its pools. `frames_per_step` counts all processes together."""
 
-    steps: int = 6000
+    steps: int = 4000
     frames_per_step: int = 8
     boxes: int = 2
     crops: int = 1

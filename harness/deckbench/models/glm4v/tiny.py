@@ -29,11 +29,11 @@ def tiny_config(text_tokens: int = VOCABULARY, **sizes: Any) -> dict[str, Any]:
         "in_channels": 3,
         "num_hidden_layers": 3,
         "hidden_size": 160,
-        "patch_size": 16,
+        "patch_size": 20,
         "num_heads": 4,
         "intermediate_size": 640,
         "layer_norm_eps": 1e-06,
-        "image_size": 256,
+        "image_size": 320,
         # The published model divides by 8 because its projector ends large; a fresh one starts at the right size.
         "scaling_factor": 1,
         **sizes.pop("vision_config", {}),
@@ -131,7 +131,7 @@ def make_tiny(corpus: Iterable[str], seed: int = 0, *, vocabulary: int = VOCABUL
 
     sizes: overrides for `tiny_config`. Float32 on the CPU.
     """
-    image_size = int(sizes.get("vision_config", {}).get("image_size", 256))
+    image_size = int(sizes.get("vision_config", {}).get("image_size", 320))
     files = vocabulary_files(corpus, vocabulary, image_size)
     ranks = tokenizer.parse_ranks(files[tokenizer.MODEL], tokenizer.MODEL)
     special = tokenizer.parse_special(json.loads(files[tokenizer.CONFIG]), tokenizer.CONFIG, ranks)
