@@ -277,8 +277,10 @@ class Options(Strict):
     max_boxes_per_frame: most crops or drawn boxes from one frame. questions_per_picture: verdict questions asked about
     one drawn box (the phrasings take turns). kind_share: part of the drawn boxes also asked "which of these is it".
     box_style: `plain` draws every box alike; `source-lab` draws anomalies red and others green (it leaks the answer).
-    box_margin: least and most random margin around the label's box, as part of its size, plus 2 to 6 pixels.
-    box_width: line width in pixels of a frame 640 pixels wide. rotate_degrees, speckle: random rotation (up to so many
+    box_margin: least and most random margin around the label's box, as part of its size, plus 3 to 11
+    pixels of a frame 704 wide.
+    box_width: line width in
+    pixels of a frame 704 wide. rotate_degrees, speckle: random rotation (up to so many
     degrees) and multiplicative noise (standard deviation) of training crops. scene_counts: numbers in descriptions.
     presence: when presence and place are asked (`auto`: for an ontology that judges nothing).
     """
@@ -293,8 +295,8 @@ class Options(Strict):
     questions_per_picture: int = Field(default=2, ge=1)
     kind_share: float = Field(default=0.3, ge=0, le=1)
     box_style: Literal["plain", "source-lab"] = "plain"
-    box_margin: tuple[float, float] = (0.1, 0.4)
-    box_width: float = Field(default=2.0, gt=0, le=32)
+    box_margin: tuple[float, float] = (0.0, 0.35)
+    box_width: float = Field(default=3.0, gt=0, le=32)
     rotate_degrees: float = Field(default=0.0, ge=0, le=45)
     speckle: float = Field(default=0.0, ge=0, le=1)
     scene_counts: bool = False

@@ -1,0 +1,253 @@
+"""`build`: a task and a pool become a dataset folder."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deckbench import artifact
+from deckbench.build import boxes, crops, scenes
+from deckbench.build.pictures import (
+    ANOMALY_COLOUR,
+    NORMAL_COLOUR,
+    PLAIN_COLOUR,
+    Job,
+    Picture,
+    copy_suffix,
+    crop_rect,
+    drawn_rect,
+    line_width,
+    make_all,
+)
+from deckbench.build.plan import Context, Unit, View, trim
+from deckbench.build.rows import COLUMNS, SPLITS, Row, Writer, languages, shuffled, write_tables
+from deckbench.errors import InputError
+from deckbench.pool.frame import Pool
+from deckbench.progress import say, track
+from deckbench.task import Task, load_task, map_classes
+
+PLANNERS: dict[str, Callable[[Context, str], list[Unit]]] = {
+    "crop": crops.plan,
+    "box": boxes.plan,
+    "frame": scenes.plan,
+}
+LEFT_OUT = "left_out.csv"
+
+
+def build_dataset(
+    task: str,
+    *,
+    pool: Path,
+    out: Path,
+    ontology: Path | str | None = None,
+    qa: Path | None = None,
+    lang: str = "en",
+    split: str = "group",
+    seed: int = 0,
+    workers: int | None = None,
+    skip_bad: bool = False,
+    options: Mapping[str, Any] | None = None,
+    max_train: int | None = None,
+    max_val: int | None = None,
+    max_test: int | None = None,
+) -> artifact.Manifest:
+    """Make a dataset (DESIGN: files) from a task and a pool.
+
+    task: `name@version` or a task folder. ontology, qa: a lab's own. lang: en, zh or both. split: group, pool,
+    blocks=K,gap=G or test-only. options: task options (deckbench.task.Options); max_train, max_val, max_test: most
+    samples of a part in one language. The content depends on pool, task, options, split and seed, never on `workers`.
+    Raises InputError (nothing is written) and OutsideError.
+    """
+    from deckbench.pool.read import read_pool
+    from deckbench.pool.split import split_groups
+
+    started = time.monotonic()
+    if not languages(lang):
+        raise InputError(f"the language {lang!r} is not known", "--lang", "one of en, zh, both")
+    if workers is not None and workers < 1:
+        raise InputError(f"{workers} workers cannot work", "--workers", "give a number from 1")
+    limits = {"max_train": max_train, "max_val": max_val, "max_test": max_test}
+    chosen = {**dict(options or {}), **{key: value for key, value in limits.items() if value is not None}}
+    definition = load_task(task, ontology=ontology, qa=qa, options=chosen)
+    artifact.check_free(Path(out))
+    frames = read_pool(Path(pool), skip_bad=skip_bad)
+    used = [box.cls for frame in frames.frames for box in frame.boxes]
+    classes = map_classes(frames.names, used, definition.ontology, pool)
+    parts = split_groups(frames, split, seed)
+    ctx = _context(definition, frames, classes, parts, seed)
+    planned = {part: _plan(ctx, part) for part in SPLITS}
+    if not any(planned.values()):
+        _refuse_empty(ctx, definition, pool)
+
+    inputs = {"pool": frames.content_hash, "task": definition.content_hash}
+    params = {
+        "task": definition.ref,
+        "stage": definition.stage,
+        "lang": lang,
+        "split": split,
+        "synthetic": frames.synthetic,
+        "ontology": definition.ontology.name,
+        "options": definition.options.model_dump(mode="json"),
+    }
+    with artifact.writing(Path(out), "dataset", inputs=inputs, params=params, seed=seed) as draft:
+        images = draft.path / "images"
+        images.mkdir()
+        writer = Writer(ctx, lang)
+        rows: list[Row] = []
+        jobs: list[Job] = []
+        for part, units in planned.items():
+            pictures = _pictures(ctx, units, part)
+            rows += writer.rows(units, part, pictures)
+            jobs += _jobs(ctx, pictures)
+        rows = shuffled(rows, seed)
+        _check_ids(rows)
+        total = sum(len(job[1]) for job in jobs)
+        many = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
+        for _ in track(_each(make_all(jobs, images, many)), f"{definition.ref}: pictures", total):
+            pass
+        write_tables(draft.path, rows)
+        _write_left_out(draft.path / LEFT_OUT, ctx, frames)
+        draft.params["counts"] = _counts(rows)
+        draft.params["left_out"] = {"samples": sum(ctx.left.counts.values()), "frames": len(frames.left_out)}
+        draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "workers": many, "pictures": total}
+    _tell(definition, rows, ctx)
+    return artifact.read(Path(out), "dataset")
+
+
+def _context(task: Task, pool: Pool, classes: Mapping[int, str], parts: Mapping[str, str], seed: int) -> Context:
+    ctx = Context(
+        task=task,
+        frames=pool.frames,
+        classes=[[classes[box.cls] for box in frame.boxes] for frame in pool.frames],
+        split=[parts.get(frame.id) for frame in pool.frames],
+        groups=[frame.group or "" for frame in pool.frames],
+        synthetic=pool.synthetic,
+        seed=seed,
+    )
+    for frame, part in zip(ctx.frames, ctx.split, strict=True):
+        if part is None:
+            ctx.left.add("in no part of the split", "", "frame", frame.id)
+    return ctx
+
+
+def _plan(ctx: Context, split: str) -> list[Unit]:
+    units = PLANNERS[ctx.task.spec.picture](ctx, split)
+    return trim(units, split, ctx.task.options.most(split), ctx.left)
+
+
+def _refuse_empty(ctx: Context, task: Task, pool: Path) -> None:
+    reasons = [f"{row[2] or row[1]}: {row[0]} ({row[3]})" for row in ctx.left.rows()]
+    what = f"the pool gives no sample for {task.ref}"
+    if reasons:
+        what += " (" + "; ".join(reasons[:4]) + (f"; and {len(reasons) - 4} more" if len(reasons) > 4 else "") + ")"
+    raise InputError(what, pool, "give a pool with labels of both answers, or another task or ontology")
+
+
+def slug(frame_id: str) -> str:
+    """A flat, safe and unique file stem for a frame: what is readable of its name, and a hash of all of it."""
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", frame_id.rpartition("/")[2]).strip("-")[:32]
+    digest = hashlib.sha256(frame_id.encode()).hexdigest()[:10]
+    return f"{readable}-{digest}" if readable else digest
+
+
+def _pictures(ctx: Context, units: list[Unit], split: str) -> dict[View, Picture]:
+    """View -> picture, in the order in which the views are first asked about."""
+    options = ctx.task.options
+    found: dict[View, Picture] = {}
+    stage = ctx.task.stage.lower()
+    for unit in units:
+        for asked in unit:
+            view = asked.view
+            if view in found:
+                continue
+            frame = ctx.frames[view.frame]
+            stem = f"{stage}-{slug(frame.id)}" + (f"-{_short(view.key)}" if view.key else "")
+            rng = ctx.rng("picture", frame.id, view.key)
+            if view.box is None:
+                suffix = copy_suffix(frame.path) or ".jpg"
+                found[view] = Picture(f"{stem}{suffix}", frame.width, frame.height)
+            elif ctx.task.spec.picture == "crop":
+                # A decoy is cropped as its twin is.
+                cls = view.cls or (unit[0].view.cls if unit[0].view.cls else None)
+                spec = ctx.ontology.classes[str(cls)].crop
+                rect = crop_rect(view.box, frame.width, frame.height, spec.margin, spec.min_size, rng)
+                training = split == "train"
+                found[view] = Picture(
+                    f"{stem}.jpg",
+                    rect[2] - rect[0],
+                    rect[3] - rect[1],
+                    crop=rect,
+                    turn=rng.uniform(-1, 1) * options.rotate_degrees if training else 0.0,
+                    speckle=rng.uniform(0, 1) * options.speckle if training else 0.0,
+                    seed=rng.getrandbits(32),
+                )
+            else:
+                colour = PLAIN_COLOUR
+                if options.box_style == "source-lab":
+                    colour = ANOMALY_COLOUR if asked.anomaly else NORMAL_COLOUR
+                found[view] = Picture(
+                    f"{stem}.jpg",
+                    frame.width,
+                    frame.height,
+                    box=drawn_rect(view.box, frame.width, frame.height, options.box_margin, rng),
+                    colour=colour,
+                    line=line_width(frame.width, options.box_width),
+                )
+    return found
+
+
+def _short(key: str) -> str:
+    """A view's key as part of a file name."""
+    return key if re.fullmatch(r"[a-z][0-9]+", key) else "d" + hashlib.sha256(key.encode()).hexdigest()[:6]
+
+
+def _jobs(ctx: Context, pictures: Mapping[View, Picture]) -> list[Job]:
+    by_frame: dict[int, list[Picture]] = {}
+    for view, picture in pictures.items():
+        by_frame.setdefault(view.frame, []).append(picture)
+    return [(str(ctx.frames[index].path), tuple(by_frame[index])) for index in sorted(by_frame)]
+
+
+def _each(made: Any) -> Any:
+    for count in made:
+        yield from range(count)
+
+
+def _check_ids(rows: list[Row]) -> None:
+    again = [key for key, count in Counter(row[0] for row in rows).items() if count > 1]
+    assert not again, f"sample ids occur twice: {again[:3]}"
+
+
+def _counts(rows: list[Row]) -> dict[str, dict[str, int]]:
+    """Split -> question type -> samples."""
+    split, about = COLUMNS.index("split"), COLUMNS.index("question_type")
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        counts = found.setdefault(row[split], {})
+        counts[row[about]] = counts.get(row[about], 0) + 1
+    return {part: dict(sorted(found[part].items())) for part in sorted(found)}
+
+
+def _write_left_out(path: Path, ctx: Context, pool: Pool) -> None:
+    """What could not be given: samples by reason with counts and examples, and the pool's frames that were skipped."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("reason", "split", "what", "count", "examples"))
+        writer.writerows(ctx.left.rows())
+        for problem in pool.left_out:
+            writer.writerow((f"{problem.kind}: {problem.text}", "", "pool", "1", problem.frame or problem.where))
+
+
+def _tell(task: Task, rows: list[Row], ctx: Context) -> None:
+    place = COLUMNS.index("split")
+    counts = Counter(row[place] for row in rows)
+    parts = ", ".join(f"{counts[part]} {part}" for part in SPLITS if counts[part])
+    left = sum(ctx.left.counts.values())
+    say(f"{task.ref}: {parts}" + (f"; left out {left} (see {LEFT_OUT})" if left else ""))

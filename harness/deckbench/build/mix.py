@@ -1,0 +1,121 @@
+"""`mix`: several datasets become one, as when S2 is trained with S1 replayed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from deckbench import artifact
+from deckbench.build.rows import COLUMNS, SPLITS, Row, shuffled, write_tables
+from deckbench.dataset import csv_records
+from deckbench.errors import InputError
+
+IMAGE, SPLIT, GROUP, FRAME, ID, PAIR = (
+    COLUMNS.index(name) for name in ("image", "split", "group", "frame", "id", "pair_id")
+)
+
+
+def mix(parts: Sequence[tuple[Path, float]], *, out: Path, seed: int = 0) -> artifact.Manifest:
+    """Put datasets together. parts: (dataset, weight).
+
+    weight: the share of the part's training pictures that is kept (all questions of a picture stay together), drawn
+    by seed; above 1 is refused, for a sample seen twice is a matter of training. val and test are kept whole.
+    A group that stands in train of one part and in val or test of another would leak: it is refused.
+    Raises InputError.
+    """
+    if not parts:
+        raise InputError("there is nothing to mix", None, "give at least one DATASET[:WEIGHT]")
+    manifests = []
+    tables: list[list[Row]] = []
+    for path, weight in parts:
+        if not (math.isfinite(weight) and 0 < weight <= 1):
+            raise InputError(f"the weight {weight:g} is not above 0 and at most 1", path, "write DATASET:0.3")
+        manifests.append(artifact.read(Path(path), "dataset"))
+        tables.append(_read(Path(path)))
+    _refuse_leaks(parts, tables)
+
+    inputs = {f"part{number}": manifest.content_hash for number, manifest in enumerate(manifests)}
+    params = {
+        "mix": [
+            {"task": manifest.content["params"].get("task"), "weight": weight}
+            for manifest, (_, weight) in zip(manifests, parts, strict=True)
+        ],
+        "synthetic": all(bool(manifest.content["params"].get("synthetic")) for manifest in manifests),
+    }
+    with artifact.writing(Path(out), "dataset", inputs=inputs, params=params, seed=seed) as draft:
+        (draft.path / "images").mkdir()
+        rows: list[Row] = []
+        ids: set[str] = set()
+        names: dict[str, tuple[int, str]] = {}
+        for number, ((path, weight), table) in enumerate(zip(parts, tables, strict=True)):
+            kept = _drawn(table, weight, seed, number)
+            rename = f"p{number}-" if any(row[ID] in ids for row in kept) else ""
+            for row in kept:
+                cells = list(row)
+                cells[ID], cells[PAIR] = rename + row[ID], rename + row[PAIR]
+                cells[IMAGE] = _place(Path(path), row[IMAGE], number, names, draft.path)
+                rows.append(tuple(cells))
+                ids.add(cells[ID])
+        rows = shuffled(rows, seed)
+        write_tables(draft.path, rows)
+        counts: dict[str, int] = {}
+        for row in rows:
+            counts[row[SPLIT]] = counts.get(row[SPLIT], 0) + 1
+        draft.params["counts"] = dict(sorted(counts.items()))
+    return artifact.read(Path(out), "dataset")
+
+
+def _read(path: Path) -> list[Row]:
+    table = path / "samples.csv"
+    rows = []
+    for number, record in csv_records(table, required=COLUMNS):
+        if record["split"] not in SPLITS:
+            raise InputError(f"the split {record['split']!r} is not known", f"{table}:{number}", "build it again")
+        rows.append(tuple(record[name] for name in COLUMNS))
+    return rows
+
+
+def _refuse_leaks(parts: Sequence[tuple[Path, float]], tables: Sequence[list[Row]]) -> None:
+    """Frames without a group stand for themselves."""
+    trained: dict[tuple[str, str], Path] = {}
+    for (path, _), table in zip(parts, tables, strict=True):
+        for row in table:
+            if row[SPLIT] == "train":
+                trained.setdefault(_unit(row), path)
+    for (path, _), table in zip(parts, tables, strict=True):
+        for row in table:
+            if row[SPLIT] != "train" and _unit(row) in trained:
+                kind, name = _unit(row)
+                what = f"the {kind} {name!r} is in {row[SPLIT]} here and in train of {trained[kind, name]}"
+                raise InputError(what, path, "build all parts from one pool with the same --split and --seed")
+
+
+def _unit(row: Row) -> tuple[str, str]:
+    return ("group", row[GROUP]) if row[GROUP] else ("frame", row[FRAME])
+
+
+def _drawn(table: list[Row], weight: float, seed: int, number: int) -> list[Row]:
+    """All val and test rows, and the training rows of the drawn pictures."""
+    if weight == 1:
+        return table
+
+    def luck(image: str) -> bytes:
+        return hashlib.sha256(f"{seed}|{number}|{image}".encode()).digest()
+
+    images = sorted({row[IMAGE] for row in table if row[SPLIT] == "train"}, key=luck)
+    kept = set(images[: max(1, round(weight * len(images)))])
+    return [row for row in table if row[SPLIT] != "train" or row[IMAGE] in kept]
+
+
+def _place(source: Path, image: str, number: int, names: dict[str, tuple[int, str]], folder: Path) -> str:
+    """Copy a picture in, once; a name that another part already has gets a prefix."""
+    name = image.removeprefix("images/")
+    if names.get(name, (number, image)) != (number, image):
+        name = f"p{number}-{name}"
+    if name not in names:
+        names[name] = (number, image)
+        shutil.copyfile(artifact.inside(source, image, source / "samples.csv"), folder / "images" / name)
+    return f"images/{name}"

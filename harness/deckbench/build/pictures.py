@@ -1,0 +1,189 @@
+"""Making the pictures: where crops and boxes lie (pure geometry), and drawing them on all cores.
+
+Each frame is decoded once for all its pictures; frames that are kept whole are copied byte by byte.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from deckbench.errors import InputError, OutsideError
+from deckbench.pool.picture import EXIF_ORIENTATION, open_picture
+
+JPEG_QUALITY = 92
+CHUNK = 24  # frames a worker takes at a time
+BASE_WIDTH = 704  # line widths and pixel margins are meant for a frame this wide
+PLAIN_COLOUR = (255, 40, 40)  # the colour of boxes in tiny-glm4v's pretraining too
+NORMAL_COLOUR = (40, 200, 40)  # source-lab style
+ANOMALY_COLOUR = (255, 40, 40)
+COPIED = frozenset({".jpg", ".jpeg", ".png"})  # formats any reader of a dataset opens
+
+Rect = tuple[int, int, int, int]
+Box4 = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture to make. name: file name in images/. rect: the crop, or the box to draw (pixels; x1, y1 outside the
+    crop, on the line of a box); None copies the frame. width, height: of the result."""
+
+    name: str
+    width: int
+    height: int
+    crop: Rect | None = None
+    box: Rect | None = None
+    colour: tuple[int, int, int] = PLAIN_COLOUR
+    line: int = 3
+    turn: float = 0.0
+    speckle: float = 0.0
+    seed: int = 0
+
+
+Job = tuple[str, tuple[Picture, ...]]  # path of the frame, what is made from it
+
+
+def crop_rect(box: Box4, width: int, height: int, margin: float, least: int, rng: random.Random) -> Rect:
+    """The crop around a box: margin varied by a third, at least `least` pixels a side, inside the frame.
+
+    box: fractions of a frame of width x height pixels.
+    """
+    spans = []
+    for low, high, size in ((box[0] * width, box[2] * width, width), (box[1] * height, box[3] * height, height)):
+        length = (high - low) * (1 + 2 * margin * rng.uniform(2 / 3, 4 / 3))
+        whole = min(size, max(least, round(length)))
+        start = round((low + high) / 2 - whole / 2)
+        start = max(0, min(size - whole, start))
+        spans.append((start, start + whole))
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+
+def drawn_rect(box: Box4, width: int, height: int, margin: tuple[float, float], rng: random.Random) -> Rect:
+    """The box as drawn: each side moved out by a random margin, so that its shape tells little; inside the frame."""
+    scale = width / BASE_WIDTH
+    x0, y0, x1, y1 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    out = [rng.uniform(*margin) * side + rng.uniform(3, 11) * scale for side in (x1 - x0, y1 - y0, x1 - x0, y1 - y0)]
+    return (
+        max(0, math.floor(x0 - out[0])),
+        max(0, math.floor(y0 - out[1])),
+        min(width - 1, math.ceil(x1 + out[2])),
+        min(height - 1, math.ceil(y1 + out[3])),
+    )
+
+
+def line_width(width: int, wanted: float) -> int:
+    """Line width in pixels for a frame of this width."""
+    return max(1, round(wanted * width / BASE_WIDTH))
+
+
+def copy_suffix(path: Path) -> str | None:
+    """The suffix a whole frame keeps when it is copied as it is; None when it must be encoded again."""
+    suffix = path.suffix.lower()
+    if suffix not in COPIED:
+        return None
+    with Image.open(path) as image:
+        plain = image.format in {"JPEG", "PNG"} and image.mode in {"RGB", "L"}
+        if not plain or image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+            return None
+    return ".jpg" if suffix == ".jpeg" else suffix
+
+
+def make(job: Job, folder: str) -> None:
+    """Make the pictures of one frame. Raises InputError when the frame cannot be read."""
+    path, pictures = job
+    images = Path(folder)
+    frame: Image.Image | None = None
+    for picture in pictures:
+        target = images / picture.name
+        if picture.crop is None and picture.box is None and (suffix := copy_suffix(Path(path))) is not None:
+            assert target.suffix == suffix
+            shutil.copyfile(path, target)
+            continue
+        if frame is None:
+            frame = open_picture(Path(path))
+        drawn = _crop(frame, picture) if picture.crop is not None else _boxed(frame, picture)
+        drawn.save(target, "JPEG", quality=JPEG_QUALITY)
+
+
+def _boxed(frame: Image.Image, picture: Picture) -> Image.Image:
+    if picture.box is None:
+        return frame
+    drawn = frame.copy()
+    ImageDraw.Draw(drawn).rectangle(picture.box, outline=picture.colour, width=picture.line)
+    return drawn
+
+
+def _crop(frame: Image.Image, picture: Picture) -> Image.Image:
+    assert picture.crop is not None
+    x0, y0, x1, y1 = picture.crop
+    if picture.turn:
+        # Turn about the crop's centre with surroundings at hand, so that corners are not black.
+        reach = math.ceil(math.hypot(x1 - x0, y1 - y0) / 2) + 2
+        cx, cy = (x0 + x1) // 2, (y0 + y1) // 2
+        # Mirrored at the frame's border by shifting the window inside: labels near the border keep their content.
+        wide = frame.crop((cx - reach, cy - reach, cx + reach, cy + reach))
+        wide = wide.rotate(picture.turn, Image.Resampling.BICUBIC, fillcolor=(127, 127, 127))
+        piece = wide.crop((x0 - cx + reach, y0 - cy + reach, x1 - cx + reach, y1 - cy + reach))
+    else:
+        piece = frame.crop(picture.crop)
+    if picture.speckle:
+        import numpy as np
+
+        noise = np.random.default_rng(picture.seed).normal(1.0, picture.speckle, (piece.height, piece.width, 1))
+        piece = Image.fromarray(np.clip(np.asarray(piece) * noise, 0, 255).astype(np.uint8))
+    return piece
+
+
+def _make_chunk(jobs: Sequence[Job], folder: str) -> tuple[int, InputError | None]:
+    """(pictures made, what stopped it): exceptions of our family lose their parts when pickled."""
+    made = 0
+    for job in jobs:
+        try:
+            make(job, folder)
+        except InputError as error:
+            return made, InputError(error.what, error.where, error.mend)
+        made += len(job[1])
+    return made, None
+
+
+def _lone(made: tuple[int, InputError | None]) -> int:
+    if made[1] is not None:
+        raise made[1]
+    return made[0]
+
+
+def make_all(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[int]:
+    """Make all pictures; yields how many each finished chunk made. A bounded number of chunks is under way.
+
+    Raises InputError when a frame cannot be read, OutsideError when a worker dies.
+    """
+    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+    if workers <= 1 or len(chunks) <= 1:
+        for chunk in chunks:
+            yield _lone(_make_chunk(chunk, str(folder)))
+        return
+    waiting: deque[Future[tuple[int, InputError | None]]] = deque()
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(_make_chunk, chunk, str(folder)))
+                if len(waiting) >= 4 * workers:
+                    yield _lone(waiting.popleft().result())
+            while waiting:
+                yield _lone(waiting.popleft().result())
+        except BrokenProcessPool as error:
+            raise OutsideError(
+                "a worker process died (out of memory?)", None, "run again with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
