@@ -1,1 +1,166 @@
+"""How long one answer takes, stage by stage, and how much memory: one query after the other, on this machine as it is.
 
+The scheme is MLPerf's SingleStream (the next query is sent when the last one is answered; warm-up; a minimum duration;
+a percentile only where there are enough queries for it). Our numbers are not MLPerf results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from deckbench import artifact, hardware
+from deckbench.artifact import Manifest
+from deckbench.dataset import Sample, read_samples
+from deckbench.errors import InputError
+from deckbench.progress import say
+
+ENGINES = ("torch",)
+WEIGHTS = ("checkpoint", "random")
+# The watch case stops at the letter: one token. A description runs to its own end.
+MAX_NEW_TOKENS = {"choice": 1, "scene": 128}
+
+
+def bench(
+    *,
+    model: str,
+    adapter: Path | None = None,
+    data: Path,
+    engine: str = "torch",
+    out: Path,
+    seed: int = 0,
+    min_seconds: float = 10.0,
+    max_queries: int = 5000,
+    warmup: int = 3,
+    weights: str = "checkpoint",
+    threads: int | None = None,
+) -> Manifest:
+    """Ask test samples one by one and time them; choice (one token) and scene are measured apart.
+
+    min_seconds: of each kind, after `warmup` queries that are not counted; at most max_queries. weights: `random` fills
+    the network with seeded noise: same work, meaningless answers, never ranked. threads: of torch; default: its own.
+    The artifact's content is what was asked of which model; the measured values are in `observed["results"]`, laid
+    out as `measure.Results` says. Raises InputError.
+    """
+    from deckbench.bench.measure import measure
+
+    if engine not in ENGINES:
+        raise InputError(f"the engine {engine!r} is not here", "--engine", f"one of: {', '.join(ENGINES)}")
+    if weights not in WEIGHTS:
+        raise InputError(f"the weights {weights!r} are not known", "--weights", f"one of: {', '.join(WEIGHTS)}")
+    for name, value, least in (
+        ("max_queries", max_queries, 1),
+        ("warmup", warmup, 0),
+        ("threads", 1 if threads is None else threads, 1),
+    ):
+        if value < least:
+            raise InputError(f"{name} is {value}", name, f"give a number from {least}")
+    if not 0 < min_seconds < float("inf"):
+        raise InputError(f"min_seconds is {min_seconds}", "min_seconds", "give a number of seconds above 0")
+    artifact.check_free(Path(out))
+    queries = choose(read_samples(Path(data), "test"), seed)
+    if not queries:
+        raise InputError("the test part has no choice and no scene question", data, "give a dataset that has")
+    params = {
+        "engine": engine,
+        "weights": weights,
+        "min_seconds": min_seconds,
+        "max_queries": max_queries,
+        "warmup": warmup,
+        "threads": threads,
+        "max_new_tokens": MAX_NEW_TOKENS,
+    }
+    asked = {kind: [sample.id for sample in samples] for kind, samples in queries.items()}
+    with torch_threads(threads):
+        state = hardware.state()
+        loaded = load(model, adapter, weights, seed)
+        inputs = {"model": loaded.model.identity, "data": data_hash(Path(data))}
+        with artifact.writing(Path(out), "bench", inputs=inputs, params=params, seed=seed) as draft:
+            (draft.path / "queries.json").write_bytes(artifact.canonical(asked))
+            results = measure(
+                loaded,
+                queries,
+                limits=MAX_NEW_TOKENS,
+                min_seconds=min_seconds,
+                max_queries=max_queries,
+                warmup=warmup,
+            )
+            draft.observed["results"] = {
+                "engine": engine,
+                "weights": weights,
+                **results,
+                "hardware": hardware.describe(device=loaded.device),
+                "state": {"start": state, "end": hardware.state()},
+                "packages": hardware.packages(),
+            }
+    for kind, found in results["kinds"].items():
+        say(f"bench {kind}: p50 {found['latency']['p50'] or 0:.4f} s over {found['latency']['n']} queries")
+    return artifact.read(Path(out), "bench")
+
+
+def choose(samples: Sequence[Sample], seed: int) -> dict[str, list[Sample]]:
+    """The queries of each kind in the order they are asked: shuffled by seed, every picture once before any twice."""
+    chosen = {}
+    for kind in MAX_NEW_TOKENS:
+        of_kind = sorted((sample for sample in samples if sample.kind == kind), key=lambda sample: sample.id)
+        random.Random(seed).shuffle(of_kind)
+        times: Counter[Path] = Counter()
+        rounds: list[tuple[int, Sample]] = []
+        for sample in of_kind:
+            rounds.append((times[sample.image], sample))
+            times[sample.image] += 1
+        if rounds:
+            chosen[kind] = [sample for _, sample in sorted(rounds, key=lambda pair: pair[0])]
+    return chosen
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads, and as before afterwards; None leaves it alone."""
+    if threads is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def data_hash(data: Path) -> str:
+    """Content hash of a dataset folder, with a manifest or without."""
+    if (data / artifact.MANIFEST).is_file():
+        return artifact.read(data, "dataset").content_hash
+    return artifact.hash_folder(data)
+
+
+def load(model: str, adapter: Path | None, weights: str, seed: int) -> Any:
+    """The loaded model with what loading cost. Raises InputError for a baseline, which has no stages to time."""
+    from deckbench.bench.measure import load_timed
+
+    loaded = load_timed(model, adapter)
+    if not hasattr(loaded.model, "answer"):
+        raise InputError(f"{model} is a baseline; it has no stages to time", "--model", "bench a model")
+    if weights == "random":
+        randomise(loaded.model, seed)
+    return loaded
+
+
+def randomise(model: Any, seed: int) -> None:
+    """Fill a model's network with small seeded noise. Raises InputError when it has no network of its own."""
+    import torch
+
+    module = getattr(model, "module", None)
+    if module is None:
+        raise InputError("this model has no weights here to replace", "--weights", "leave --weights away")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)

@@ -1,0 +1,188 @@
+"""The stopwatch around a model that sleeps for known times."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from deckbench import artifact
+from deckbench.bench import bench, choose
+from deckbench.bench.measure import Loaded, measure
+from deckbench.dataset import read_samples
+from deckbench.errors import InputError
+from deckbench.models.answer import Answer, Question
+
+SLEEP = {"vision": 0.004, "prefill": 0.002, "decode": 0.006}
+
+
+class Sleeper:
+    """A model with known stage times; the first question ever takes longer."""
+
+    name = "sleeper"
+    family = "test"
+    identity: dict[str, Any] = {"name": "sleeper", "weights": "0" * 64}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+
+    def answer(self, image: Image.Image, questions: Sequence[Question], blank: bool = False) -> list[Answer]:
+        if not self.asked:
+            time.sleep(0.05)
+        self.asked += questions
+        seconds = {"preprocess": 0.0}
+        for name, pause in SLEEP.items():
+            began = time.perf_counter()
+            time.sleep(pause if name != "decode" or questions[0].kind == "scene" else 0)
+            seconds[name] = time.perf_counter() - began
+        seconds["first_token"] = seconds["preprocess"] + seconds["vision"] + seconds["prefill"]
+        tokens = 1 if questions[0].max_new_tokens == 1 else 4
+        return [Answer("A", 0.6, 0.4, 20, tokens, seconds) for _ in questions]
+
+
+def write_data(folder: Path, pictures: int = 3, kinds: tuple[str, ...] = ("choice", "scene", "open")) -> Path:
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number in range(pictures):
+        name = f"images/{number}.png"
+        Image.new("RGB", (32, 24), (number * 20, 0, 0)).save(folder / name)
+        for kind in kinds:
+            for turn in range(2 if kind == "choice" else 1):
+                user = {"role": "user", "content": f"Question {turn}?", "image": name}
+                messages = [user, {"role": "assistant", "content": "A" if kind == "choice" else "text"}]
+                lines.append(json.dumps({"messages": messages, "id": f"{kind}{number}-{turn}", "kind": kind}))
+    (folder / "test.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def sleeper(monkeypatch: pytest.MonkeyPatch) -> Sleeper:
+    model = Sleeper()
+    monkeypatch.setattr("deckbench.models.load.load_model", lambda ref, adapter=None: model)
+    return model
+
+
+def test_measures_what_happened(sleeper: Sleeper, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    manifest = bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=0.2, warmup=2)
+    results = manifest.observed["results"]
+    assert set(results["kinds"]) == {"choice", "scene"}
+    choice, scene = results["kinds"]["choice"], results["kinds"]["scene"]
+    assert choice["queries"] >= 5 and choice["latency"]["n"] == choice["queries"] and choice["warmup"] == 2
+    assert 0.006 <= choice["latency"]["p50"] < scene["latency"]["p50"]
+    assert 0.004 <= choice["stages"]["vision"]["p50"] < 0.05
+    assert choice["first_query_s"] > 0.05  # the cold one is not among the counted
+    assert choice["tokens_per_s"] is None and choice["tokens_out"] == 1
+    assert scene["tokens_out"] == 4 and 0 < scene["tokens_per_s"] <= 3 / 0.006
+    assert scene["first_token"]["p50"] <= scene["latency"]["p50"] - 0.006
+    assert results["memory"]["peak_bytes"] > 10_000_000 and results["load_s"] >= 0
+    assert results["hardware"]["cpu"] and results["hardware"]["threads"] >= 1
+    assert set(results["state"]) == {"start", "end"} and results["engine"] == "torch"
+    limits = {question.kind: question.max_new_tokens for question in sleeper.asked}
+    assert limits == {"choice": 1, "scene": 128}
+    assert all(part["n"] == choice["queries"] for part in choice["stages"].values())
+
+
+def test_content_is_what_was_asked_not_how_long_it_took(sleeper: Sleeper, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    first = bench(model="sleeper", data=data, out=tmp_path / "a", min_seconds=0.02)
+    second = bench(model="sleeper", data=data, out=tmp_path / "b", min_seconds=0.02)
+    other = bench(model="sleeper", data=data, out=tmp_path / "c", min_seconds=0.02, seed=1)
+    assert first.content_hash == second.content_hash != other.content_hash
+    assert first.content["inputs"]["model"] == sleeper.identity
+    assert artifact.read(tmp_path / "a", "bench", verify=True).content["params"]["weights"] == "checkpoint"
+
+
+def test_threads_are_put_back(sleeper: Sleeper, tmp_path: Path) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    data = write_data(tmp_path / "data")
+    manifest = bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=0.02, threads=before + 1)
+    assert manifest.observed["results"]["hardware"]["threads"] == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_stops_at_max_queries(sleeper: Sleeper, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    manifest = bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=60, max_queries=4, warmup=0)
+    kinds = manifest.observed["results"]["kinds"]
+    assert {kind: found["queries"] for kind, found in kinds.items()} == {"choice": 4, "scene": 4}
+    assert kinds["choice"]["first_query_s"] is None and kinds["choice"]["latency"]["p90"] is None
+
+
+def test_every_picture_once_before_any_twice(tmp_path: Path) -> None:
+    samples = read_samples(write_data(tmp_path / "data", pictures=6), "test")
+    chosen = choose(samples, seed=3)
+    assert set(chosen) == {"choice", "scene"} and len(chosen["choice"]) == 12
+    assert len({sample.image for sample in chosen["choice"][:6]}) == 6
+    assert chosen == choose(samples[::-1], seed=3) != choose(samples, seed=4)
+
+
+def test_a_failing_model_leaves_nothing(sleeper: Sleeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_data(tmp_path / "data")
+
+    def fail(*_: object) -> list[Answer]:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(sleeper, "answer", fail)
+    with pytest.raises(RuntimeError):
+        bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=0.02)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"engine": "abacus"}, "engine 'abacus' is not here"),
+        ({"weights": "heavy"}, "weights 'heavy' are not known"),
+        ({"min_seconds": 0}, "min_seconds is 0"),
+        ({"min_seconds": float("nan")}, "min_seconds is nan"),
+        ({"max_queries": 0}, "max_queries is 0"),
+        ({"warmup": -1}, "warmup is -1"),
+        ({"threads": 0}, "threads is 0"),
+    ],
+)
+def test_bad_parameters(sleeper: Sleeper, tmp_path: Path, more: dict[str, Any], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        bench(model="sleeper", data=write_data(tmp_path / "data"), out=tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists() and sleeper.asked == []
+
+
+def test_no_questions_to_time(sleeper: Sleeper, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no choice and no scene"):
+        bench(model="sleeper", data=write_data(tmp_path / "data", kinds=("open",)), out=tmp_path / "out")
+
+
+def test_baselines_are_not_timed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a baseline"):
+        bench(model="majority", data=write_data(tmp_path / "data"), out=tmp_path / "out")
+
+
+def test_random_weights_need_a_network(sleeper: Sleeper, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no weights here to replace"):
+        bench(model="sleeper", data=write_data(tmp_path / "data"), out=tmp_path / "out", weights="random")
+
+
+def test_peak_memory_sees_what_a_model_takes(tmp_path: Path) -> None:
+    """A model that fills 64 MB while it answers raises the peak by about that."""
+    from deckbench.bench import memory
+
+    class Hungry(Sleeper):
+        def answer(self, image: Image.Image, questions: Sequence[Question], blank: bool = False) -> list[Answer]:
+            block = bytearray(64 << 20)
+            block[:: 1 << 12] = b"\1" * len(block[:: 1 << 12])
+            return super().answer(image, questions, blank)
+
+    if not memory.reset_peak():
+        pytest.skip("the peak cannot be started anew on this system")
+    samples = choose(read_samples(write_data(tmp_path / "data"), "test"), 0)
+    before = memory.peak_bytes()
+    loaded = Loaded(Hungry(), "cpu", 0.0, memory.status_bytes("VmRSS"), True)
+    found = measure(loaded, samples, limits={"choice": 1, "scene": 8}, min_seconds=0.01, max_queries=2, warmup=0)
+    assert found["memory"]["peak_bytes"] - before > 50 << 20
