@@ -52,11 +52,8 @@ def bench(
         raise InputError(f"the engine {engine!r} is not here", "--engine", f"one of: {', '.join(ENGINES)}")
     if weights not in WEIGHTS:
         raise InputError(f"the weights {weights!r} are not known", "--weights", f"one of: {', '.join(WEIGHTS)}")
-    for name, value, least in (
-        ("max_queries", max_queries, 1),
-        ("warmup", warmup, 0),
-        ("threads", 1 if threads is None else threads, 1),
-    ):
+    counts = {"max_queries": (max_queries, 1), "warmup": (warmup, 0), "threads": (1 if threads is None else threads, 1)}
+    for name, (value, least) in counts.items():
         if value < least:
             raise InputError(f"{name} is {value}", name, f"give a number from {least}")
     if not 0 < min_seconds < float("inf"):
