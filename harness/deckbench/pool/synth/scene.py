@@ -290,7 +290,7 @@ def sample_stations(rng: Rng, shifted: bool) -> tuple[Station, ...]:
     extra = rng.random()
     ninth = None if extra < 0.5 else seated(rng, pick(rng, ("tip rack", "white plate", "square plate")), shifted)
     stations.append(Station(9, ninth))
-    cycler = Item("thermocycler", "open", ("thermocyclerModuleV1", 3), (), int(rng.integers(1 << 30)))
+    cycler = Item("thermocycler", "open", ("thermocyclerModuleV1", 3), (92.0,), int(rng.integers(1 << 30)))
     stations.append(Station(7, cycler, seated(rng, "white plate", shifted)))
     loose = (int(rng.integers(3)),)
     bin_ = Item("trash bin", "clear", ("opentrons_1_trash_1100ml_fixed", 1), loose, int(rng.integers(1 << 30)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from deckbench.pool.synth import draw
 from deckbench.pool.synth import geometry as geo
@@ -38,10 +38,12 @@ from deckbench.pool.synth.scene import (
     with_lid,
     with_station,
 )
-from deckbench.pool.synth.stage import HAND_ID, Stage
+from deckbench.pool.synth.stage import Stage
 
 Array = NDArray[np.float64]
 
+KEEP = 0.35  # share of frames that stay as anomalous, or as normal, as the frame before
+ATTEMPTS = 8
 SEEN = 0.6  # an anomaly must show at least this share of itself
 LABELLED = 0.12  # anything else is labelled when it shows this share
 DAMAGED_AREA = (0.0002, 0.003)
@@ -49,7 +51,7 @@ PUDDLE_AREA = 0.0016
 CELL = IDS / SUPER  # pixels per cell of the id picture
 
 WEIGHTS = {
-    "damaged_tip": 2.8,
+    "damaged_tip": 4.0,
     "missing_tip": 10.0,
     "not_ejected": 20.0,
     "lid": 1.0,
@@ -111,8 +113,6 @@ def free_share(ids: NDArray[np.uint8], outline: Array, allowed: set[int]) -> flo
     full = area(hull(cells))
     if full < 1:
         return 0.0
-    from PIL import ImageDraw
-
     layer = Image.new("1", size)
     ImageDraw.Draw(layer).polygon([tuple(p) for p in cells.tolist()], fill=1)
     inside = np.asarray(layer)
@@ -606,30 +606,46 @@ def scene_dict(
     }  # fmt: skip
 
 
-def make_session(seed: int, session: int, frames: int, size: tuple[int, int], shifted: bool) -> Iterator[Made]:
-    """All frames of one session, from (seed, shifted, session, frames, size) alone."""
-    plan = sample_plan(seed, session, frames, size, shifted)
-    stage = Stage(plan)
+@dataclass(frozen=True)
+class Scripted:
+    """A frame that is decided but not drawn."""
+
+    name: str
+    truth: Truth
+    objects: list[dict[str, Any]]
+    scene: dict[str, Any]
+
+
+def script_session(stage: Stage, seed: int, shifted: bool) -> Iterator[Scripted]:
+    """Decide all frames of a session: anomaly yes or no first (half of the frames, whatever the step), then which.
+
+    A third of the frames keep the answer of the frame before, and its deck anomaly with it. Sessions come in pairs with
+    opposite answers, so that the halves are even at each step in a small pool too.
+    """
+    plan = stage.plan
     anomalous = False
     handed: tuple[str, int] | None = None
-    for index in range(frames):
-        chance = frame_rng(seed, shifted, session, index, 0)
-        keep = index > 0 and chance.random() < 0.35
-        if not keep:
-            anomalous = bool(chance.random() < 0.5)
-            handed = None
-        for attempt in range(8):
-            rng = frame_rng(seed, shifted, session, index, 1 + attempt)
+    for index in range(len(plan.steps)):
+        chance = frame_rng(seed, shifted, plan.session // 2, index, 0)
+        if index == 0 or chance.random() >= KEEP:
+            anomalous, handed = bool(chance.random() < 0.5) != bool(plan.session % 2), None
+        name = f"images/s{plan.session:05d}_f{index:03d}"
+        for attempt in range(ATTEMPTS):
+            rng = frame_rng(seed, shifted, plan.session, index, 1 + attempt)
             truth, passed = sample_truth(stage, index, anomalous, shifted, rng, handed if attempt == 0 else None)
-            name = f"images/s{session:05d}_f{index:03d}"
             objects, tips = list_objects(stage, truth)
             scene = scene_dict(name, stage, truth, objects, tips)
             if bool(scene["anomalies"]) == anomalous:
                 break
         handed = passed
-        row = (name, scene["session"], f"{truth.time_s:.1f}", truth.step, ";".join(scene["anomalies"]))
-        picture = stage.render(truth, frame_rng(seed, shifted, session, index, 100))
-        yield Made(name, picture, label_text(objects), row, scene)
+        yield Scripted(name, truth, objects, scene)
 
 
-__all__ = ["HAND_ID", "Made", "make_session"]
+def make_session(seed: int, session: int, frames: int, size: tuple[int, int], shifted: bool) -> Iterator[Made]:
+    """All frames of one session, from (seed, shifted, session, frames, size) alone."""
+    stage = Stage(sample_plan(seed, session, frames, size, shifted))
+    for index, frame in enumerate(script_session(stage, seed, shifted)):
+        scene = frame.scene
+        row = (frame.name, scene["session"], f"{frame.truth.time_s:.1f}", scene["step"], ";".join(scene["anomalies"]))
+        picture = stage.render(frame.truth, frame_rng(seed, shifted, session, index, 100))
+        yield Made(frame.name, picture, label_text(frame.objects), row, scene)
