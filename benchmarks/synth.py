@@ -34,18 +34,16 @@ def main() -> None:
     for workers in sorted({1, 2, cores}):
         with tempfile.TemporaryDirectory() as folder:
             wall, cpu = time.perf_counter(), cpu_seconds()
-            made = synth_pool(
-                Path(folder) / "pool", frames=given.frames, size=(width, height), seed=given.seed, workers=workers
-            )
+            out, size = Path(folder) / "pool", (width, height)
+            made = synth_pool(out, frames=given.frames, size=size, seed=given.seed, workers=workers)
             wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
             hashes.add(made.content_hash)
             kib = sum(f["size"] for f in made.content["files"].values()) / given.frames / 1024
             speed, cost = given.frames / wall, 1000 * cpu / given.frames
-            print(f"workers {workers}: {speed:.1f} frames/s, {cost:.1f} ms CPU and {kib:.0f} KiB a frame")
+            print(f"workers {workers}: {speed:.1f} frames/s; a frame: {cost:.1f} ms CPU, {kib:.0f} KiB")
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
-    print(
-        f"peak memory of the largest process {peak:.0f} MiB; same content for every number of workers: {len(hashes) == 1}"
-    )
+    print(f"peak memory of the largest process: {peak:.0f} MiB")
+    print(f"same content for every number of workers: {len(hashes) == 1}")
 
 
 if __name__ == "__main__":
