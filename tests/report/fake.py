@@ -218,6 +218,7 @@ def score(path: Path, data: Path) -> dict[str, Any]:
         "by_step": slices("step"),
         "by_stage": {},
         "by_lang": {},
+        "by_question": {},
         "confusion": {
             "anomaly_as_anomaly": sum(r and t for r, t in zip(right, truth, strict=True)),
             "anomaly_as_normal": sum(not r and t and not u for r, t, u in zip(right, truth, unparsed, strict=True)),
@@ -285,9 +286,9 @@ def record(
     audit: bool | None = True,
     texts: dict[int, str] | None = None,
     n: int = 60,
-    **more: Any,
+    instead: dict[str, Any] | None = None,
 ) -> Path:
-    """One invented record below `out`; `work` holds what it is made from."""
+    """One invented record below `out`; `work` holds what it is made from. instead: replaces what is written."""
     data = data or work / f"data-{sha(task + condition + board)[:8]}-{seed}"
     if not data.exists():
         dataset(data, n=n, seed=seed)
@@ -305,10 +306,11 @@ def record(
         "task": task,
         "stage": STAGES[task],
         "pool": {
-            "name": f"{board}, {condition}",
+            "name": board if condition == "same distribution" else f"{board} {condition}",
             "board": board,
             "hash": sha(board + condition),
             "synthetic": synthetic,
+            "part": "shifted" if condition == "shifted" else "same distribution",
             "condition": condition,
         },
         "dataset": sha(task + condition + board),
@@ -336,7 +338,7 @@ def record(
         "machine": {**MACHINE, "emulated": emulated},
         "packages": {"torch": "2.9.0", "transformers": "5.1.0"},
     }
-    return write_record(out, **{**fields, **more})
+    return write_record(out, **{**fields, **(instead or {})})
 
 
 SKILLS = {"base": (0.52, 0.5, 0.5), "S1": (0.97, 0.55, 0.51), "S1+S2": (0.96, 0.89, 0.6), "S1+S2+S3": (0.95, 0.87, 0.8)}
@@ -372,7 +374,7 @@ def suite(out: Path, work: Path, *, models: int = 1, n: int = 200, pictures: int
                         skill=min(1.0, max(0.45, skill)),
                         p50=p50,
                         seed=machine,
-                        machine={**MACHINE, "cpu": f"Example CPU {machine}"} if machine else MACHINE,
+                        instead={"machine": {**MACHINE, "cpu": f"Example CPU {machine}"}} if machine else None,
                     )
                     count += 1
     return count

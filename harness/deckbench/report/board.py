@@ -16,7 +16,6 @@ from deckbench.report.load import Run
 from deckbench.report.record import Block, Estimate, Latency
 
 CHANCE = 0.5  # a choice has two options, and both orders are in the test set; a verdict is anomaly or normal
-SAME = "same distribution"
 LAST = 9
 
 
@@ -53,6 +52,7 @@ class Column:
     kind: str
     condition: str
     dataset: str
+    shifted: bool
 
     @property
     def key(self) -> str:
@@ -60,7 +60,7 @@ class Column:
 
     def order(self) -> tuple[int, str, int, bool, str, str]:
         stage = STAGE_ORDER.get(self.stage, LAST)
-        return stage, self.task, KIND_ORDER[self.kind], self.condition != SAME, self.condition, self.dataset
+        return stage, self.task, KIND_ORDER[self.kind], self.shifted, self.condition, self.dataset
 
     @property
     def chance(self) -> float | None:
@@ -124,8 +124,8 @@ class Board:
 
     @property
     def conditions(self) -> list[str]:
-        found = {column.condition for column in self.columns}
-        return sorted(found, key=lambda name: (name != SAME, name))
+        found = {(column.shifted, column.condition) for column in self.columns}
+        return [name for _, name in sorted(found)]
 
     @property
     def kinds(self) -> list[str]:
@@ -145,8 +145,21 @@ class Board:
     def first_sort(self) -> str | None:
         """The column the board is sorted by at first: the last stage on frames like those of training."""
         shown = [column for column in self.columns if column.kind == self.first_kind]
-        own = [column for column in shown if column.condition == SAME] or shown
+        own = [column for column in shown if not column.shifted] or shown
         return own[-1].key if own else None
+
+    @property
+    def best(self) -> tuple[Row, list[tuple[Column, Cell]]] | None:
+        """The ranked model with the highest accuracy in the first column, and its cells on that task."""
+        key = self.first_sort
+        cells = [(row, row.cells[key]) for row in self.rows if row.ranked and not row.baseline and key in row.cells]
+        found = [(e.value, row) for row, cell in cells if (e := cell.estimate("accuracy")) and e.value is not None]
+        if key is None or not found:
+            return None
+        row = max(found, key=lambda entry: entry[0])[1]
+        first = next(column for column in self.columns if column.key == key)
+        same = [c for c in self.columns if (c.task, c.kind) == (first.task, first.kind) and c.key in row.cells]
+        return row, [(column, row.cells[column.key]) for column in same]
 
     @property
     def shown(self) -> list[Shown]:
@@ -188,7 +201,10 @@ def columns_of(run: Run) -> dict[Column, Block]:
     record = run.record
     kinds = record.metrics.kinds if record.metrics else {}
     data = record.dataset.removeprefix("sha256:")
-    return {Column(record.task, record.stage, k, record.pool.condition, data): block for k, block in kinds.items()}
+    return {
+        Column(record.task, record.stage, k, record.pool.words, data, record.pool.part == "shifted"): block
+        for k, block in kinds.items()
+    }
 
 
 def boards_of(runs: Iterable[Run]) -> list[Board]:
@@ -196,7 +212,7 @@ def boards_of(runs: Iterable[Run]) -> list[Board]:
     pools: dict[tuple[bool, str], list[Run]] = {}
     for run in runs:
         pool = run.record.pool
-        pools.setdefault((pool.synthetic, pool.board or pool.name), []).append(run)
+        pools.setdefault((pool.synthetic, pool.heading), []).append(run)
     return [board_of(name, synthetic, own) for (synthetic, name), own in sorted(pools.items())]
 
 

@@ -74,6 +74,25 @@ def whisker(estimate: Estimate, chance: float | None) -> Markup:
     return Markup(f'<svg class="whisker" viewBox="0 0 100 12" aria-hidden="true">{"".join(inner)}</svg>')
 
 
+def deck() -> Markup:
+    """The drawing on the front page: twelve slots as the OT-2 numbers them, one plate crooked and boxed."""
+    parts = [tag("rect", x=1, y=1, width=398, height=268, rx=12, cls="plate")]
+    for slot in range(12):
+        x, y = 16 + (slot % 3) * 124, 14 + (3 - slot // 3) * 62
+        parts.append(tag("rect", x=x, y=y, width=116, height=54, rx=5, cls="slot"))
+        if slot in (2, 11):
+            continue
+        turn = f"rotate(-9 {x + 58} {y + 27})" if slot == 4 else "rotate(0)"
+        parts.append(tag("rect", x=x + 12, y=y + 7, width=92, height=40, rx=3, cls="ware", transform=turn))
+        for well in range(24):
+            spot = {"cx": x + 20 + (well % 8) * 11, "cy": y + 16 + (well // 8) * 11}
+            parts.append(tag("circle", **spot, r=2.6 if slot % 2 else 3.4, cls="well", transform=turn))
+    parts.append(tag("rect", x=136, y=132, width=124, height=68, rx=4, cls="wrong"))
+    parts.append(tag("rect", x=134.8, y=116, width=38, height=17, rx=3, cls="label"))
+    parts.append(tag("text", "stop", x=154, y=128.5, cls="said"))
+    return picture(400, 270, "A robot deck", "Twelve slots seen from above; one plate is crooked.", parts, "deck")
+
+
 @dataclass(frozen=True)
 class Point:
     """One measured accuracy.
@@ -213,9 +232,37 @@ def latency_chart(points: Sequence[Point], title: str, chance: float | None) -> 
         parts.append(tag("text", seconds(10.0**power), x=x, y=frame.height - frame.bottom + 17, cls=f"tick {side}"))
     middle = frame.left + span / 2
     parts.append(tag("text", "median time of an answer", x=middle, y=frame.height - 6, cls="tick middle soft"))
-    parts += [mark(point, x_of(value), frame) for point, value in timed]
+    spots = [(point, x_of(value), frame.y(point.estimate.value or 0.0)) for point, value in timed]
+    parts += names(spots, frame)
+    parts += [mark(point, x, frame) for point, x, _ in spots]
     text = "; ".join(point.tip() for point, _ in timed[:24]) + ("; and more" if len(timed) > 24 else "")
     return picture(frame.width, frame.height, title, text, parts, "chart")
+
+
+def names(spots: Sequence[tuple[Point, float, float]], frame: Frame) -> list[str]:
+    """Names beside the filled marks, each where it overlaps no mark and no other name; left out where there is no room.
+
+    A model's points are named by their curriculum, a baseline by itself.
+    """
+    taken = [(x - 5, y - 5, x + 5, y + 5) for _, x, y in spots]
+    parts = []
+    for point, x, y in sorted(spots, key=lambda spot: spot[2]):
+        text = point.curriculum or point.label
+        wide = 6.2 * len(text)
+        for left, side in ((x + 8, "start"), (x - 8 - wide, "end")):
+            box = (left, y - 6, left + wide, y + 6)
+            inside = box[0] >= frame.left and box[2] <= frame.width - frame.right
+            if not point.place and inside and not any(overlap(box, other) for other in taken):
+                taken.append(box)
+                anchor = x + 8 if side == "start" else x - 8
+                parts.append(tag("text", text, x=anchor, y=y + 4, cls=f"tick {side} c{point.colour} own"))
+                break
+    return parts
+
+
+def overlap(one: tuple[float, float, float, float], two: tuple[float, float, float, float]) -> bool:
+    """Do two boxes (x0, y0, x1, y1) share an area?"""
+    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
 def unit_square(parts: list[str], across: str, up: str) -> tuple[list[str], int, int]:

@@ -55,7 +55,7 @@ def one_world(runs: Sequence[Run]) -> list[str]:
     found = []
     for run in runs:
         pool = run.record.pool
-        for key in (pool.hash, f"board {pool.board or pool.name}"):
+        for key in (pool.hash, f"board {pool.heading}"):
             other = said.setdefault(key, run)
             if other.record.pool.synthetic != pool.synthetic:
                 found.append(f"{run.name}: the pool {pool.name!r} is synthetic here or in {other.name}, not in both")

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -154,6 +155,7 @@ class Block(Slice):
     by_step: dict[str, Slice] = Field(default_factory=dict)
     by_stage: dict[str, Slice] = Field(default_factory=dict)
     by_lang: dict[str, Slice] = Field(default_factory=dict)
+    by_question: dict[str, Slice] = Field(default_factory=dict)
     confusion: Confusion | None = None
     roc: tuple[tuple[float, float], ...] | None = None
     operating: Operating | None = None
@@ -194,15 +196,27 @@ class Model(Strict):
 class PoolRef(Strict):
     """The frames the questions are about.
 
-    condition: how they relate to the training frames: `same distribution`, `shifted`, or words of your own. board: the
-    heading under which results on this pool stand together with those on its other conditions; default: the name.
+    part: are they like the frames of training? condition: the same in words of your own, shown on the page; default:
+    the part. board: the heading under which results on this pool stand together with those on its other conditions;
+    default: the name.
     """
 
     name: str = Field(min_length=1)
     hash: Sha256
     synthetic: bool
-    condition: str = Field(default="same distribution", min_length=1, max_length=60)
+    part: Literal["same distribution", "shifted"] = "same distribution"
+    condition: str = Field(default="", max_length=60)
     board: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The board's name."""
+        return self.board or self.name
+
+    @property
+    def words(self) -> str:
+        """The condition as it is shown."""
+        return self.condition or self.part
 
 
 class Input(Strict):
@@ -445,9 +459,49 @@ def metrics_from(score: Mapping[str, Any]) -> Metrics:
     blocks = {}
     for kind, block in score["kinds"].items():
         blocks[kind] = {**known_only(Block, block), "metrics": metrics_of(block)}
-        for name in ("by_class", "by_anomaly", "by_step", "by_stage", "by_lang"):
+        for name in [name for name in Block.model_fields if name.startswith("by_")]:
             blocks[kind][name] = {row: slice_of(value) for row, value in (block.get(name) or {}).items()}
     return Metrics.model_validate({**known_only(Metrics, score), "kinds": blocks})
+
+
+def percentiles(values: Iterable[float]) -> dict[str, float]:
+    """p50, p90, p99 of times in seconds: the smallest value that at least that share does not exceed (nearest rank)."""
+    ordered = sorted(values)
+    ranks = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+    found = {name: ordered[max(0, math.ceil(share * len(ordered)) - 1)] for name, share in ranks.items()}
+    return {**found, "n": len(ordered)}
+
+
+def latency_from_timings(path: Path, engine: str = "torch") -> dict[str, Any] | None:
+    """A `Latency` from the times taken during inference (FILE.timings.csv), or None when there are none.
+
+    Questions asked together about a picture share its time, so a picture counts once; an answer's time is the sum of
+    its stages. Answers of kind choice are taken where there are some. Raises InputError when the file is damaged.
+    """
+    table = read_table(path, ("id", "kind", "picture"))
+    stages = [name for name in ("preprocess", "vision", "prefill", "decode") if f"{name}_s" in table.columns]
+    kinds = set(table["kind"])
+    wanted = "choice" if "choice" in kinds else min(kinds, default="")
+    asked: dict[str, dict[str, float]] = {}
+    try:
+        for row in table[table["kind"] == wanted].to_dict("records"):
+            times = {name: float(row[f"{name}_s"]) for name in stages if row[f"{name}_s"]}
+            first = row.get("first_token_s")
+            whole = {**times, **({"first_token": float(first)} if first else {}), "answer": sum(times.values())}
+            if whole["answer"] > asked.get(row["picture"], {}).get("answer", 0.0):
+                asked[row["picture"]] = whole
+    except ValueError as error:
+        raise InputError(f"a time is not a number ({error})", path, "run the inference again") from error
+    if not asked:
+        return None
+    columns = {name: [times[name] for times in asked.values() if name in times] for name in (*stages, "first_token")}
+    return {
+        "source": "timings",
+        "engine": engine,
+        "answer": percentiles(times["answer"] for times in asked.values()),
+        "first_token": percentiles(columns["first_token"]) if columns["first_token"] else None,
+        "phases": {name: percentiles(columns[name]) for name in stages if columns[name]},
+    }
 
 
 def write_record(
@@ -477,8 +531,9 @@ def write_record(
     """Write `out_root/<name>/` and return it. The name ends in 8 digits of the content's hash.
 
     The same record written again is left as it is. score: the content of score.json. predictions, data: the predictions
-    CSV and the dataset folder they answer (both or neither). latency, bench: times, kept unhashed. machine, packages:
-    from `deckbench.hardware` when not given. Raises InputError when a field or a file is wrong.
+    CSV and the dataset folder they answer (both or neither). latency: default, from FILE.timings.csv beside the
+    predictions. bench: whatever a bench said. Both are kept unhashed. machine, packages: default, of this machine.
+    Raises InputError when a field or a file is wrong.
     """
     if (predictions is None) != (data is None):
         raise InputError("a record needs both the predictions and their dataset, or neither", predictions or data)
@@ -517,9 +572,12 @@ def write_record(
         },
         "the record",
     )
+    if latency is None and predictions is not None:
+        timings = predictions.with_name(f"{predictions.stem}.timings.csv")
+        latency = latency_from_timings(timings) if timings.is_file() else None
     body = record.model_dump(mode="json", by_alias=True)
     observed = observe(latency=latency, bench=bench)
-    parts = (record.pool.name, record.pool.condition, record.task, record.model.name, record.curriculum or "baseline")
+    parts = (record.pool.name, record.pool.words, record.task, record.model.name, record.curriculum or "baseline")
     out = out_root / f"{'-'.join(slug(part)[:40] for part in parts)}-{artifact.hash_json(body)[:8]}"
     if (out / artifact.MANIFEST).is_file():
         artifact.read(out, KIND, verify=True)

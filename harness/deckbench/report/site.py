@@ -14,6 +14,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,6 @@ def environment() -> Environment:
         "version": __version__,
         "metric_words": METRIC_WORDS,
         "kind_words": KIND_WORDS,
-        "same": boards.SAME,
         "whisker": charts.whisker,
     }
     return env
@@ -251,6 +251,7 @@ def front_page(all_boards: Sequence[Board], runs: Sequence[Run], held: Sequence[
             }
             for board in all_boards
         ],
+        "deck": charts.deck(),
         "runs": runs,
         "gates": held,
         "any_synthetic": any(board.synthetic for board in all_boards),
@@ -268,18 +269,19 @@ def write_site(runs: Sequence[Run], held: Sequence[gates.Gate], site: Path) -> N
     for source in sorted((HERE / "static").iterdir()):
         shutil.copyfile(source, site / "static" / source.name)
     page = env.get_template("run.html")
-    home = {run.name: board for board in all_boards for run in runs if in_board(run, board)}
+    homes = {(board.name, board.synthetic): board for board in all_boards}
     for run in runs:
-        text = page.render(root="../", **run_page(run, home[run.name], site))
+        pool = run.record.pool
+        text = page.render(root="../", **run_page(run, homes[pool.heading, pool.synthetic], site))
         (site / "runs" / f"{run.name}.html").write_text(text, encoding="utf-8")
     text = env.get_template("index.html").render(root="", **front_page(all_boards, runs, held))
     (site / "index.html").write_text(text, encoding="utf-8")
 
 
-def in_board(run: Run, board: Board) -> bool:
-    """Does this run stand on this board?"""
-    pool = run.record.pool
-    return (pool.board or pool.name) == board.name and pool.synthetic == board.synthetic
+def sync(site: Path) -> None:
+    """Force all files to disk side by side: one after the other, hundreds of small files take seconds."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(artifact.fsync_path, [path for path in site.rglob("*") if path.is_file()]))
 
 
 def check_place(records: Path, out: Path) -> bool:
@@ -324,6 +326,7 @@ def report(records: Path, *, out: Path, check: bool = False) -> dict[str, Any]:
         try:
             with artifact.writing(place, KIND, inputs={run.name: run.hash for run in runs}) as draft:
                 write_site(runs, held, draft.path)
+                sync(draft.path)
             if older:
                 replace(place, out)
         finally:

@@ -1,0 +1,94 @@
+"""The gates of `report --check`: each one holds on good records and fails on what it is there for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fake
+
+from deckbench.report import gates, report
+from deckbench.report.load import read_all
+
+
+def failed(records: Path) -> list[str]:
+    runs, broken = read_all(records)
+    return [gate.name for gate in gates.check(runs, broken) if not gate.holds]
+
+
+def test_all_hold_on_good_records(suite_records: Path) -> None:
+    assert failed(suite_records) == []
+
+
+def test_a_broken_record(one: Path, folder: Path, tmp_path: Path) -> None:
+    fake.record(one, tmp_path / "work", seed=1)
+    (folder / "record.json").write_text("{")
+    assert failed(one) == ["records"]
+    result = report(one, out=tmp_path / "site", check=True)
+    assert result["failed"] == ["records"] and result["records"] == 1
+    assert folder.name in result["gates"][0]["reasons"][0]
+    assert (tmp_path / "site/index.html").is_file()
+
+
+def test_only_broken_records_give_no_site(one: Path, folder: Path, tmp_path: Path) -> None:
+    (folder / "record.json").write_text("{")
+    result = report(one, out=tmp_path / "site", check=True)
+    assert result["failed"] == ["records"] and result["site"] is None
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_pool_that_is_synthetic_here_and_real_there(one: Path, tmp_path: Path) -> None:
+    fake.record(one, tmp_path / "work", synthetic=False, model="other")
+    assert failed(one) == ["worlds"]
+
+
+def test_too_few_answers(one: Path, tmp_path: Path) -> None:
+    fake.record(one, tmp_path / "work", model="other", board="small", n=28)
+    assert failed(one) == ["answers"]
+
+
+def test_a_number_without_an_interval(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data")
+    said = fake.predictions(tmp_path / "p.csv", data)
+    score: dict[str, Any] = fake.score(said, data)
+    score["kinds"]["choice"]["metrics"]["accuracy"].update(wilson=None, cluster=None)
+    fake.record(tmp_path / "r", tmp_path / "w", data=data, instead={"score": score, "predictions": said})
+    assert failed(tmp_path / "r") == ["intervals"]
+
+
+def test_an_interval_that_misses_its_value(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data")
+    said = fake.predictions(tmp_path / "p.csv", data)
+    score: dict[str, Any] = fake.score(said, data)
+    score["kinds"]["choice"]["metrics"]["miss_rate"].update(wilson=[0.98, 0.99])
+    fake.record(tmp_path / "r", tmp_path / "w", data=data, instead={"score": score, "predictions": said})
+    assert failed(tmp_path / "r") == ["intervals"]
+
+
+def test_a_failed_audit(one: Path, tmp_path: Path) -> None:
+    fake.record(one, tmp_path / "work", model="other", audit=False)
+    assert failed(one) == ["audit"]
+
+
+def test_a_blind_model_that_sees(one: Path, tmp_path: Path) -> None:
+    fake.record(one, tmp_path / "work", model="blind:tiny-glm4v", kind="baseline", skill=0.95)
+    assert failed(one) == ["blind"]
+
+
+def test_samples_that_are_fewer_than_were_scored(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data")
+    said = fake.predictions(tmp_path / "p.csv", data)
+    score = fake.score(said, data)
+    score["n"] = 61
+    fake.record(tmp_path / "r", tmp_path / "w", data=data, instead={"score": score, "predictions": said})
+    assert failed(tmp_path / "r") == ["samples"]
+
+
+def test_the_page_names_what_fails(one: Path, tmp_path: Path) -> None:
+    fake.record(one, tmp_path / "work", model="other", audit=False)
+    result = report(one, out=tmp_path / "site", check=True)
+    assert result["failed"] == ["audit"]
+    assert json.dumps(result)
+    page = (tmp_path / "site/index.html").read_text()
+    assert 'class="fails"' in page and "audit of its dataset failed" in page

@@ -1,0 +1,285 @@
+"""Writing records: what is in them, what is refused, and that the same results make the same record."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import fake
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.parse import parse_choice
+from deckbench.report.load import read_record, read_samples
+from deckbench.report.record import (
+    MAX_THUMBS,
+    SAMPLE_COLUMNS,
+    THUMB_WIDTH,
+    Metrics,
+    is_correct,
+    latency_from_timings,
+    metrics_from,
+    percentiles,
+    pick_pictures,
+    slug,
+    thumbnail,
+)
+from deckbench.score.metrics import judge
+from deckbench.score.schema import Score
+
+
+def test_what_is_written_is_read_back(one: Path, folder: Path) -> None:
+    run = read_record(folder)
+    assert run.record.model.name == "tiny-glm4v"
+    assert run.record.pool.synthetic is True
+    assert run.record.hardware.capability == "AVX2"
+    assert run.latency is not None and run.latency.answer.p50 == 0.05
+    rows = read_samples(run)
+    assert len(rows) == run.record.metrics.n == 60
+    right = sum(row["correct"] == "true" for row in rows)
+    assert right == run.record.metrics.kinds["choice"].metrics["accuracy"].k
+    assert {row["group"] for row in rows} == {f"session-{i}" for i in range(6)}
+    assert all((folder / row["thumbnail"]).is_file() for row in rows)
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "record.json", "samples.csv.gz", "thumbs"]
+
+
+def test_the_same_results_make_the_same_record(tmp_path: Path) -> None:
+    first = fake.record(tmp_path / "a", tmp_path / "work", p50=0.01)
+    second = fake.record(tmp_path / "b", tmp_path / "work", p50=0.02)
+    assert first.name == second.name
+    assert artifact.read(first).content_hash == artifact.read(second).content_hash
+    assert read_record(first).latency != read_record(second).latency
+
+
+def test_writing_it_again_changes_nothing(tmp_path: Path) -> None:
+    first = fake.record(tmp_path / "a", tmp_path / "work")
+    before = (first / "manifest.json").read_bytes()
+    time.sleep(1.1)
+    assert fake.record(tmp_path / "a", tmp_path / "work") == first
+    assert (first / "manifest.json").read_bytes() == before
+
+
+def test_no_machine_path_gets_into_a_record(folder: Path, tmp_path: Path) -> None:
+    for name in ("record.json", "manifest.json"):
+        assert str(tmp_path) not in (folder / name).read_text()
+
+
+def test_gzip_holds_no_time_and_no_name(folder: Path) -> None:
+    head = (folder / "samples.csv.gz").read_bytes()[:10]
+    assert head[3] == 0 and head[4:8] == b"\0\0\0\0"
+
+
+def test_at_most_fifty_thumbnails_and_wrong_answers_first(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=160, pictures=80, size=(704, 396))
+    folder = fake.record(tmp_path / "records", tmp_path, data=data, skill=0.7)
+    thumbs = list((folder / "thumbs").iterdir())
+    assert len(thumbs) == MAX_THUMBS
+    with Image.open(thumbs[0]) as picture:
+        assert picture.width == THUMB_WIDTH and picture.format == "JPEG"
+    rows = read_samples(read_record(folder))
+    wrong = {row["frame"] for row in rows if row["correct"] == "false"}
+    shown = {row["frame"] for row in rows if row["thumbnail"]}
+    assert wrong <= shown or shown <= wrong
+
+
+def test_every_class_gets_a_turn_among_the_thumbnails() -> None:
+    rows = [{"id": f"{c}{i}", "class": c, "correct": "false", "image": f"{c}{i}"} for c in "ab" for i in range(9)]
+    rows.append({"id": "c0", "class": "c", "correct": "true", "image": "c0"})
+    assert pick_pictures(pd.DataFrame(rows), most=4) == ["a0", "b0", "a1", "b1"]
+    assert "c0" in pick_pictures(pd.DataFrame(rows), most=19)
+
+
+def test_thumbnails_turn_by_exif_and_drop_metadata(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (400, 200), "red")
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    exif[0x010E] = "the lab's secret"
+    picture.save(tmp_path / "x.jpg", exif=exif)
+    (tmp_path / "y.jpg").write_bytes(thumbnail(tmp_path / "x.jpg"))
+    with Image.open(tmp_path / "y.jpg") as small:
+        assert small.size == (200, 400)
+        assert not small.getexif()
+
+
+# ---- what is refused, with nothing written
+
+
+def refused(tmp_path: Path, changes: dict[str, Any]) -> str:
+    out = tmp_path / "records"
+    with pytest.raises(InputError) as error:
+        fake.record(out, tmp_path / "work", instead=changes)
+    assert not out.exists() or not list(out.iterdir())
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"command": ""}, "command"),
+        ({"curriculum": "../S1"}, "curriculum"),
+        ({"dataset": "not a hash"}, "dataset"),
+        ({"pool": {"name": "x", "hash": "0" * 64}}, "pool.synthetic"),
+        ({"pool": {"name": "x", "hash": "0" * 64, "synthetic": True, "colour": 1}}, "pool.colour"),
+        ({"model": {"name": "", "family": "x"}}, "model.name"),
+        ({"latency": {"source": "bench"}}, "engine"),
+        ({"inputs": [{"name": "a", "kind": "b", "sha256": "c", "source": "d"}]}, "inputs.0.sha256"),
+        ({"score": {"n": 3}}, "score"),
+        ({"score": None, "data": None}, "both"),
+        ({"data": Path("nowhere")}, "samples.csv"),
+        ({"predictions": Path("nowhere.csv")}, "nowhere.csv"),
+        ({"container": {"name": "x86-cpu", "identity": "latest"}}, "container.identity"),
+    ],
+)
+def test_wrong_fields_are_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    assert said in refused(tmp_path, changes)
+
+
+def test_predictions_on_another_dataset(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=20)
+    other = fake.dataset(tmp_path / "other", n=40)
+    said = fake.predictions(tmp_path / "p.csv", other)
+    assert "'s00020' is not in the dataset" in refused(tmp_path, {"data": data, "predictions": said})
+
+
+def test_an_id_that_occurs_twice(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=4)
+    said = fake.predictions(tmp_path / "p.csv", data)
+    said.write_text(doubled(said))
+    assert "occurs twice" in refused(tmp_path, {"data": data, "predictions": said})
+
+
+def doubled(path: Path) -> str:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [",".join(rows[0])]
+    for row in [*rows, rows[0]]:
+        lines.append(",".join('"' + value.replace('"', '""') + '"' for value in row.values()))
+    return "\n".join(lines) + "\n"
+
+
+def test_a_picture_that_is_gone_or_outside(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=4, pictures=2)
+    changes = {"data": data, "predictions": fake.predictions(tmp_path / "p.csv", data)}
+    (data / "images/000.jpg").write_bytes(b"no picture")
+    assert "picture cannot be read" in refused(tmp_path, changes)
+    table = data / "samples.csv"
+    table.write_text(table.read_text().replace("images/000.jpg", "../../secret.jpg"))
+    assert "leaves the folder" in refused(tmp_path, changes)
+
+
+def test_missing_column_in_predictions(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=4)
+    said = tmp_path / "p.csv"
+    said.write_text("id,prediction\ns00000,A\n")
+    with pytest.raises(InputError, match="column pair_id is missing"):
+        fake.record(tmp_path / "records", tmp_path, instead={"data": data, "predictions": said})
+
+
+# ---- agreement with the scorer
+
+
+def test_the_invented_score_has_the_scorers_shape(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=20)
+    score = fake.score(fake.predictions(tmp_path / "p.csv", data), data)
+    Score.model_validate(score)
+
+
+def test_a_record_has_room_for_all_that_a_score_says(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=20)
+    score = fake.score(fake.predictions(tmp_path / "p.csv", data), data)
+    kept = metrics_from(score).model_dump(mode="json")
+    assert shape(kept["kinds"]) == shape(Score.model_validate(score).as_dict()["kinds"])
+
+
+def shape(value: Any) -> Any:
+    """The keys of nested dicts, without what they hold."""
+    return {key: shape(inner) for key, inner in value.items()} if isinstance(value, dict) else None
+
+
+ANSWERS = st.sampled_from(["A", "B", "a", "A.", "yes", "no", "AB", "", "A or B", "Verdict: anomaly.", "All is well."])
+SCENES = st.sampled_from(["Fine. Verdict: normal.", "A spill. Verdict: anomaly.", "nothing", "", "结论:异常。"])
+
+
+@settings(deadline=None)
+@given(kind=st.sampled_from(["choice", "open", "scene"]), data=st.data())
+def test_correct_means_what_the_scorer_means(kind: str, data: st.DataObject) -> None:
+    gold = data.draw(st.sampled_from(["A", "B"]) if kind == "choice" else SCENES if kind == "scene" else ANSWERS)
+    said = data.draw(ANSWERS | SCENES | st.text(max_size=8))
+    anomaly = data.draw(st.sampled_from([True, False, None]))
+    row = {"kind": kind, "gold": gold, "prediction": said, "anomaly": anomaly, "option_a": "yes", "option_b": "no"}
+    table = pd.DataFrame([row]).astype({"anomaly": object})
+    parsed = (parse_choice(said, "yes", "no") or "") if kind == "choice" else ""
+    mine = is_correct(kind, gold, said, parsed, "" if anomaly is None else str(anomaly).lower())
+    assert (mine == "true") == bool(judge(table)["correct"].iloc[0])
+
+
+# ---- times
+
+
+def test_percentiles_are_nearest_rank() -> None:
+    assert percentiles(range(1, 101)) == {"p50": 50, "p90": 90, "p99": 99, "n": 100}
+    assert percentiles([7.0]) == {"p50": 7.0, "p90": 7.0, "p99": 7.0, "n": 1}
+
+
+def test_times_of_questions_asked_together_count_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.timings.csv"
+    head = "id,kind,picture,asked_together,preprocess_s,vision_s,prefill_s,decode_s,first_token_s\n"
+    row = "{},choice,{},2,0.001,0.01,0.02,0.003,0.031\n"
+    path.write_text(head + row.format("a", "x") + row.format("b", "x") + row.format("c", "y") + "d,scene,x,1,9,9,9,9,9\n")
+    found = latency_from_timings(path)
+    assert found is not None
+    assert found["answer"]["n"] == 2
+    assert found["answer"]["p50"] == pytest.approx(0.034)
+    assert found["first_token"]["p50"] == pytest.approx(0.031)
+    assert set(found["phases"]) == {"preprocess", "vision", "prefill", "decode"}
+
+
+def test_times_beside_the_predictions_are_taken(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=4)
+    said = fake.predictions(tmp_path / "p.csv", data)
+    (tmp_path / "p.timings.csv").write_text("id,kind,picture,vision_s\ns00000,choice,x,0.25\n")
+    folder = fake.record(tmp_path / "r", tmp_path / "w", data=data, p50=None, instead={"predictions": said})
+    latency = read_record(folder).latency
+    assert latency is not None and (latency.source, latency.answer.p50) == ("timings", 0.25)
+
+
+def test_times_that_are_no_numbers(tmp_path: Path) -> None:
+    (tmp_path / "p.timings.csv").write_text("id,kind,picture,vision_s\ns00000,choice,x,soon\n")
+    with pytest.raises(InputError, match="not a number"):
+        latency_from_timings(tmp_path / "p.timings.csv")
+
+
+def test_a_record_of_times_only(tmp_path: Path) -> None:
+    nothing = {"score": None, "predictions": None, "data": None}
+    folder = fake.record(tmp_path / "r", tmp_path / "w", instead={**nothing, "latency": fake.times(0.2)})
+    run = read_record(folder)
+    assert run.record.metrics is None and read_samples(run) == ()
+
+
+# ---- small parts
+
+
+@given(st.text(max_size=60))
+def test_a_slug_is_a_safe_folder_name(text: str) -> None:
+    found = slug(text)
+    assert found and not found.startswith((".", "-")) and set(found) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+def test_samples_have_the_documented_columns(folder: Path) -> None:
+    text = gzip.decompress((folder / "samples.csv.gz").read_bytes()).decode()
+    assert tuple(text.splitlines()[0].split(",")) == SAMPLE_COLUMNS
+    assert json.loads((folder / "record.json").read_text())["schema"] == 1
+
+
+def test_metrics_need_their_primary_kind() -> None:
+    with pytest.raises(ValueError, match="primary"):
+        Metrics.model_validate({"n": 0, "unparsed": 0, "groups": 0, "primary": "choice", "kinds": {}})
