@@ -15,9 +15,11 @@ SIZES = {
     "ffn_hidden_size": 96,
     "num_layers": 2,
     "num_attention_heads": 4,
+    "multi_query_group_num": 2,
     "kv_channels": 16,
     "vision_config": {
         "image_size": 64,
+        "patch_size": 16,
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_heads": 2,
