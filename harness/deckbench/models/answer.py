@@ -26,7 +26,8 @@ class Answer:
     """One greedy answer.
 
     p_a, p_b: probabilities of the letters A and B at the first answer position (choice questions only), summed over
-    their single-token spellings, out of the softmax over the whole vocabulary. tokens_in counts the image's tokens.
+    their single-token spellings, out of the softmax over the whole vocabulary. tokens_in counts the image's tokens,
+    tokens_out the stop token.
     seconds: wall time by stage (preprocess, vision, prefill, decode, first_token). Questions about one frame share
     the frame's stages, and each answer carries the shared time: do not add it up over the questions of a frame.
     """
