@@ -38,10 +38,12 @@ class Learner(Baseline):
 
     def __init__(self, source: Path | None) -> None:
         self.source = source
+        self.named = source is not None
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        return {"name": self.name} if self.source is None else {"name": self.name, "train": hash_of(self.source)}
+        """The train part's dataset where one was named; else the asked dataset decides."""
+        return {"name": self.name, "train": hash_of(self.source)} if self.named and self.source else {"name": self.name}
 
     def learn(self, samples: Sequence[Sample]) -> None:
         """Read the train part when the first samples are asked."""

@@ -58,6 +58,7 @@ class Rule(Baseline):
 
     def __init__(self, folder: Path | None, *, ontology: Path | None = None) -> None:
         self.folder = folder
+        self.named = folder is not None
         self.own_ontology = ontology
         self.name = "rule:gold" if folder is None else f"rule:{folder.resolve().name}"
         self.seen: dict[str, list[Seen]] = {}
@@ -66,12 +67,12 @@ class Rule(Baseline):
                 "not found; a folder of YOLO label texts is expected here", folder, "rule:gold or rule:DIR"
             )
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """The labels' hash where a folder was named; `rule:gold` is decided by the asked dataset."""
-        if self.folder is None:
+        if not self.named:
             return {"name": self.name}
-        texts = {path.relative_to(self.folder).as_posix(): artifact.hash_file(path) for path in self.texts}
+        texts = {path.relative_to(self.root).as_posix(): artifact.hash_file(path) for path in self.texts}
         return {"name": self.name, "labels": artifact.hash_json(texts)}
 
     def answer_samples(self, samples: Sequence[Sample]) -> list[Answer]:
