@@ -84,7 +84,9 @@ def pool_synth(
 
 
 @pool_app.command("check", epilog="Example: deckbench pool check pools/mine --json")
-def pool_check(pool: Annotated[Path, typer.Argument(help="The pool's folder or its yaml.")], as_json: Json = False) -> None:
+def pool_check(
+    pool: Annotated[Path, typer.Argument(help="The pool's folder or its yaml.")], as_json: Json = False
+) -> None:
     """Validate a YOLO pool; list every problem with file and line. Exit 2 when it has errors."""
     from deckbench.pool.check import check_pool
 
@@ -190,9 +192,7 @@ def train(
     from deckbench.train import train as run_train
 
     overrides = parse_settings(settings or [])
-    run_train(
-        model=model, data=data, out=out, init=init, config=config, overrides=overrides, resume=resume, seed=seed
-    )
+    run_train(model=model, data=data, out=out, init=init, config=config, overrides=overrides, resume=resume, seed=seed)
     say(f"adapter: {out}")
 
 
@@ -205,7 +205,9 @@ def merge(model: Model, adapter: Annotated[Path, typer.Option(help="The adapter 
     say(f"model: {out}")
 
 
-@app.command(epilog="Example: deckbench infer --model tiny-glm4v --adapter adapters/S1 --data data/S1 --out preds/S1.csv")
+@app.command(
+    epilog="Example: deckbench infer --model tiny-glm4v --adapter adapters/S1 --data data/S1 --out preds/S1.csv"
+)
 def infer(
     model: Model,
     data: Annotated[Path, typer.Option(help="A dataset or a messages JSONL.")],
@@ -333,12 +335,13 @@ def models_pretrain(
 def run(
     suite: Annotated[str, typer.Argument(help="A suite yaml, or the name of an embedded one: demo, smoke.")],
     work: Annotated[Path | None, typer.Option(help="Where everything is made; default work/SUITE.")] = None,
+    only: Annotated[str | None, typer.Option(help="MODEL:CURRICULUM:DATA, one row of the page alone.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run a whole suite to its leaderboard; what is done is skipped, what was broken off goes on."""
     from deckbench.runners.suite import run_suite
 
-    result = run_suite(suite, work=work)
+    result = run_suite(suite, work=work, only=only)
     show(result, as_json, [f"leaderboard: {result['page']}"])
 
 
@@ -387,7 +390,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 2 wrong input, 3 outside failure, 4 the answer is no, 1 a bug, 130 interrupted."""
+    """Exit codes: 0 done, 2 wrong input, 3 outside failure, 4 the answer is no, 1 a bug, 130 interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     try:

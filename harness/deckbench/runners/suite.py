@@ -1,11 +1,12 @@
 """Run a suite: every step in order, each skipped when its output is already there.
 
-A step's folder name ends in its key: a hash of the step's parameters and of its inputs' content. So a changed suite makes new
-folders beside the old ones, an unchanged one finds everything done, and a broken run goes on where it stopped.
+A step's folder name ends in its key: a hash of the step's parameters and of its inputs' content. So a changed suite
+makes new folders beside the old ones, an unchanged one finds everything done, and a broken run goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench import __version__, artifact
+from deckbench.errors import InputError
 from deckbench.progress import say
 from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, load_suite, split_weight
 
@@ -60,36 +62,77 @@ class Run:
         return self.work / room / f"{name.replace('+', '_').replace(':', '-').replace('/', '-')}-{digest[:8]}"
 
 
-def run_suite(ref: str, *, work: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Target:
+    """One row of the leaderboard: a model (or baseline) at a curriculum, on one test set."""
+
+    ref: str
+    curriculum: str | None
+    data: str
+    condition: str
+
+    @property
+    def label(self) -> str:
+        """`tiny-glm4v:S1+S2:S3`, what `--only` takes."""
+        return f"{self.ref}:{self.curriculum or 'baseline'}:{self.data}"
+
+
+def targets_of(suite: Suite) -> list[Target]:
+    """All rows a suite asks for, in its order."""
+    rows: list[tuple[str, str | None]] = [
+        (model.ref, curriculum) for model in suite.models for curriculum in model.curricula
+    ]
+    rows += [(baseline, None) for baseline in suite.baselines]
+    return [Target(ref, curriculum, t.data, t.condition) for ref, curriculum in rows for t in suite.tests]
+
+
+def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) -> dict[str, Any]:
     """Run the suite `ref` (a yaml or an embedded name) in `work`; returns {page, records, made, seconds}.
 
-    Raises InputError where the suite or a pool is wrong, OutsideError where the disk fails; run again to go on.
+    only: the label of one row; nothing else is made, no latency is measured and the page has that row alone. Raises
+    InputError where the suite or a pool is wrong, OutsideError where the disk fails; run again to go on.
     """
     suite, file = load_suite(ref)
     run = Run(suite, ref, file, (work or Path("work") / suite.name).resolve())
     began = time.monotonic()
-    for name in suite.pools:
-        run.pools[name] = make_pool(run, name)
-    for name, data in suite.data.items():
-        run.data[name] = make_data(run, name, data)
-        if data.audit and data.split != "test-only":
+    targets = [target for target in targets_of(suite) if only in (None, target.label)]
+    if not targets:
+        known = ", ".join(target.label for target in targets_of(suite))
+        raise InputError(f"the suite has no row {only!r}", "--only", f"one of: {known}")
+    chains = {(t.ref, name) for t in targets if t.curriculum for name in needed(suite, [t.curriculum])}
+    for name in data_needed(suite, targets, {name for _, name in chains}):
+        make_pool(run, suite.data[name].pool)
+        run.data[name] = make_data(run, name, suite.data[name])
+        if suite.data[name].audit and suite.data[name].split != "test-only":
             run.audits[name] = make_audit(run, name)
     for model in suite.models:
-        for curriculum in needed(suite, model.curricula):
-            run.adapters[model.ref, curriculum] = make_adapter(run, model.ref, curriculum, suite.train[curriculum])
-    records = run.work / "records"
-    kept = []
-    for model in suite.models:
-        for curriculum in model.curricula:
-            adapter = run.adapters.get((model.ref, curriculum))
-            timing = make_bench(run, model.ref, curriculum, adapter, suite.bench) if suite.bench else None
-            for test in suite.tests:
-                kept.append(make_record(run, model.ref, curriculum, adapter, test.data, test.condition, timing))
-    for baseline in suite.baselines:
-        for test in suite.tests:
-            kept.append(make_record(run, baseline, None, None, test.data, test.condition, None))
-    page = make_site(run, kept)
-    return {"page": page.as_uri(), "records": str(records), "made": run.made, "seconds": time.monotonic() - began}
+        for curriculum, spec in suite.train.items():
+            if (model.ref, curriculum) in chains:
+                run.adapters[model.ref, curriculum] = make_adapter(run, model.ref, curriculum, spec)
+    records = []
+    timings: dict[tuple[str, str], dict[str, Any]] = {}
+    for target in targets:
+        who = (target.ref, target.curriculum or "")
+        if suite.bench and only is None and target.curriculum and who not in timings:
+            timings[who] = make_bench(run, *who, run.adapters.get(who), suite.bench)
+        records.append(make_record(run, target, run.adapters.get(who), timings.get(who, {})))
+    page = make_site(run, records)
+    return {
+        "page": page.as_uri(),
+        "records": [str(record) for record in records],
+        "made": run.made,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def data_needed(suite: Suite, targets: list[Target], curricula: set[str]) -> list[str]:
+    """The datasets some rows stand on, in the suite's order."""
+    names = {target.data for target in targets}
+    names |= {train_part(suite, suite.data[target.data].task) for target in targets if target.curriculum is None}
+    names |= {split_weight(text)[0] for curriculum in curricula for text in suite.train[curriculum].data}
+    if suite.bench:
+        names |= {name for name in suite.bench.data if any(target.curriculum for target in targets)}
+    return [name for name in suite.data if name in names]
 
 
 def needed(suite: Suite, curricula: list[str]) -> list[str]:
@@ -103,19 +146,21 @@ def needed(suite: Suite, curricula: list[str]) -> list[str]:
     return [name for name in suite.train if name in wanted]
 
 
-def make_pool(run: Run, name: str) -> Made:
+def make_pool(run: Run, name: str) -> None:
     """Render a pool, or take one from disk."""
     spec = run.suite.pools[name]
+    if name in run.pools:
+        return
     if spec.path is not None:
         from deckbench.pool.read import read_pool
 
         path = (run.file.parent / spec.path).resolve()
-        return Made(path, read_pool(path).content_hash)
-    synth = spec.synth
-    assert synth is not None
-    from deckbench.pool.synth import synth_pool
+        run.pools[name] = Made(path, read_pool(path).content_hash)
+    if spec.synth is not None:
+        from deckbench.pool.synth import synth_pool
 
-    return run.step("pools", name, synth.model_dump(), lambda out: synth_pool(out, **synth.model_dump()))
+        values = spec.synth.model_dump()
+        run.pools[name] = run.step("pools", name, values, lambda out: synth_pool(out, **values))
 
 
 def make_data(run: Run, name: str, spec: DataSpec) -> Made:
@@ -124,13 +169,13 @@ def make_data(run: Run, name: str, spec: DataSpec) -> Made:
     from deckbench.task import load_task
 
     pool = run.pools[spec.pool]
-    beside = {k: (run.file.parent / v if v else None) for k, v in (("ontology", spec.ontology), ("qa", spec.qa))}
-    texts = {k: artifact.hash_file(v) if v and v.is_file() else artifact.hash_folder(v) if v else None for k, v in beside.items()}
+    beside: dict[str, Any] = {"ontology": beside_file(run, spec.ontology), "qa": beside_file(run, spec.qa)}
     key = {
-        "spec": spec.model_dump(exclude={"pool", "audit"}),
         "pool": pool.content_hash,
-        "task": load_task(spec.task).hash,
-        "texts": texts,
+        "task": load_task(spec.task, options=spec.options, **beside).content_hash,
+        "split": spec.split,
+        "lang": spec.lang,
+        "options": spec.options,
         "seed": run.suite.seed,
     }
 
@@ -149,10 +194,13 @@ def make_data(run: Run, name: str, spec: DataSpec) -> Made:
     return run.step("data", name, key, make)
 
 
+def beside_file(run: Run, relative: str | None) -> Path | None:
+    """A file the suite names, relative to the suite file."""
+    return run.file.parent / relative if relative else None
+
+
 def make_audit(run: Run, name: str) -> dict[str, Any]:
     """Audit a dataset once; the result is an artifact of its own."""
-    import json
-
     from deckbench.build.audit import audit
 
     data = run.data[name]
@@ -232,90 +280,107 @@ def make_bench(run: Run, ref: str, curriculum: str, adapter: Made | None, spec: 
     return results
 
 
-def make_record(
-    run: Run, ref: str, curriculum: str | None, adapter: Made | None, name: str, condition: str, timing: dict[str, Any]
-) -> Path:
-    """Answers, score and record of one model on one test set; returns the record's folder."""
-    import json
-
-    from deckbench.infer import infer
+def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str, Any]) -> Path:
+    """Answers, score and record of one row; returns the record's folder."""
     from deckbench.report.record import write_record
-    from deckbench.score import score
     from deckbench.task import load_task
 
-    data, spec = run.data[name], run.suite.data[name]
-    pool = run.pools[spec.pool]
-    answering = resolve(run, ref, spec.pool)
-    key = {
-        "model": identity_of(ref),
-        "adapter": adapter.content_hash if adapter else None,
-        "data": data.content_hash,
-        "train": run.data[train_part(run.suite, spec.task)].content_hash,
-        "seed": run.suite.seed,
-    }
-    label = f"{ref}-{curriculum or 'baseline'}-{name}"
-    folder = run.place("answers", label, key)
-    predictions, scores = folder / "predictions.csv", folder / "score.json"
-    if not predictions.is_file():
-        say(f"answers {label} ...")
-        began = time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
-        infer(
-            model=answering,
-            adapter=adapter.path if adapter else None,
-            data=data.path,
-            out=predictions,
-            train_data=run.data[train_part(run.suite, spec.task)].path,
-        )
-        say(f"answers {label}: {time.monotonic() - began:.1f} s")
-        run.made.append(f"answers/{label}")
-    if not scores.is_file():
-        score(predictions, data=data.path, out=scores, seed=run.suite.seed)
-    result = json.loads(scores.read_text(encoding="utf-8"))
-    manifest = artifact.read(data.path, "dataset")
-    command = f"deckbench run {run.ref} --only {label}"
+    suite, name, spec = run.suite, target.data, run.suite.data[target.data]
+    data, pool = run.data[name], run.pools[spec.pool]
+    predictions, result = answer_and_score(run, target, adapter)
+    command = f"deckbench run {run.ref} --only {target.label}"
     inputs = [
-        {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": build_command(spec, run.suite)},
-        {"name": "pool", "kind": "pool", "sha256": pool.content_hash, "source": pool_command(run.suite, spec.pool)},
+        {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": build_command(spec, suite)},
+        {"name": "pool", "kind": "pool", "sha256": pool.content_hash, "source": pool_command(suite, spec.pool)},
         {"name": "suite", "kind": "suite", "sha256": artifact.hash_file(run.file), "source": run.ref},
     ]
     if adapter:
         inputs.append({"name": "adapter", "kind": "adapter", "sha256": adapter.content_hash, "source": command})
     audit = run.audits.get(name)
+    baseline = target.curriculum is None
     return write_record(
         run.work / "records",
         model={
-            "name": ref,
-            "family": family_of(ref),
-            "kind": "baseline" if curriculum is None else "model",
-            "weights": "none" if curriculum is None and not ref.startswith("blind:") else "trained",
-            "identity": flat(identity_of(ref)),
+            "name": target.ref,
+            "family": "baseline" if baseline else identity_of(target.ref)["family"],
+            "kind": "baseline" if baseline else "model",
+            "weights": "none" if baseline and not target.ref.startswith("blind:") else "trained",
+            "identity": flat(identity_of(target.ref)),
         },
-        curriculum=curriculum,
-        task=str(manifest.content["params"]["task"]),
+        curriculum=target.curriculum,
+        task=str(artifact.read(data.path, "dataset").content["params"]["task"]),
         stage=load_task(spec.task).stage,
         pool={
             "name": spec.pool,
             "hash": pool.content_hash,
-            "synthetic": run.suite.pools[spec.pool].synth is not None,
-            "part": "shifted" if condition == "shifted" else "same distribution",
-            "condition": condition,
+            "synthetic": bool(artifact.read(data.path, "dataset").content["params"]["synthetic"]),
+            "part": "shifted" if target.condition == "shifted" else "same distribution",
+            "condition": target.condition,
         },
         dataset=data.content_hash,
         command=command,
-        seed=run.suite.seed,
+        seed=suite.seed,
         inputs=inputs,
         score=result,
         predictions=predictions,
         data=data.path,
-        latency=timing.get(name),
+        latency=latency_of(timing[name]) if name in timing else None,
+        bench=timing.get(name),
         audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
     )
 
 
-def resolve(run: Run, ref: str, pool: str) -> str:
-    """`rule:gold` reads the labels of the pool that is asked about."""
-    return f"rule:{run.pools[pool].path}" if ref == "rule:gold" else ref
+def answer_and_score(run: Run, target: Target, adapter: Made | None) -> tuple[Path, dict[str, Any]]:
+    """The predictions of one row and the content of their score.json; each is made once."""
+    from deckbench.infer import infer
+    from deckbench.score import score
+
+    spec, data = run.suite.data[target.data], run.data[target.data]
+    learned = {train_part(run.suite, spec.task): None} if target.curriculum is None else {}
+    key = {
+        "model": identity_of(target.ref),
+        "adapter": adapter.content_hash if adapter else None,
+        "data": data.content_hash,
+        "train": [run.data[name].content_hash for name in learned],
+        "seed": run.suite.seed,
+    }
+    folder = run.place("answers", target.label, key)
+    predictions, scores = folder / "predictions.csv", folder / "score.json"
+    if not predictions.is_file():
+        say(f"answers {target.label} ...")
+        began = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        infer(
+            model=learned_from(run, target.ref, spec),
+            adapter=adapter.path if adapter else None,
+            data=data.path,
+            out=predictions,
+        )
+        say(f"answers {target.label}: {time.monotonic() - began:.1f} s")
+        run.made.append(f"answers/{target.label}")
+    if not scores.is_file():
+        score(predictions, data=data.path, out=scores, seed=run.suite.seed)
+    result: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
+    return predictions, result
+
+
+def learned_from(run: Run, ref: str, spec: DataSpec) -> str:
+    """`majority` and `nearest` learn from the task's training part, also where the asked dataset has none."""
+    return f"{ref}:{run.data[train_part(run.suite, spec.task)].path}" if ref in {"majority", "nearest"} else ref
+
+
+def latency_of(results: dict[str, Any]) -> dict[str, Any]:
+    """What a record keeps of a bench: the verdict-only question, which is what a watcher waits for."""
+    kind = results["kinds"].get("choice") or next(iter(results["kinds"].values()))
+    return {
+        "source": "bench",
+        "engine": results["engine"],
+        "answer": kind["latency"],
+        "first_token": kind["first_token"],
+        "phases": kind["stages"],
+        "tokens_per_s": kind["tokens_per_s"],
+        "peak_memory_bytes": results["memory"]["peak_bytes"],
+    }
 
 
 def identity_of(ref: str) -> Any:
@@ -323,10 +388,6 @@ def identity_of(ref: str) -> Any:
     from deckbench.models.load import model_identity
 
     return {"baseline": ref} if ref.partition(":")[0] in {"majority", "nearest", "rule"} else model_identity(ref)
-
-
-def family_of(ref: str) -> str:
-    return "baseline" if ref.partition(":")[0] in {"majority", "nearest", "rule", "blind"} else ref.rpartition("-")[2]
 
 
 def flat(value: Any) -> dict[str, str]:
@@ -363,7 +424,9 @@ def pool_command(suite: Suite, name: str) -> str:
 
 def build_command(spec: DataSpec, suite: Suite) -> str:
     """How the dataset is built."""
-    words = [f"deckbench build {spec.task} --pool pools/{spec.pool} --out data --split {spec.split} --seed {suite.seed}"]
+    words = [
+        f"deckbench build {spec.task} --pool pools/{spec.pool} --out data --split {spec.split} --seed {suite.seed}"
+    ]
     words += [f"--{name} {value}" for name, value in (("ontology", spec.ontology), ("qa", spec.qa)) if value]
     words += [f"--set {key}={value}" for key, value in spec.options.items()]
     return " ".join(words) + (f" --lang {spec.lang}" if spec.lang != "en" else "")

@@ -1,0 +1,134 @@
+"""Does a record reproduce? Its step is done again from its inputs, and the answers are laid side by side."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.suite import load_suite
+
+SINCE = ("score", "infer", "train")
+# verdicts, the best first; those before "different" count as reproduced
+SAME_BYTES, SAME_ANSWERS, WITHIN, DIFFERENT, NOT_HERE = (
+    "same bytes",
+    "same answers",
+    "within the interval",
+    "different",
+    "not runnable here",
+)
+REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}
+
+
+def verify(record: Path, *, since: str = "score", work: Path | None = None) -> dict[str, Any]:
+    """Do a record's step again.
+
+    since: `score` (from its own predictions), `infer` (from the suite's adapters) or `train` (from its datasets).
+    work: where the suite's artifacts lie; what is missing there is made. Returns {record, from, verdict, reproduced,
+    why}. Raises InputError when the record is damaged or `since` is unknown.
+    """
+    from deckbench.report.load import read_record
+
+    if since not in SINCE:
+        raise InputError(f"{since!r} cannot be done again", "--from", f"one of: {', '.join(SINCE)}")
+    run = read_record(Path(record))
+    if run.record.samples is None or run.record.metrics is None:
+        verdict, why = NOT_HERE, "the record holds times only; they never reproduce"
+    elif since == "score":
+        verdict, why = score_again(Path(record), run.record)
+    else:
+        verdict, why = run_again(Path(record), run.record, since, work)
+    good = verdict in (SAME_BYTES, SAME_ANSWERS, WITHIN)
+    return {"record": Path(record).name, "from": since, "verdict": verdict, "reproduced": good, "why": why}
+
+
+def samples_of(record: Path) -> list[dict[str, str]]:
+    """The rows of a record's samples.csv.gz."""
+    text = gzip.decompress((record / "samples.csv.gz").read_bytes()).decode("utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    """Rows as CSV, columns in the order of the first row."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def score_again(record: Path, known: Any) -> tuple[str, str]:
+    """Parse and score the record's own predictions again; (verdict, why)."""
+    from deckbench.report.record import metrics_from
+    from deckbench.score import score
+
+    rows = samples_of(record)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_csv(place / "predictions.csv", rows)
+        write_csv(place / "samples.csv", [{**row, "answer": row["gold"], "split": "test"} for row in rows])
+        again = metrics_from(score(place / "predictions.csv", data=place, seed=known.seed))
+    was, now = known.metrics.model_dump(mode="json"), again.model_dump(mode="json")
+    changed = sorted(path for path in differing(was, now) if "contradiction" not in path)
+    if not changed:
+        return SAME_BYTES, "every metric and interval came out the same"
+    return DIFFERENT, f"{len(changed)} metrics differ, such as {changed[0]}"
+
+
+def differing(a: Any, b: Any, path: str = "") -> list[str]:
+    """The places where two JSON values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted({*a, *b})
+        return [found for key in keys for found in differing(a.get(key), b.get(key), f"{path}.{key}".strip("."))]
+    return [] if a == b else [path]
+
+
+def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[str, str]:
+    """Make the record again in a folder of its own, with what `since` leaves standing from `work`; (verdict, why)."""
+    from deckbench.runners.suite import run_suite
+
+    source = next((entry for entry in known.inputs if entry.kind == "suite"), None)
+    if source is None or " --only " not in known.command:
+        return NOT_HERE, "the record does not come from a suite"
+    try:
+        suite, file = load_suite(source.source)
+    except InputError as error:
+        return NOT_HERE, error.what
+    if artifact.hash_file(file) != source.sha256:
+        return NOT_HERE, f"the suite {source.source} has changed since"
+    old = (work or Path("work") / suite.name).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "work"
+        for room in REUSED[since]:
+            if (old / room).is_dir():
+                # links would do, but an artifact must not change under us while it is read
+                shutil.copytree(old / room, place / room, ignore=shutil.ignore_patterns(".*", "*.partial"))
+        result = run_suite(source.source, work=place, only=known.command.partition(" --only ")[2])
+        made = Path(result["records"][0])
+        return compare(record, made, known)
+
+
+def compare(old: Path, new: Path, known: Any) -> tuple[str, str]:
+    """(verdict, why) for a record and its second making."""
+    if artifact.hash_file(old / "record.json") == artifact.hash_file(new / "record.json"):
+        return SAME_BYTES, "record.json and all answers are the same bytes"
+    before = {row["id"]: row for row in samples_of(old)}
+    after = {row["id"]: row for row in samples_of(new)}
+    if before.keys() != after.keys():
+        return DIFFERENT, "other samples were asked: the pool or the dataset came out otherwise"
+    other = [key for key, row in before.items() if row["prediction"] != after[key]["prediction"]]
+    if not other:
+        return SAME_ANSWERS, "all answers are the same; probabilities or identities differ in their last digits"
+    headline = known.metrics.kinds[known.metrics.primary].metrics["accuracy"]
+    choices = [row for row in after.values() if row["kind"] == known.metrics.primary]
+    rate = sum(row["correct"] == "true" for row in choices) / max(1, len(choices))
+    low, high = headline.interval or (0.0, 1.0)
+    text = (
+        f"{len(other)} of {len(before)} answers differ; accuracy {rate:.4f}, recorded interval {low:.4f} to {high:.4f}"
+    )
+    return (WITHIN if low <= rate <= high else DIFFERENT), text
