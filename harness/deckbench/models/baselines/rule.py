@@ -27,6 +27,7 @@ from deckbench.task import LANGS, REGIONS, BankQuestion, Lang, Ontology, Task, l
 
 FILLED = ("noun", "region", "kind", "state", "name", "fact", "verdict", "step")
 INSIDE = 0.85  # part of a label that must lie in the drawn box to be what is asked about
+ALIKE = 0.6  # part of the best overlap that a neighbour must have to be taken for the object too
 CLEARLY = 0.5  # part of a label that must lie in a region to be in it
 
 
@@ -156,24 +157,23 @@ class Rule(Baseline):
         if found is None or sample.frame is None:
             return say("")
         seen = self.objects(sample.frame, task.ontology)
-        asked = seen
+        asked = with_noun(seen, found, task.ontology)
         if task.spec.picture == "box":
-            asked = in_box(sample, seen)
+            asked = in_box(sample, asked)
         elif task.spec.picture == "crop":
-            asked = self.in_crop(sample, seen)
+            asked = self.in_crop(sample, asked)
         about = found.question.about
         if about == "scene":
             return say(scene_text(found, task.ontology, sample.step, seen))
         if about == "verdict":
-            fitting = with_noun(asked, found, task.ontology)
-            p = p_of(fitting, task, sample.step)
+            p = p_of(asked, task, sample.step)
             return choose(sample, found, "anomaly" if p > 0.5 else "normal", {"anomaly": p, "normal": 1 - p})
         if about == "presence":
-            there = [item for item in with_noun(asked, found, task.ontology) if in_region(item.box, found)]
+            there = [item for item in asked if in_region(item.box, found)]
             p = max((item.confidence for item in there), default=0.0)
             return choose(sample, found, "present" if there else "absent", {"present": p, "absent": 1 - p})
         if about == "place":
-            return choose(sample, found, half(with_noun(asked, found, task.ontology), found.question.axis))
+            return choose(sample, found, half(asked, found.question.axis))
         return word(sample, found, asked, task.ontology)
 
     def in_crop(self, sample: Sample, seen: list[Seen]) -> list[Seen]:
@@ -297,7 +297,10 @@ def with_noun(seen: list[Seen], found: Understood, ontology: Ontology) -> list[S
 
 
 def in_box(sample: Sample, seen: list[Seen]) -> list[Seen]:
-    """Objects that lie in the drawn box, the best overlap first. The box reaches past its object on every side."""
+    """Objects that lie in the drawn box, all that it fits about as well as the best (intersection over union).
+
+    The one in the middle comes first: the box reaches past its object on every side, and may take in a neighbour.
+    """
     if sample.box is None:
         return []
     with Image.open(sample.image) as picture:
@@ -305,7 +308,15 @@ def in_box(sample: Sample, seen: list[Seen]) -> list[Seen]:
     drawn = (sample.box[0] / width, sample.box[1] / height, sample.box[2] / width, sample.box[3] / height)
     scored = [(overlap(item.box, drawn), item) for item in seen]
     inside = [(iou, item) for (part, iou), item in scored if part >= INSIDE]
-    return [item for _, item in sorted(inside, key=lambda pair: -pair[0])]
+    best = max((iou for iou, _ in inside), default=0.0)
+
+    def off(item: Seen) -> float:
+        across: float = abs(item.box.x0 + item.box.x1 - drawn[0] - drawn[2]) / (drawn[2] - drawn[0])
+        return across + abs(item.box.y0 + item.box.y1 - drawn[1] - drawn[3]) / (drawn[3] - drawn[1])
+
+    near = sorted((item for iou, item in inside if iou >= ALIKE * best), key=off)
+    rest = sorted((pair for pair in inside if pair[0] < ALIKE * best), key=lambda pair: -pair[0])
+    return [*near, *(item for _, item in rest)]
 
 
 def overlap(box: Box, other: tuple[float, float, float, float]) -> tuple[float, float]:
