@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.build import boxes, crops, scenes
@@ -32,6 +32,9 @@ from deckbench.errors import InputError
 from deckbench.pool.frame import Pool
 from deckbench.progress import say, track
 from deckbench.task import Task, load_task, map_classes
+
+if TYPE_CHECKING:
+    from deckbench.pool.split import Split
 
 PLANNERS: dict[str, Callable[[Context, str], list[Unit]]] = {
     "crop": crops.plan,
@@ -66,7 +69,7 @@ def build_dataset(
     Raises InputError (nothing is written) and OutsideError.
     """
     from deckbench.pool.read import read_pool
-    from deckbench.pool.split import split_groups
+    from deckbench.pool.split import split_pool
 
     started = time.monotonic()
     if not languages(lang):
@@ -80,7 +83,7 @@ def build_dataset(
     frames = read_pool(Path(pool), skip_bad=skip_bad)
     used = [box.cls for frame in frames.frames for box in frame.boxes]
     classes = map_classes(frames.names, used, definition.ontology, pool)
-    parts = split_groups(frames, split, seed)
+    parts = split_pool(frames, split, seed)
     ctx = _context(definition, frames, classes, parts, seed)
     planned = {part: _plan(ctx, part) for part in SPLITS}
     if not any(planned.values()):
@@ -121,19 +124,19 @@ def build_dataset(
     return artifact.read(Path(out), "dataset")
 
 
-def _context(task: Task, pool: Pool, classes: Mapping[int, str], parts: Mapping[str, str], seed: int) -> Context:
+def _context(task: Task, pool: Pool, classes: Mapping[int, str], parts: Split, seed: int) -> Context:
     ctx = Context(
         task=task,
         frames=pool.frames,
         classes=[[classes[box.cls] for box in frame.boxes] for frame in pool.frames],
-        split=[parts.get(frame.id) for frame in pool.frames],
-        groups=[frame.group or "" for frame in pool.frames],
+        split=[parts.parts.get(frame.id) for frame in pool.frames],
+        groups=[parts.groups.get(frame.id, frame.id) for frame in pool.frames],
         synthetic=pool.synthetic,
         seed=seed,
     )
     for frame, part in zip(ctx.frames, ctx.split, strict=True):
         if part is None:
-            ctx.left.add("in no part of the split", "", "frame", frame.id)
+            ctx.left.add("in a gap between blocks", "", "frame", frame.id)
     return ctx
 
 
@@ -191,7 +194,8 @@ def _pictures(ctx: Context, units: list[Unit], split: str) -> dict[View, Picture
             else:
                 colour = PLAIN_COLOUR
                 if options.box_style == "source-lab":
-                    colour = ANOMALY_COLOUR if asked.anomaly else NORMAL_COLOUR
+                    wrong = view.cls is not None and ctx.verdict(view.frame, view.cls) == "anomaly"
+                    colour = ANOMALY_COLOUR if wrong else NORMAL_COLOUR
                 found[view] = Picture(
                     f"{stem}.jpg",
                     frame.width,

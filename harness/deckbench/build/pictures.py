@@ -82,8 +82,8 @@ def drawn_rect(box: Box4, width: int, height: int, margin: tuple[float, float], 
 
 
 def line_width(width: int, wanted: float) -> int:
-    """Line width in pixels for a frame of this width."""
-    return max(1, round(wanted * width / BASE_WIDTH))
+    """Line width in pixels for a frame of this width; one pixel would lose its colour in a JPEG."""
+    return max(2, round(wanted * width / BASE_WIDTH))
 
 
 def copy_suffix(path: Path) -> str | None:

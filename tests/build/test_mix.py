@@ -1,0 +1,103 @@
+"""`mix`: several datasets become one; nothing leaks, nothing collides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from deckbench import artifact
+from deckbench.build.dataset import build_dataset
+from deckbench.build.mix import mix
+from deckbench.dataset import read_samples
+from deckbench.errors import InputError
+
+
+@pytest.fixture(scope="session")
+def parts(hand_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("parts")
+    for name, task, split in (
+        ("S1", "ot2-concept@1", "pool"),
+        ("S2", "ot2-guided@1", "pool"),
+        ("S3-all", "ot2-scene@1", "test-only"),
+    ):
+        build_dataset(task, pool=hand_pool, out=folder / name, split=split, seed=5, workers=1)
+    return {name: folder / name for name in ("S1", "S2", "S3-all")}
+
+
+def table(dataset: Path) -> pd.DataFrame:
+    return pd.read_csv(dataset / "samples.csv", dtype=str, keep_default_na=False)
+
+
+def test_a_mix_holds_its_parts(parts: dict[str, Path], tmp_path: Path) -> None:
+    mix([(parts["S2"], 1.0), (parts["S1"], 0.5)], out=tmp_path / "mix", seed=3)
+    rows, first, second = table(tmp_path / "mix"), table(parts["S2"]), table(parts["S1"])
+    assert set(first["id"]) <= set(rows["id"])
+    replayed = rows[rows["stage"] == "S1"]
+    for split in ("val", "test"):
+        assert (replayed["split"] == split).sum() == (second["split"] == split).sum()
+    before, after = (len(set(t[t["split"] == "train"]["image"])) for t in (second, replayed))
+    assert after == round(before / 2)
+    # all the questions of a kept picture come along
+    kept = second[second["image"].isin(replayed["image"])]
+    assert set(kept["id"]) == set(replayed["id"])
+    for split in ("train", "val", "test"):
+        assert len(read_samples(tmp_path / "mix", split)) == (rows["split"] == split).sum()
+
+
+def test_a_mix_is_the_same_again(parts: dict[str, Path], tmp_path: Path) -> None:
+    wish = [(parts["S2"], 1.0), (parts["S1"], 0.4)]
+    hashes = {mix(wish, out=tmp_path / name, seed=seed).content_hash for name, seed in (("a", 1), ("b", 1))}
+    assert len(hashes) == 1
+    assert mix(wish, out=tmp_path / "c", seed=2).content_hash not in hashes
+
+
+def test_the_same_part_twice_keeps_ids_unique(parts: dict[str, Path], tmp_path: Path) -> None:
+    mix([(parts["S2"], 1.0), (parts["S2"], 1.0)], out=tmp_path / "mix")
+    rows = table(tmp_path / "mix")
+    assert rows["id"].is_unique
+    assert len(rows) == 2 * len(table(parts["S2"]))
+
+
+def test_a_group_on_both_sides_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the group 's0[0-5]' is in test here and in train of"):
+        mix([(parts["S2"], 1.0), (parts["S3-all"], 1.0)], out=tmp_path / "mix")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 1.5, float("nan"), float("inf")])
+def test_wrong_weights_are_refused(parts: dict[str, Path], tmp_path: Path, weight: float) -> None:
+    with pytest.raises(InputError, match="weight"):
+        mix([(parts["S2"], weight)], out=tmp_path / "mix")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_datasets_can_be_mixed(parts: dict[str, Path], hand_pool: Path, tmp_path: Path) -> None:
+    with artifact.writing(tmp_path / "other", "adapter") as draft:
+        (draft.path / "x").write_text("x")
+    for path, expected in (
+        (hand_pool, "no manifest.json"),
+        (tmp_path / "absent", "not found"),
+        (tmp_path / "other", "this is a adapter"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            mix([(parts["S2"], 1.0), (path, 1.0)], out=tmp_path / "mix")
+    with pytest.raises(InputError, match="nothing to mix"):
+        mix([], out=tmp_path / "mix")
+    assert not (tmp_path / "mix").exists()
+
+
+def test_a_table_that_points_outside_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    evil = tmp_path / "evil"
+    shutil.copytree(parts["S2"], evil)
+    rows = table(evil)
+    rows.loc[0, "image"] = "images/../../secret.jpg"
+    rows.to_csv(evil / "samples.csv", index=False)
+    assert json.loads((evil / "manifest.json").read_text())["content"]["kind"] == "dataset"
+    with pytest.raises(InputError, match="leaves the folder"):
+        mix([(evil, 1.0)], out=tmp_path / "mix")
+    assert not (tmp_path / "mix").exists()
