@@ -101,9 +101,9 @@ def train(
 
 
 def dataset_hash(data: Path) -> str:
-    """A dataset's identity: its manifest's, or of all its files where it comes from elsewhere."""
+    """A dataset's identity: its manifest's, checked file by file, or of all its files where it has none."""
     if (data / artifact.MANIFEST).is_file():
-        return artifact.read(data, "dataset").content_hash
+        return artifact.read(data, "dataset", verify=True).content_hash
     return artifact.hash_folder(data)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import pickle
 import random
 import time
 from itertools import islice
@@ -173,8 +174,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     """The tensors of a checkpoint, never unpickling anything but tensors and plain values."""
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise OutsideError(f"the checkpoint cannot be read ({error})", folder, "remove it and resume again") from error
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        what = f"the checkpoint cannot be read ({type(error).__name__})"
+        raise OutsideError(what, folder, "remove it and resume again") from error
     return state
 
 
