@@ -1,62 +1,76 @@
 """Near-duplicates: pictures that show the same moment, whatever compression, size, brightness, shift or small crop.
 
-Perceptual hashes alone call every two frames of one deck alike. So hashing only proposes, and pixels decide:
+Perceptual hashes alone call any two views of one deck alike. So a coarse likeness only proposes, and pixels decide:
 
-1. Every picture becomes a 96x54 grey thumbnail. Its band-passed, 24x14 version is a unit vector; the dot product with a
-   few shifted versions of another picture's proposes pairs (blocks of matrix products: 10,000 pictures take seconds).
-2. A proposed pair is aligned: shift by cross-correlation (FFT) over a few scales in x and y, then refined.
-3. The aligned pair is compared in 8x6 blocks by normalised cross-correlation of the high-passed thumbnails. The score
-   is the share of textured blocks that agree. A copy agrees everywhere; another session's frame does not, and a moved
-   arm shows as a hole.
+1. Every picture becomes a grey 192x108 thumbnail, taken as logarithm (a change of brightness becomes a constant) and
+   band-passed. At 32x18 the dot products with shifted and scaled versions of another picture propose pairs: blocks of
+   matrix products, so that 10,000 pictures take a minute and little memory.
+2. Proposed pairs are aligned in batches by Gauss-Newton on shift and scale (Lucas and Kanade, 1981), at 48x27, 96x54
+   and 192x108; most are given up at the first, cheap level.
+3. Two numbers decide at 192x108: the normalised cross-correlation of the aligned high-passed pictures, and the share of
+   8x6 textured blocks that agree on their own. A copy agrees everywhere; a moved arm or another plate shows as a hole.
 
-Two thresholds on that score: COPY (the same moment) and SCENE (the same camera standing still: used only where
-nothing is known about sessions, so that a fixed camera's pool counts as one group).
+COPY is the same moment. SCENE (the same camera standing still) is used only where nothing is known about sessions, so
+that the pool of one fixed camera counts as one group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 
 from deckbench import progress
 from deckbench.pool.picture import grey_thumbnail
 from deckbench.pool.threads import in_threads
 
-WIDTH, HEIGHT = 96, 54
-COARSE_W, COARSE_H = 24, 14
+WIDTH, HEIGHT = 192, 108
 BLOCKS_X, BLOCKS_Y = 8, 6
-COPY = 0.90
-SCENE = 0.55
-BLOCK_AGREES = 0.70
-PROPOSE = 0.55
-ALIGNED_ENOUGH = 0.55
+COARSE_X, COARSE_Y = 32, 18
+
+# Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
+COPY_CORRELATION = 0.88
+COPY_AGREES = 0.75
+BLOCK_AGREES_COPY = 0.85
+SCENE_AGREES = 0.55
+BLOCK_AGREES_SCENE = 0.70
+PROPOSE_COPY = 0.72
+PROPOSE_SCENE = 0.45
+GIVE_UP = {48: 0.80, 96: 0.86}  # correlation below which a pair is dropped at that width
+
 MAX_SHIFT = 0.12  # of the side
 MAX_SCALE = 0.14
-FLAT = 0.02  # spread of the high-passed log picture below which there is no texture to compare
+FLAT = 0.02  # spread of the band-passed logarithm below which there is no texture to compare
+
+# (scale x, scale y, shift x, shift y) tried when proposing; shifts in pixels of a 96x54 picture.
+TRIES = tuple(
+    [(1.0, 1.0, float(x), float(y)) for x in (0, -8, -5, -3, -1.5, 1.5, 3, 5, 8) for y in (0, -3.5, -1.5, 1.5, 3.5)]
+    + [(s, s, float(x), float(y)) for s in (0.93, 1.07) for x in (-3, 0, 3) for y in (-2, 0, 2)]
+)
 
 Thumbs = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Params = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures by index, and the share of blocks that agree (0 to 1)."""
+    """Two pictures by index. correlation: of the aligned pictures. agrees: share of textured blocks that agree."""
 
     left: int
     right: int
-    score: float
+    correlation: float
+    agrees: float
 
 
 def fingerprint(paths: Sequence[Path]) -> Thumbs:
-    """uint8 (n, 54, 96): grey thumbnails, upright, read by all cores. Raises InputError for an unreadable picture."""
+    """uint8 (n, 108, 192): grey thumbnails, upright, read by all cores. Raises InputError for an unreadable picture."""
     thumbs = np.empty((len(paths), HEIGHT, WIDTH), np.uint8)
     results = in_threads(lambda path: np.asarray(grey_thumbnail(path, (WIDTH, HEIGHT))), iter(paths))
     for number, thumb in enumerate(progress.track(results, "comparing pictures", total=len(paths))):
@@ -64,228 +78,285 @@ def fingerprint(paths: Sequence[Path]) -> Thumbs:
     return thumbs
 
 
-def high_pass(thumbs: npt.NDArray[Any]) -> Floats:
-    """float32, same shape: logarithm (a change of brightness becomes a constant), then fine minus coarse blur."""
-    logs = np.log(np.asarray(thumbs, np.float32) + 16.0)
-    none = (0.0,) * (logs.ndim - 2)
-    band: Floats = gaussian_filter(logs, (*none, 0.6, 0.6)) - gaussian_filter(logs, (*none, 3.0, 3.0))
-    return band
+def shrink(thumbs: Thumbs, width: int) -> Floats:
+    """float32 (n, width*9/16, width): block means of thumbnails. width: 48, 96 or 192."""
+    step = WIDTH // width
+    n = len(thumbs)
+    cut = thumbs.reshape(n, HEIGHT // step, step, WIDTH // step, step)
+    return np.asarray(cut.mean(axis=(2, 4), dtype=np.float32))
 
 
-def coarse(thumbs: Thumbs) -> Floats:
-    """float32 (n, 14, 24): band-passed small pictures, for proposing pairs."""
-    logs = np.log(thumbs.astype(np.float32) + 16.0)
-    band = gaussian_filter(logs, (0, 1.8, 1.8)) - gaussian_filter(logs, (0, 8.0, 8.0))
-    rows = np.linspace(0, HEIGHT, COARSE_H + 1).astype(int)[:-1]
-    columns = np.linspace(0, WIDTH, COARSE_W + 1).astype(int)[:-1]
-    sums = np.add.reduceat(np.add.reduceat(band, rows, axis=1), columns, axis=2)
-    return np.asarray(sums, np.float32)
+def band_pass(pictures: Floats, fine: float, wide: float) -> Floats:
+    """Difference of two Gaussian blurs of the logarithm, per picture."""
+    logs = np.log(pictures + 16.0)
+    return np.asarray(gaussian_filter(logs, (0, fine, fine)) - gaussian_filter(logs, (0, wide, wide)), np.float32)
 
 
-def unit_rows(pictures: Floats) -> Floats:
-    """(n, h, w) -> (n, h*w) with mean 0 and length 1; flat pictures become zero."""
-    rows = pictures.reshape(len(pictures), -1)
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(np.where(length > 1e-3, rows / np.maximum(length, 1e-3), 0), np.float32)
-
-
-def propose(
-    left: Thumbs, right: Thumbs | None = None, *, threshold: float = PROPOSE, block: int = 512
-) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]]:
-    """(left indices, right indices, likeness) of pairs worth a look, block by block.
-
-    right None: pairs within `left`, each once. Memory is block x len(right) x 4 bytes, a few times.
-    """
-    other = left if right is None else right
-    fixed = unit_rows(coarse(other)).T.copy()
-    flat_other = np.flatnonzero(is_flat(other))
-    pictures = coarse(left)
-    flat = is_flat(left)
-    for start in range(0, len(left), block):
-        part = pictures[start : start + block]
-        best = np.full((len(part), len(other)), -1.0, np.float32)
-        for dy in (-1, 0, 1):
-            for dx in (-1, 0, 1):
-                np.maximum(best, unit_rows(moved(part, dx, dy)) @ fixed, out=best)
-        if flat_other.size:  # nothing to correlate: the detailed look decides
-            best[np.ix_(np.flatnonzero(flat[start : start + block]), flat_other)] = 1.0
-        if right is None:
-            best[np.arange(len(other))[None, :] <= np.arange(start, start + len(part))[:, None]] = -1.0
-        rows, columns = np.nonzero(best >= threshold)
-        yield rows + start, columns, best[rows, columns]
-
-
-def moved(pictures: Floats, dx: int, dy: int) -> Floats:
-    """Shifted by whole cells, zeros coming in."""
-    out = np.zeros_like(pictures)
-    h, w = pictures.shape[1:]
-    out[:, max(dy, 0) : h + min(dy, 0), max(dx, 0) : w + min(dx, 0)] = pictures[
-        :, max(-dy, 0) : h + min(-dy, 0), max(-dx, 0) : w + min(-dx, 0)
-    ]
+def level(thumbs: Thumbs, width: int) -> Floats:
+    """Band-passed pictures of one level, float32 (n, width*9/16, width), made in slices to spare memory."""
+    out = np.empty((len(thumbs), width * 9 // 16, width), np.float32)
+    for start in range(0, len(thumbs), 256):
+        out[start : start + 256] = band_pass(shrink(thumbs[start : start + 256], width), 0.6, 3.0)
     return out
+
+
+# --- proposing ---------------------------------------------------------------------------------------------------
+
+
+class Coarse:
+    """Band-passed 96x54 pictures of one set at one scale, sampled at 32x18 under any small shift."""
+
+    def __init__(self, thumbs: Thumbs, scale_x: float = 1.0, scale_y: float = 1.0) -> None:
+        height, width = HEIGHT // 2, WIDTH // 2
+        y = (np.arange(height) - (height - 1) / 2) * scale_y + (height - 1) / 2
+        x = (np.arange(width) - (width - 1) / 2) * scale_x + (width - 1) / 2
+        rows = np.clip(np.round(y).astype(int), 0, height - 1)
+        columns = np.clip(np.round(x).astype(int), 0, width - 1)
+        self.band = np.empty((len(thumbs), height, width), np.float32)
+        for start in range(0, len(thumbs), 256):
+            pictures = shrink(thumbs[start : start + 256], width)[:, rows][:, :, columns]
+            self.band[start : start + 256] = band_pass(pictures, 1.2, 4.0)
+
+    def sample(self, dx: float = 0.0, dy: float = 0.0) -> Floats:
+        """float32 (n, 576): unit vectors; flat pictures are zero. dx, dy: pixels of the 96x54 picture."""
+        _, height, width = self.band.shape
+        at_y = (np.arange(COARSE_Y) + 0.5) * height / COARSE_Y - 0.5 + dy
+        at_x = (np.arange(COARSE_X) + 0.5) * width / COARSE_X - 0.5 + dx
+        rows, columns = np.round(at_y).astype(int), np.round(at_x).astype(int)
+        # Nothing comes in from outside: zero, the band's mean, instead of a repeated edge.
+        band = self.band[:, np.clip(rows, 0, height - 1)][:, :, np.clip(columns, 0, width - 1)]
+        band = band * ((rows >= 0) & (rows < height))[:, None] * ((columns >= 0) & (columns < width))
+        flat = band.reshape(len(band), -1)
+        flat = flat - flat.mean(axis=1, keepdims=True)
+        limit = 2 * flat.std(axis=1, keepdims=True)  # one strong edge (a black border) must not outweigh the rest
+        flat = np.clip(flat, -limit, limit)
+        length = np.linalg.norm(flat, axis=1, keepdims=True)
+        return np.asarray(np.where(length > 1e-2, flat / np.maximum(length, 1e-2), 0), np.float32)
 
 
 def is_flat(thumbs: Thumbs) -> npt.NDArray[np.bool_]:
     """Which pictures have next to no texture (a covered lens, an empty wall)."""
     flat = np.zeros(len(thumbs), bool)
-    for start in range(0, len(thumbs), 1024):
-        flat[start : start + 1024] = high_pass(thumbs[start : start + 1024]).std(axis=(1, 2)) < FLAT
+    for start in range(0, len(thumbs), 256):
+        flat[start : start + 256] = level(thumbs[start : start + 256], 96).std(axis=(1, 2)) < FLAT
     return flat
 
 
+def propose(
+    left: Thumbs,
+    right: Thumbs | None = None,
+    *,
+    threshold: float = PROPOSE_COPY,
+    tries: Sequence[tuple[float, float, float, float]] = TRIES,
+    block: int = 512,
+) -> Iterator[tuple[Ints, Ints, Floats, Params]]:
+    """(left numbers, right numbers, likeness, best try) of pairs worth a look, block by block of left pictures.
+
+    right None: pairs within `left`, each once. Memory is about block x len(right) x 12 bytes.
+    """
+    other = left if right is None else right
+    fixed = Coarse(other).sample().T.copy()
+    flat_other = np.flatnonzero(is_flat(other))
+    flat = is_flat(left)
+    for start in range(0, len(left), block):
+        part = left[start : start + block]
+        skip = start if right is None else 0  # a pair is looked at from its smaller number only
+        best = np.full((len(part), len(other) - skip), -1.0, np.float32)
+        which = np.zeros(best.shape, np.uint8)
+        scaled: dict[tuple[float, float], Coarse] = {}
+        for number, (sx, sy, dx, dy) in enumerate(tries):
+            # The left picture is moved here; the opposite move of the right one is what aligns them.
+            if (sx, sy) not in scaled:
+                scaled[sx, sy] = Coarse(part, 1 / sx, 1 / sy)
+            likeness = scaled[sx, sy].sample(-dx / sx, -dy / sy) @ fixed[:, skip:]
+            np.copyto(which, number, where=likeness > best)
+            np.maximum(best, likeness, out=best)
+        if flat_other.size:  # nothing to correlate: the detailed look decides
+            best[np.ix_(np.flatnonzero(flat[start : start + block]), flat_other[flat_other >= skip] - skip)] = 1.0
+        if right is None:
+            best[np.arange(len(other) - skip)[None, :] <= np.arange(len(part))[:, None]] = -1.0
+        rows, columns = np.nonzero(best >= threshold)
+        params = np.asarray(tries, np.float32)[which[rows, columns]].reshape(-1, 4)
+        params[:, 2:] *= WIDTH / 96
+        yield rows + start, columns + skip, best[rows, columns], params
+
+
+# --- aligning ----------------------------------------------------------------------------------------------------
+
+
+def centred(width: int) -> tuple[Floats, Floats]:
+    """y and x of every pixel from the middle, (h, w), for a picture of this width."""
+    height = width * 9 // 16
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    return np.asarray(y - (height - 1) / 2), np.asarray(x - (width - 1) / 2)
+
+
+def warp(pictures: Floats, params: Params) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Sample each picture (n, h, w) at its scale and shift (sx, sy, tx, ty), about its middle, bilinearly.
+
+    Also where that lies inside the picture. Shifts are in pixels of this level. Scale and shift are separable, so rows
+    and columns are picked one after the other.
+    """
+    n, height, width = pictures.shape
+    y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) * params[:, 1:2] + params[:, 3:4] + (height - 1) / 2
+    x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) * params[:, 0:1] + params[:, 2:3] + (width - 1) / 2
+    inside = ((y >= 0) & (y <= height - 1))[:, :, None] & ((x >= 0) & (x <= width - 1))[:, None, :]
+    y, x = np.clip(y, 0, height - 1.001), np.clip(x, 0, width - 1.001)
+    y0, x0 = y.astype(np.intp), x.astype(np.intp)
+    fy, fx = (y - y0)[:, :, None], (x - x0)[:, None, :]
+    each = np.arange(n)[:, None]
+    rows = pictures[each, y0] * (1 - fy) + pictures[each, y0 + 1] * fy
+    columns = rows.transpose(0, 2, 1)
+    out = columns[each, x0].transpose(0, 2, 1) * (1 - fx) + columns[each, x0 + 1].transpose(0, 2, 1) * fx
+    return np.asarray(out, np.float32), np.asarray(inside)
+
+
+def correlation(a: Floats, b: Floats, mask: Floats) -> npt.NDArray[np.float64]:
+    """Normalised cross-correlation inside the mask, per pair (n,)."""
+    count = np.maximum(mask.sum(axis=(1, 2)), 1)
+    a, b = a * mask, b * mask
+    sum_a, sum_b = a.sum(axis=(1, 2)), b.sum(axis=(1, 2))
+    cross = (a * b).sum(axis=(1, 2)) - sum_a * sum_b / count
+    energy_a = np.maximum((a * a).sum(axis=(1, 2)) - sum_a**2 / count, 0)
+    energy_b = np.maximum((b * b).sum(axis=(1, 2)) - sum_b**2 / count, 0)
+    length = np.sqrt(energy_a * energy_b)
+    return np.asarray(np.where(length > 1e-6, cross / np.maximum(length, 1e-6), 0.0), np.float64)
+
+
+def refine(a: Floats, b: Floats, params: Params, rounds: int) -> tuple[Params, npt.NDArray[np.float64]]:
+    """Gauss-Newton on scale and shift of each pair; returns the best parameters seen and their correlation."""
+    n, _, width = a.shape
+    y, x = centred(width)
+    best, best_value = params.copy(), np.full(n, -1.0)
+    params = params.copy()
+    for turn in range(rounds + 1):
+        warped, inside = warp(b, params)
+        mask = eroded(inside, 2)
+        value = correlation(a, warped, mask)
+        better = value > best_value
+        best[better], best_value[better] = params[better], value[better]
+        if turn == rounds:
+            break
+        grad_y, grad_x = np.gradient(warped, axis=(1, 2))
+        grad_x = grad_x / params[:, 0, None, None] * mask
+        grad_y = grad_y / params[:, 1, None, None] * mask
+        columns = np.stack([grad_x * x, grad_y * y, grad_x, grad_y], axis=1).reshape(n, 4, -1)
+        gain = (a * warped * mask).sum(axis=(1, 2)) / ((warped * warped * mask).sum(axis=(1, 2)) + 1e-9)
+        residual = ((a / np.maximum(gain, 0.2)[:, None, None] - warped) * mask).reshape(n, -1, 1)
+        normal = (columns @ columns.transpose(0, 2, 1)).astype(np.float64)
+        # A little damping, relative to each parameter's own curvature, for pictures with edges in one direction only.
+        normal += np.einsum("ni,ij->nij", np.einsum("nii->ni", normal) * 1e-3 + 1e-6, np.eye(4))
+        step = np.linalg.solve(normal, (columns @ residual).astype(np.float64))[:, :, 0]
+        limit = np.array([0.05, 0.05, 0.04 * width, 0.04 * width])
+        params = np.asarray(params + np.clip(step, -limit, limit), np.float32)
+    return best, best_value
+
+
+def in_reach(params: Params, width: int) -> npt.NDArray[np.bool_]:
+    """Whether scale and shift are what a copy may have, per pair."""
+    limits = np.array([MAX_SCALE, MAX_SCALE, MAX_SHIFT * width, MAX_SHIFT * width * 9 / 16])
+    return np.asarray((np.abs(params - np.array([1, 1, 0, 0])) <= limits).all(axis=1))
+
+
+def eroded(mask: npt.NDArray[np.bool_], pixels: int) -> Floats:
+    """The mask of a rectangle, smaller by some pixels where it does not touch the picture's edge."""
+    out = mask.copy()
+    for step in range(1, pixels + 1):
+        out[:, step:] &= mask[:, :-step]
+        out[:, :-step] &= mask[:, step:]
+        out[:, :, step:] &= mask[:, :, :-step]
+        out[:, :, :-step] &= mask[:, :, step:]
+    return np.asarray(out, np.float32)
+
+
 def block_sums(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(..., 54, 96) -> (..., 6, 8) sums over blocks."""
-    shape = values.shape[:-2]
-    cut = values.reshape(*shape, BLOCKS_Y, HEIGHT // BLOCKS_Y, BLOCKS_X, WIDTH // BLOCKS_X)
-    return np.asarray(cut.sum(axis=(-3, -1)))
+    """(n, h, w) -> (n, 6, 8) sums over blocks."""
+    n, height, width = values.shape
+    cut = values.reshape(n, BLOCKS_Y, height // BLOCKS_Y, BLOCKS_X, width // BLOCKS_X)
+    return np.asarray(cut.sum(axis=(2, 4)), np.float64)
 
 
-def agreement(a: Floats, b: Floats, mask: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.float64]:
-    """Share of textured blocks that agree, of aligned high-passed pictures (..., 54, 96); mask: where both exist."""
-    ones = np.ones(a.shape, np.float32) if mask is None else mask.astype(np.float32)
-    count = block_sums(ones)
-    enough = count >= 0.6 * (HEIGHT // BLOCKS_Y) * (WIDTH // BLOCKS_X)
+def agreement(a: Floats, b: Floats, mask: Floats, threshold: float) -> npt.NDArray[np.float64]:
+    """Share of textured blocks whose own correlation reaches the threshold, per pair (n,)."""
+    count = block_sums(mask)
+    size = a.shape[1] * a.shape[2] / BLOCKS_X / BLOCKS_Y
+    enough = count >= 0.6 * size
     safe = np.maximum(count, 1)
-    a, b = a * ones, b * ones
+    a, b = a * mask, b * mask
     sum_a, sum_b = block_sums(a), block_sums(b)
     energy_a = np.maximum(block_sums(a * a) - sum_a * sum_a / safe, 0)
     energy_b = np.maximum(block_sums(b * b) - sum_b * sum_b / safe, 0)
     cross = block_sums(a * b) - sum_a * sum_b / safe
-    total = np.maximum(enough.sum(axis=(-2, -1)), 1)
-    mean = ((energy_a + energy_b) * enough).sum(axis=(-2, -1)) / 2 / total
+    total = np.maximum(enough.sum(axis=(1, 2)), 1)
+    mean = (((energy_a + energy_b) * enough).sum(axis=(1, 2)) / 2 / total)[:, None, None]
     # A little of the mean energy is added to both sides, so that noise in a nearly blank block cannot disagree.
-    floor = 0.1 * mean[..., None, None] + 1e-6
+    floor = 0.1 * mean + 1e-9
     likeness = (cross + floor) / (np.sqrt(energy_a * energy_b) + floor)
-    textured = enough & (np.maximum(energy_a, energy_b) > 0.1 * mean[..., None, None])
-    good = (textured & (likeness >= BLOCK_AGREES)).sum(axis=(-2, -1))
-    count_textured = textured.sum(axis=(-2, -1))
+    textured = enough & (np.maximum(energy_a, energy_b) > 0.1 * mean)
+    good = (textured & (likeness >= threshold)).sum(axis=(1, 2))
+    count_textured = textured.sum(axis=(1, 2))
     return np.asarray(np.where(count_textured > 0, good / np.maximum(count_textured, 1), 0.0), np.float64)
 
 
-SCALES = tuple(
-    dict.fromkeys(
-        [(1.0, 1.0)]
-        + [(s, s) for s in (0.89, 0.92, 0.95, 0.975, 1.025, 1.05, 1.08, 1.11)]
-        + [(s, 1.0) for s in (0.92, 0.96, 1.04, 1.08)]
-        + [(1.0, s) for s in (0.92, 0.96, 1.04, 1.08)]
-    )
-)
-FFT_SHAPE = (80, 128)
+# --- deciding ----------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def grid() -> tuple[Floats, Floats]:
-    y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-    return y - (HEIGHT - 1) / 2, x - (WIDTH - 1) / 2
+class Levels:
+    """Band-passed pictures of a set at the levels that are needed often; the finest is made on demand."""
+
+    def __init__(self, thumbs: Thumbs) -> None:
+        self.thumbs = thumbs
+        self.kept: dict[int, npt.NDArray[np.float16]] = {}
+
+    def get(self, width: int, numbers: Ints) -> Floats:
+        if width == WIDTH:
+            return level(self.thumbs[numbers], width)
+        if width not in self.kept:
+            store = np.empty((len(self.thumbs), width * 9 // 16, width), np.float16)
+            for start in range(0, len(self.thumbs), 1024):
+                store[start : start + 1024] = level(self.thumbs[start : start + 1024], width)
+            self.kept[width] = store
+        return self.kept[width][numbers].astype(np.float32)
 
 
-def warp(picture: npt.NDArray[Any], params: npt.NDArray[np.float64]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Sample `picture` at scale and shift (sx, sy, tx, ty) about its middle; also where that lies inside it."""
-    sx, sy, tx, ty = params
-    y, x = grid()
-    ys, xs = sy * y + ty + (HEIGHT - 1) / 2, sx * x + tx + (WIDTH - 1) / 2
-    inside = (ys >= 0) & (ys <= HEIGHT - 1) & (xs >= 0) & (xs <= WIDTH - 1)
-    values = map_coordinates(picture, [ys, xs], order=1, mode="nearest")
-    return np.asarray(values, np.float32), inside
+def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> list[Pair]:
+    """The copies among proposed pairs. params: (n, 4), shifts in pixels of the full thumbnail."""
+    found = decide_flat(left.thumbs, right.thumbs, i, j)
+    keep = np.ones(len(i), bool)
+    for width, rounds, batch in ((48, 3, 128), (96, 2, 32), (192, 2, 16)):
+        places = np.flatnonzero(keep)
+        unit = np.array([1, 1, width / WIDTH, width / WIDTH], np.float32)
+        for start in range(0, len(places), batch):
+            at = places[start : start + batch]
+            a, b = left.get(width, i[at]), right.get(width, j[at])
+            got, value = refine(a, b, params[at] * unit, rounds)
+            params[at] = got / unit
+            good = (value >= GIVE_UP.get(width, COPY_CORRELATION - 0.05)) & in_reach(got, width)
+            if width == WIDTH and good.any():
+                a, b, got = a[good], b[good], got[good]
+                warped, inside = warp(b, got)
+                # What a shift brought in (black, a repeated edge) spoils the band a little beyond its border.
+                mask = eroded(inside, 4)
+                final = correlation(a, warped, mask)
+                share = agreement(a, warped, mask, BLOCK_AGREES_COPY)
+                wide = mask.mean(axis=(1, 2)) >= 0.6
+                for number, value_, share_, ok in zip(at[good], final, share, wide, strict=True):
+                    if ok and value_ >= COPY_CORRELATION and share_ >= COPY_AGREES:
+                        found.append(Pair(int(i[number]), int(j[number]), float(value_), float(share_)))
+            keep[at] = good
+    return found
 
 
-def correlation(a: Floats, b: Floats, mask: npt.NDArray[np.bool_]) -> float:
-    """Normalised cross-correlation inside the mask."""
-    a, b = a[mask], b[mask]
-    a, b = a - a.mean(), b - b.mean()
-    length = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / length if length > 1e-9 else 0.0
-
-
-def align(a: Thumbs, b: Thumbs) -> npt.NDArray[np.float64] | None:
-    """Scale and shift (sx, sy, tx, ty) that lay b over a; None when nothing in reach correlates."""
-    high_a = high_pass(a)
-    spectrum = np.conj(fft.rfft2(high_a, FFT_SHAPE))
-    energy_a = float((high_a * high_a).sum())
-    reach_x, reach_y = int(MAX_SHIFT * WIDTH), int(MAX_SHIFT * HEIGHT) + 1
-    best, params = 0.0, None
-    high_b = high_pass(b)
-    for sx, sy in SCALES:
-        scaled, inside = warp(high_b, np.array([sx, sy, 0.0, 0.0]))
-        scaled = scaled * inside
-        surface = fft.irfft2(spectrum * fft.rfft2(scaled, FFT_SHAPE), FFT_SHAPE)
-        near = np.concatenate([surface[-reach_y:], surface[: reach_y + 1]])
-        near = np.concatenate([near[:, -reach_x:], near[:, : reach_x + 1]], axis=1)
-        at = int(near.argmax())
-        value = float(near.flat[at]) / (np.sqrt(energy_a * float((scaled * scaled).sum())) + 1e-9)
-        if value > best:
-            dy, dx = at // near.shape[1] - reach_y, at % near.shape[1] - reach_x
-            best, params = value, np.array([sx, sy, sx * dx, sy * dy])
-    if params is None or best < 0.4 * ALIGNED_ENOUGH:
-        return None
-    return refine(high_a, high_b, params)
-
-
-def in_reach(params: npt.NDArray[np.float64], slack: float = 1.0) -> bool:
-    """Whether scale and shift are what a copy may have."""
-    limits = slack * np.array([MAX_SCALE, MAX_SCALE, MAX_SHIFT * WIDTH, MAX_SHIFT * HEIGHT])
-    return bool((np.abs(params - (1, 1, 0, 0)) <= limits).all())
-
-
-def refine(a: Floats, b: Floats, params: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Gauss-Newton on scale and shift, sub-pixel (Lucas-Kanade; both sides brought to one contrast each time)."""
-    y, x = grid()
-    best, best_value = params, -1.0
-    for _ in range(6):
-        warped, inside = warp(b, params)
-        value = correlation(a, warped, inside)
-        if value <= best_value + 1e-4:
-            break
-        best, best_value = params, value
-        gy, gx = np.gradient(warped)
-        sx, sy = params[:2]
-        # The gradient is taken in the warped picture: divide by the scale to get it in b's own pixels.
-        gx, gy = gx / sx, gy / sy
-        jacobian = np.stack([gx * x, gy * y, gx, gy], axis=-1)[inside].astype(np.float64)
-        gain = float((a[inside] * warped[inside]).sum()) / (float((warped[inside] ** 2).sum()) + 1e-9)
-        residual = a[inside] / max(gain, 0.1) - warped[inside]
-        normal = jacobian.T @ jacobian + 1e-6 * np.eye(4)
-        step = np.linalg.solve(normal, jacobian.T @ residual)
-        params = params + step
-        if (
-            np.abs(params[:2] - 1).max() > 1.5 * MAX_SCALE
-            or abs(params[2]) > 0.2 * WIDTH
-            or abs(params[3]) > 0.2 * HEIGHT
-        ):
-            break
-    return best
-
-
-def compare(a: Thumbs, b: Thumbs) -> float:
-    """Score of one pair of thumbnails (54, 96) uint8: the share of textured blocks that agree once aligned."""
-    high_a, high_b = high_pass(a), high_pass(b)
-    flat_a, flat_b = high_a.std() < FLAT, high_b.std() < FLAT
-    if flat_a or flat_b:
-        return flat_likeness(a, b) if flat_a and flat_b else 0.0
-    straight = float(agreement(high_a, high_b))
-    if straight >= COPY:
-        return straight
-    params = align(a, b)
-    if params is None:
-        return straight
-    if (
-        np.abs(params[:2] - 1).max() > MAX_SCALE
-        or abs(params[2]) > MAX_SHIFT * WIDTH
-        or abs(params[3]) > MAX_SHIFT * HEIGHT
-    ):
-        return straight
-    warped, inside = warp(high_b, params)
-    if inside.mean() < 0.6 or correlation(high_a, warped, inside) < ALIGNED_ENOUGH:
-        return straight
-    return max(straight, float(agreement(high_a, warped, inside)))
-
-
-def flat_likeness(a: Thumbs, b: Thumbs) -> float:
-    """For two pictures without texture: 1 when they also have the same brightness gradients, else 0."""
-    left, right = a.astype(np.float32), b.astype(np.float32)
-    difference = (left - left.mean()) - (right - right.mean())
-    return 1.0 if float(np.abs(difference).mean()) < 1.5 else 0.0
+def decide_flat(left: Thumbs, right: Thumbs, i: Ints, j: Ints) -> list[Pair]:
+    """Copies among pairs of two pictures without texture: those with the same faint gradients."""
+    flat_left, flat_right = is_flat(left[np.unique(i)]), is_flat(right[np.unique(j)])
+    both = np.isin(i, np.unique(i)[flat_left]) & np.isin(j, np.unique(j)[flat_right])
+    found = []
+    for a, b in zip(i[both], j[both], strict=True):
+        one, two = left[a].astype(np.float32), right[b].astype(np.float32)
+        if float(np.abs((one - one.mean()) - (two - two.mean())).mean()) < 1.5:
+            found.append(Pair(int(a), int(b), 1.0, 1.0))
+    return found
 
 
 class Groups:
@@ -309,34 +380,49 @@ class Groups:
         return [self.find(item) for item in range(len(self.parent))]
 
 
-def cluster(thumbs: Thumbs, *, threshold: float, known: Sequence[object] | None = None) -> list[int]:
-    """Connected components of pairs that score at least `threshold`: for each picture its component's first number.
+def cluster(thumbs: Thumbs, *, scene: bool = False, known: Sequence[object] | None = None) -> list[int]:
+    """Connected components of copies (scene: also of frames of one camera that stands still).
 
-    known: labels of groups that are joined beforehand (None: not in a group); pairs inside one are not looked at.
+    known: labels of groups that are joined beforehand (None: in no group); pairs inside a group are not looked at.
+    Returns for each picture the smallest number in its component.
     """
     groups = Groups(len(thumbs))
     first: dict[object, int] = {}
     for number, label in enumerate(known or ()):
         if label is not None:
             groups.join(first.setdefault(label, number), number)
-    propose_at = PROPOSE if threshold >= COPY else 0.4
-    for left, right, likeness in propose(thumbs, threshold=propose_at):
-        for at in np.argsort(-likeness, kind="stable"):
-            i, j = int(left[at]), int(right[at])
-            if groups.find(i) != groups.find(j) and compare(thumbs[i], thumbs[j]) >= threshold:
-                groups.join(i, j)
+    levels = Levels(thumbs)
+    if scene:
+        for i, j, likeness, _ in propose(thumbs, threshold=PROPOSE_SCENE, tries=TRIES[:1]):
+            join_scenes(levels, groups, i, j, likeness)
+    for i, j, _, params in propose(thumbs):
+        labels = np.array(groups.labels())
+        apart = labels[i] != labels[j]
+        for pair in decide(levels, levels, i[apart], j[apart], params[apart]):
+            groups.join(pair.left, pair.right)
     return groups.labels()
 
 
-def matches(left: Thumbs, right: Thumbs, *, threshold: float = COPY) -> list[Pair]:
-    """For each left picture the best right one that scores at least `threshold`; those without one are absent."""
+def join_scenes(levels: Levels, groups: Groups, i: Ints, j: Ints, likeness: Floats) -> None:
+    """Join pairs whose pictures agree in most blocks as they stand, most alike first."""
+    order = np.argsort(-likeness, kind="stable")
+    while order.size:
+        labels = np.array(groups.labels())
+        order = order[labels[i[order]] != labels[j[order]]]
+        batch, order = order[:256], order[256:]
+        if batch.size:
+            a, b = levels.get(96, i[batch]), levels.get(96, j[batch])
+            share = agreement(a, b, np.ones(a.shape, np.float32), BLOCK_AGREES_SCENE)
+            for number in batch[share >= SCENE_AGREES]:
+                groups.join(int(i[number]), int(j[number]))
+
+
+def matches(left: Thumbs, right: Thumbs) -> list[Pair]:
+    """For each left picture the right one it is a copy of (the best, by correlation); others are absent."""
+    left_levels, right_levels = Levels(left), Levels(right)
     found: dict[int, Pair] = {}
-    for rows, columns, likeness in propose(left, right):
-        for at in np.lexsort((columns, -likeness, rows)):
-            i, j = int(rows[at]), int(columns[at])
-            if i in found and found[i].score >= 0.999:
-                continue
-            score = compare(left[i], right[j])
-            if score >= threshold and (i not in found or score > found[i].score):
-                found[i] = Pair(i, j, score)
-    return [found[i] for i in sorted(found)]
+    for i, j, _, params in propose(left, right):
+        for pair in decide(left_levels, right_levels, i, j, params):
+            if pair.left not in found or pair.correlation > found[pair.left].correlation:
+                found[pair.left] = pair
+    return [found[number] for number in sorted(found)]

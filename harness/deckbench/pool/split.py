@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deckbench.errors import InputError
 from deckbench.pool.frame import Frame, Pool
-from deckbench.pool.similar import COPY, SCENE, cluster, fingerprint
+from deckbench.pool.similar import cluster, fingerprint
 
 FRACTIONS = {"train": 0.70, "val": 0.10, "test": 0.20}
 FORMS = "group, pool, blocks=K,gap=G, or test-only"
@@ -109,10 +109,7 @@ def merged_groups(pool: Pool) -> dict[str, str]:
     frames = sorted(pool.frames, key=lambda frame: frame.id)
     thumbs = fingerprint([Path(frame.path) for frame in frames])
     known = [frame.group for frame in frames]
-    if any(group is not None for group in known):
-        labels = cluster(thumbs, threshold=COPY, known=known)
-    else:
-        labels = cluster(thumbs, threshold=SCENE)
+    labels = cluster(thumbs, known=known, scene=all(group is None for group in known))
     names: dict[int, str] = {}
     for frame, label in zip(frames, labels, strict=True):
         if frame.group is not None:
