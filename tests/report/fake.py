@@ -333,7 +333,7 @@ def record(
         "score": score(said, data),
         "predictions": said,
         "data": data,
-        "latency": None if p50 is None else times(p50),
+        "latency": {} if p50 is None else {"choice": times(p50)},
         "audit": None if audit is None else {"passed": audit},
         "machine": {**MACHINE, "emulated": emulated},
         "packages": {"torch": "2.9.0", "transformers": "5.1.0"},

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deckbench import artifact
+from deckbench.bench.measure import Timed, summarise
 from deckbench.errors import InputError
+from deckbench.models.answer import Answer
 from deckbench.parse import parse_choice
 from deckbench.report.load import read_record, read_samples
 from deckbench.report.record import (
@@ -130,7 +132,9 @@ def refused(tmp_path: Path, changes: dict[str, Any]) -> str:
         ({"pool": {"name": "x", "hash": "0" * 64}}, "pool.synthetic"),
         ({"pool": {"name": "x", "hash": "0" * 64, "synthetic": True, "colour": 1}}, "pool.colour"),
         ({"model": {"name": "", "family": "x"}}, "model.name"),
-        ({"latency": {"source": "bench"}}, "engine"),
+        ({"latency": {"choice": {"source": "bench"}}}, "engine"),
+        ({"latency": {}, "bench": None, "data": None, "predictions": None, "score": {}}, "score"),
+        ({"latency": None, "bench": {"engine": "torch"}}, "bench"),
         ({"inputs": [{"name": "a", "kind": "b", "sha256": "c", "source": "d"}]}, "inputs.0.sha256"),
         ({"score": {"n": 3}}, "score"),
         ({"score": None, "data": None}, "both"),
@@ -225,31 +229,62 @@ def test_correct_means_what_the_scorer_means(kind: str, data: st.DataObject) -> 
 # ---- times
 
 
-def test_percentiles_are_nearest_rank() -> None:
-    assert percentiles(range(1, 101)) == {"p50": 50, "p90": 90, "p99": 99, "n": 100}
-    assert percentiles([7.0]) == {"p50": 7.0, "p90": 7.0, "p99": 7.0, "n": 1}
+def test_percentiles_are_nearest_rank_and_need_enough_values() -> None:
+    assert percentiles(range(1, 301)) == {"p50": 150, "p90": 270, "p99": 297, "n": 300}
+    assert percentiles(range(298)) == {"p50": 148, "p90": 268, "p99": None, "n": 298}
+    assert percentiles([1.0] * 28) == {"p50": 1.0, "p90": None, "p99": None, "n": 28}
+    assert percentiles([1.0] * 4) == {"p50": None, "p90": None, "p99": None, "n": 4}
 
 
 def test_times_of_questions_asked_together_count_once(tmp_path: Path) -> None:
     path = tmp_path / "p.timings.csv"
-    head = "id,kind,picture,asked_together,preprocess_s,vision_s,prefill_s,decode_s,first_token_s\n"
-    row = "{},choice,{},2,0.001,0.01,0.02,0.003,0.031\n"
-    path.write_text(head + row.format("a", "x") + row.format("b", "x") + row.format("c", "y") + "d,scene,x,1,9,9,9,9,9\n")
+    lines = ["id,kind,picture,asked_together,preprocess_s,vision_s,prefill_s,decode_s,first_token_s"]
+    lines += [f"a{i},choice,{i // 2},2,0.001,0.01,0.02,0.003,0.031" for i in range(12)]
+    lines += [f"s{i},scene,{i},1,0.001,0.01,0.02,{i},0.031" for i in range(5)]
+    path.write_text("\n".join([*lines, "o,open,x,1,9,9,9,9,9"]) + "\n")
     found = latency_from_timings(path)
-    assert found is not None
-    assert found["answer"]["n"] == 2
-    assert found["answer"]["p50"] == pytest.approx(0.034)
-    assert found["first_token"]["p50"] == pytest.approx(0.031)
-    assert set(found["phases"]) == {"preprocess", "vision", "prefill", "decode"}
+    assert set(found) == {"choice", "scene"}  # one open answer is not enough for a median
+    assert found["choice"]["answer"]["n"] == 6
+    assert found["choice"]["answer"]["p50"] == pytest.approx(0.034)
+    assert found["choice"]["first_token"]["p50"] == pytest.approx(0.031)
+    assert set(found["choice"]["phases"]) == {"preprocess", "vision", "prefill", "decode"}
+    assert found["scene"]["phases"]["decode"]["p50"] == 2
 
 
 def test_times_beside_the_predictions_are_taken(tmp_path: Path) -> None:
-    data = fake.dataset(tmp_path / "data", n=4)
+    data = fake.dataset(tmp_path / "data", n=40)
     said = fake.predictions(tmp_path / "p.csv", data)
-    (tmp_path / "p.timings.csv").write_text("id,kind,picture,vision_s\ns00000,choice,x,0.25\n")
-    folder = fake.record(tmp_path / "r", tmp_path / "w", data=data, p50=None, instead={"predictions": said})
+    rows = "".join(f"s{i:05d},choice,{i},0.25\n" for i in range(9))
+    (tmp_path / "p.timings.csv").write_text(f"id,kind,picture,vision_s\n{rows}")
+    folder = fake.record(tmp_path / "r", tmp_path / "w", data=data, instead={"predictions": said, "latency": None})
     latency = read_record(folder).latency
     assert latency is not None and (latency.source, latency.answer.p50) == ("timings", 0.25)
+
+
+def test_a_benchs_times_come_before_those_of_the_inference(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data", n=40)
+    said = fake.predictions(tmp_path / "p.csv", data)
+    rows = "".join(f"s{i:05d},{kind},{i},0.25\n" for kind in ("choice", "open") for i in range(9))
+    (tmp_path / "p.timings.csv").write_text(f"id,kind,picture,vision_s\n{rows}")
+    timed = [Timed(0.1 + i / 1e4, {"read": 0.01, "vision": 0.05}, 0.09, answer()) for i in range(40)]
+    results = {
+        "engine": "torch",
+        "memory": {"before_bytes": 1, "peak_bytes": 5 << 20, "peak_is_own": True, "device_peak_bytes": None},
+        "kinds": {"choice": summarise(timed[:2], timed, 40)},
+    }
+    changes = {"predictions": said, "latency": None, "bench": results}
+    run = read_record(fake.record(tmp_path / "r", tmp_path / "w", data=data, instead=changes))
+    assert {kind: value.source for kind, value in run.observed.latency.items()} == {
+        "choice": "bench",
+        "open": "timings",
+    }
+    assert run.latency is not None and run.latency.peak_memory_bytes == 5 << 20
+    assert run.latency.answer.p90 is not None and run.latency.answer.p99 is None
+    assert run.observed.bench == results
+
+
+def answer() -> Answer:
+    return Answer("A", 0.9, 0.1, 60, 2, {"vision": 0.05})
 
 
 def test_times_that_are_no_numbers(tmp_path: Path) -> None:
@@ -260,7 +295,7 @@ def test_times_that_are_no_numbers(tmp_path: Path) -> None:
 
 def test_a_record_of_times_only(tmp_path: Path) -> None:
     nothing = {"score": None, "predictions": None, "data": None}
-    folder = fake.record(tmp_path / "r", tmp_path / "w", instead={**nothing, "latency": fake.times(0.2)})
+    folder = fake.record(tmp_path / "r", tmp_path / "w", instead={**nothing, "latency": {"choice": fake.times(0.2)}})
     run = read_record(folder)
     assert run.record.metrics is None and read_samples(run) == ()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from deckbench import artifact
 from deckbench.report.charts import COLOURS, Point, curriculum_order
 from deckbench.report.load import Run
-from deckbench.report.record import Block, Estimate, Latency
+from deckbench.report.record import Block, Estimate, Kind, Latency
 
 CHANCE = 0.5  # a choice has two options, and both orders are in the test set; a verdict is anomaly or normal
 LAST = 9
@@ -49,7 +49,7 @@ class Column:
 
     task: str
     stage: str | None
-    kind: str
+    kind: Kind
     condition: str
     dataset: str
     shifted: bool
@@ -128,7 +128,7 @@ class Board:
         return [name for _, name in sorted(found)]
 
     @property
-    def kinds(self) -> list[str]:
+    def kinds(self) -> list[Kind]:
         found = {column.kind for column in self.columns}
         return sorted(found, key=lambda kind: -KIND_ORDER[kind])
 
@@ -280,7 +280,7 @@ def points_of(board: Board, task: str, kind: str) -> list[Point]:
             if cell is None or column.task != task or column.kind != kind or not row.ranked:
                 continue
             estimate = cell.estimate("accuracy")
-            latency = cell.run.latency or row.latency
+            latency = cell.run.observed.latency.get(column.kind) or row.latency
             if estimate is not None:
                 points.append(
                     Point(

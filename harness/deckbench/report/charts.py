@@ -29,8 +29,10 @@ def wilson(good: float, n: int) -> Interval:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def seconds(value: float) -> str:
-    """A time for people: `850 µs`, `12.3 ms`, `1.24 s`."""
+def seconds(value: float | None) -> str:
+    """A time for people: `850 µs`, `12.3 ms`, `1.24 s`; an en dash where there is none."""
+    if value is None:
+        return "–"
     if value < 1e-3:
         return f"{value * 1e6:.0f} µs"
     if value < 1:
@@ -85,8 +87,8 @@ def deck() -> Markup:
         turn = f"rotate(-9 {x + 58} {y + 27})" if slot == 4 else "rotate(0)"
         parts.append(tag("rect", x=x + 12, y=y + 7, width=92, height=40, rx=3, cls="ware", transform=turn))
         for well in range(24):
-            spot = {"cx": x + 20 + (well % 8) * 11, "cy": y + 16 + (well // 8) * 11}
-            parts.append(tag("circle", **spot, r=2.6 if slot % 2 else 3.4, cls="well", transform=turn))
+            cx, cy = x + 20 + (well % 8) * 11, y + 16 + (well // 8) * 11
+            parts.append(tag("circle", cx=cx, cy=cy, r=2.6 if slot % 2 else 3.4, cls="well", transform=turn))
     parts.append(tag("rect", x=136, y=132, width=124, height=68, rx=4, cls="wrong"))
     parts.append(tag("rect", x=134.8, y=116, width=38, height=17, rx=3, cls="label"))
     parts.append(tag("text", "stop", x=154, y=128.5, cls="said"))

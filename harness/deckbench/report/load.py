@@ -15,7 +15,7 @@ from pathlib import Path
 from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.report.record import (
-    KIND,
+    ARTIFACT,
     RECORD,
     SAMPLE_COLUMNS,
     SAMPLES,
@@ -39,7 +39,9 @@ class Run:
 
     @property
     def latency(self) -> Latency | None:
-        return self.observed.latency
+        """The time of an answer: of a verdict or a choice where that was measured, else of what was."""
+        times = self.observed.latency
+        return times.get("choice") or next(iter(times.values()), None)
 
     @property
     def ranked(self) -> bool:
@@ -78,7 +80,7 @@ def read_record(folder: Path) -> Run:
     record = parse(Record, value, place)
     if record.samples is not None and not (folder / SAMPLES).is_file():
         raise InputError("is missing", folder / SAMPLES, "restore it, or write the record again")
-    manifest = artifact.read(folder, KIND, verify=True)
+    manifest = artifact.read(folder, ARTIFACT, verify=True)
     if manifest.content["inputs"] != {entry.name: entry.sha256 for entry in record.inputs}:
         raise InputError("the inputs differ from those in the record", folder / artifact.MANIFEST, "write it again")
     observed = parse(Observed, manifest.observed, folder / artifact.MANIFEST)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-KIND = "record"
+ARTIFACT = "record"
 RECORD = "record.json"
 SAMPLES = "samples.csv.gz"
 THUMBS = "thumbs"
@@ -80,6 +80,7 @@ PREDICTION_COLUMNS = (
 
 Sha256 = Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$")]
 Interval = tuple[float, float]
+Kind = Literal["choice", "open", "scene"]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -172,8 +173,8 @@ class Metrics(Strict):
     confidence: float = 0.95
     resamples: int = 0
     seed: int = 0
-    primary: Literal["choice", "open", "scene"]
-    kinds: dict[Literal["choice", "open", "scene"], Block]
+    primary: Kind
+    kinds: dict[Kind, Block]
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -287,16 +288,16 @@ class Record(Strict):
 
 
 class Percentiles(Strict):
-    """Times of one phase in seconds over `n` measurements."""
+    """Times of one phase in seconds over `n` measurements; p90 and p99 are null where n cannot support them."""
 
     p50: float = Field(ge=0)
-    p90: float = Field(ge=0)
-    p99: float = Field(ge=0)
+    p90: float | None = Field(default=None, ge=0)
+    p99: float | None = Field(default=None, ge=0)
     n: int = Field(ge=1)
 
 
 class Latency(Strict):
-    """How long an answer takes, in seconds. source: `bench` (warmed up, alone) or `timings` (during inference)."""
+    """How long an answer takes, in seconds. source: `bench` (alone, after warm-up) or `timings` (during inference)."""
 
     source: Literal["bench", "timings"]
     engine: str
@@ -308,10 +309,13 @@ class Latency(Strict):
 
 
 class Observed(Strict):
-    """The `observed` part of a record's manifest: not hashed with the content; `sha256` guards it against slips."""
+    """The `observed` part of a record's manifest: not hashed with the content; `sha256` guards it against slips.
+
+    latency: by kind of answer, since a verdict of one token and a description take different times.
+    """
 
     written: str
-    latency: Latency | None = None
+    latency: dict[Kind, Latency] = Field(default_factory=dict)
     state: dict[str, Any] = Field(default_factory=dict)
     bench: dict[str, Any] | None = None
     sha256: str
@@ -464,43 +468,78 @@ def metrics_from(score: Mapping[str, Any]) -> Metrics:
     return Metrics.model_validate({**known_only(Metrics, score), "kinds": blocks})
 
 
-def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """p50, p90, p99 of times in seconds: the smallest value that at least that share does not exceed (nearest rank)."""
+def percentiles(values: Iterable[float]) -> dict[str, float | None]:
+    """p50, p90, p99 of times in seconds by nearest rank, and n; null where no measured value bounds the quantile.
+
+    That takes 5, 29 and 299 values: the largest of n values lies above the p-quantile with 95% confidence when
+    p to the power of n is at most 0.05.
+    """
     ordered = sorted(values)
-    ranks = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-    found = {name: ordered[max(0, math.ceil(share * len(ordered)) - 1)] for name, share in ranks.items()}
-    return {**found, "n": len(ordered)}
+    n = len(ordered)
+    found: dict[str, float | None] = {"n": n}
+    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
+        found[name] = ordered[math.ceil(share * n) - 1] if n and share**n <= 0.05 else None
+    return found
 
 
-def latency_from_timings(path: Path, engine: str = "torch") -> dict[str, Any] | None:
-    """A `Latency` from the times taken during inference (FILE.timings.csv), or None when there are none.
+def latency_from_timings(path: Path, engine: str = "torch") -> dict[str, dict[str, Any]]:
+    """Kind of answer -> `Latency`, from the times taken during inference (FILE.timings.csv).
 
     Questions asked together about a picture share its time, so a picture counts once; an answer's time is the sum of
-    its stages. Answers of kind choice are taken where there are some. Raises InputError when the file is damaged.
+    its stages. A kind with too few times for a median is left out. Raises InputError when the file is damaged.
     """
     table = read_table(path, ("id", "kind", "picture"))
     stages = [name for name in ("preprocess", "vision", "prefill", "decode") if f"{name}_s" in table.columns]
-    kinds = set(table["kind"])
-    wanted = "choice" if "choice" in kinds else min(kinds, default="")
-    asked: dict[str, dict[str, float]] = {}
+    asked: dict[str, dict[str, dict[str, float]]] = {}
     try:
-        for row in table[table["kind"] == wanted].to_dict("records"):
+        for row in table.to_dict("records"):
             times = {name: float(row[f"{name}_s"]) for name in stages if row[f"{name}_s"]}
             first = row.get("first_token_s")
             whole = {**times, **({"first_token": float(first)} if first else {}), "answer": sum(times.values())}
-            if whole["answer"] > asked.get(row["picture"], {}).get("answer", 0.0):
-                asked[row["picture"]] = whole
+            of_kind = asked.setdefault(row["kind"], {})
+            if times and whole["answer"] > of_kind.get(row["picture"], {}).get("answer", -1.0):
+                of_kind[row["picture"]] = whole
     except ValueError as error:
         raise InputError(f"a time is not a number ({error})", path, "run the inference again") from error
-    if not asked:
-        return None
-    columns = {name: [times[name] for times in asked.values() if name in times] for name in (*stages, "first_token")}
+    found = {}
+    for kind, pictures in asked.items():
+        columns = {
+            name: percentiles(times[name] for times in pictures.values() if name in times)
+            for name in ("answer", "first_token", *stages)
+        }
+        if columns["answer"]["p50"] is not None:
+            found[kind] = latency_of("timings", engine, columns, stages)
+    return found
+
+
+def latency_from_bench(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Kind of answer -> `Latency`, from `observed["results"]` of a bench. Raises KeyError when it is none."""
+    memory = results["memory"]
+    peak = memory.get("device_peak_bytes") or (memory.get("peak_bytes") if memory.get("peak_is_own") else None)
+    found = {}
+    for kind, entry in results["kinds"].items():
+        columns = {"answer": entry["latency"], "first_token": entry["first_token"], **entry["stages"]}
+        if entry["latency"]["p50"] is None:
+            continue
+        found[kind] = latency_of("bench", results["engine"], columns, list(entry["stages"]))
+        found[kind] |= {"tokens_per_s": entry.get("tokens_per_s"), "peak_memory_bytes": peak}
+    return found
+
+
+def latency_of(source: str, engine: str, columns: Mapping[str, Any], stages: Iterable[str]) -> dict[str, Any]:
+    """A `Latency` from percentiles by name; those without a median are left out."""
+    kept = {
+        name: {key: value[key] for key in ("p50", "p90", "p99", "n")}
+        for name, value in columns.items()
+        if value["p50"] is not None
+    }
+    phases = {name: kept[name] for name in stages if name in kept}
     return {
-        "source": "timings",
+        "source": source,
         "engine": engine,
-        "answer": percentiles(times["answer"] for times in asked.values()),
-        "first_token": percentiles(columns["first_token"]) if columns["first_token"] else None,
-        "phases": {name: percentiles(columns[name]) for name in stages if columns[name]},
+        "answer": kept["answer"],
+        "first_token": kept.get("first_token"),
+        "phases": phases,
     }
 
 
@@ -519,7 +558,7 @@ def write_record(
     score: Mapping[str, Any] | None = None,
     predictions: Path | None = None,
     data: Path | None = None,
-    latency: Mapping[str, Any] | Latency | None = None,
+    latency: Mapping[str, Any] | None = None,
     bench: Mapping[str, Any] | None = None,
     audit: Mapping[str, Any] | None = None,
     container: Mapping[str, Any] | None = None,
@@ -531,8 +570,9 @@ def write_record(
     """Write `out_root/<name>/` and return it. The name ends in 8 digits of the content's hash.
 
     The same record written again is left as it is. score: the content of score.json. predictions, data: the predictions
-    CSV and the dataset folder they answer (both or neither). latency: default, from FILE.timings.csv beside the
-    predictions. bench: whatever a bench said. Both are kept unhashed. machine, packages: default, of this machine.
+    CSV and the dataset folder they answer (both or neither). bench: `observed["results"]` of a bench.
+    latency: kind of answer -> `Latency`; default: from the bench, else from FILE.timings.csv beside the predictions.
+    Both are kept unhashed. machine, packages: default, of this machine.
     Raises InputError when a field or a file is wrong.
     """
     if (predictions is None) != (data is None):
@@ -572,17 +612,16 @@ def write_record(
         },
         "the record",
     )
-    if latency is None and predictions is not None:
-        timings = predictions.with_name(f"{predictions.stem}.timings.csv")
-        latency = latency_from_timings(timings) if timings.is_file() else None
     body = record.model_dump(mode="json", by_alias=True)
-    observed = observe(latency=latency, bench=bench)
+    observed = observe(latency=latency if latency is not None else find_times(bench, predictions), bench=bench)
     parts = (record.pool.name, record.pool.words, record.task, record.model.name, record.curriculum or "baseline")
     out = out_root / f"{'-'.join(slug(part)[:40] for part in parts)}-{artifact.hash_json(body)[:8]}"
     if (out / artifact.MANIFEST).is_file():
-        artifact.read(out, KIND, verify=True)
+        artifact.read(out, ARTIFACT, verify=True)
         return out
-    with artifact.writing(out, KIND, inputs={entry.name: entry.sha256 for entry in record.inputs}, seed=seed) as draft:
+    with artifact.writing(
+        out, ARTIFACT, inputs={entry.name: entry.sha256 for entry in record.inputs}, seed=seed
+    ) as draft:
         artifact.atomic_write(draft.path / RECORD, dump(body))
         if table is not None:
             (draft.path / SAMPLES).write_bytes(gzip_bytes(table))
@@ -603,13 +642,30 @@ def dump(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def find_times(bench: Mapping[str, Any] | None, predictions: Path | None) -> dict[str, dict[str, Any]]:
+    """Kind of answer -> `Latency`: what a bench measured, else what lies beside the predictions. Raises InputError."""
+    found: dict[str, dict[str, Any]] = {}
+    if predictions is not None:
+        timings = predictions.with_name(f"{predictions.stem}.timings.csv")
+        found = latency_from_timings(timings) if timings.is_file() else {}
+    if bench is not None:
+        try:
+            found |= latency_from_bench(bench)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"the bench results cannot be read: {error!r}", "bench", "bench again") from error
+    return found
+
+
 def observe(
-    *, latency: Mapping[str, Any] | Latency | None, bench: Mapping[str, Any] | None, written: str | None = None
+    *, latency: Mapping[str, Any], bench: Mapping[str, Any] | None, written: str | None = None
 ) -> dict[str, Any]:
     """The `observed` part: times, momentary machine state, when it was written (UTC), and a hash over these."""
     found = {
         "written": written or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "latency": None if latency is None else parse(Latency, plain(latency), "the latency").model_dump(mode="json"),
+        "latency": {
+            kind: parse(Latency, value, f"the latency of {kind}").model_dump(mode="json")
+            for kind, value in latency.items()
+        },
         "state": hardware.state(),
         "bench": None if bench is None else dict(bench),
     }
