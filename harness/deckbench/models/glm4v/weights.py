@@ -116,3 +116,4 @@ def official_state(module: nn.Module, config: Glm4vConfig, dtype: torch.dtype | 
 def save_weights(module: nn.Module, config: Glm4vConfig, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write `folder`/model.safetensors in the official layout; the same weights give the same bytes."""
     save_file(official_state(module, config, dtype), folder / SINGLE, metadata={"format": "pt"})
+    (folder / SINGLE).chmod(0o644)  # safetensors makes it private to its owner; a model folder is shared
