@@ -1,0 +1,92 @@
+"""Suites are read strictly: one message with the file and the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deckbench.errors import InputError
+from deckbench.runners.suite import data_needed, needed, targets_of
+from deckbench.suite import load_suite, split_weight
+
+GOOD: dict[str, Any] = {
+    "name": "mine",
+    "pools": {"deck": {"synth": {"frames": 8}}},
+    "data": {"S1": {"task": "ot2-concept@1", "pool": "deck"}, "S2": {"task": "ot2-guided@1", "pool": "deck"}},
+    "tests": [{"data": "S2"}],
+    "train": {"S1": {"data": ["S1"]}, "S1+S2": {"init": "S1", "data": ["S2", "S1:0.3"]}},
+    "models": [{"ref": "tiny-glm4v", "curricula": ["base", "S1+S2"]}],
+    "baselines": ["majority"],
+}
+
+
+def with_changes(**changes: Any) -> dict[str, Any]:
+    return {**GOOD, **changes}
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        (with_changes(pool={}), "pool: Extra inputs"),
+        (with_changes(name="Big Name"), "name: String should match"),
+        (with_changes(pools={}), "pools: "),
+        (with_changes(pools={"deck": {}}), "give either synth or path"),
+        (with_changes(pools={"deck": {"synth": {"frames": 0}}}), r"frames: Input should be greater than 0"),
+        (with_changes(pools={"deck": {"synth": {"frames": 5}, "path": "x"}}), "give either synth or path"),
+        (with_changes(data={"S2": {"task": "ot2-guided@1", "pool": "sea"}}), "the pool 'sea' is not among pools"),
+        (with_changes(tests=[{"data": "S9"}]), "the dataset 'S9' is not among data"),
+        (with_changes(train={"S1": {"data": ["S7:0.2"]}}), "the dataset 'S7' is not among data"),
+        (with_changes(train={"S1": {"data": ["S1:0"]}}), "must be above 0"),
+        (with_changes(train={"S2": {"init": "S1", "data": ["S2"]}}), "init 'S1' must be a curriculum defined before"),
+        (with_changes(models=[{"ref": "m", "curricula": ["S9"]}]), "the curriculum 'S9' is not among train"),
+        ([1, 2], "a suite is a map of fields"),
+    ],
+)
+def test_wrong_suites(tmp_path: Path, suite: Any, message: str) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text(yaml.safe_dump(suite))
+    with pytest.raises(InputError, match=message) as caught:
+        load_suite(str(file))
+    assert str(caught.value.where).startswith(str(file))
+    assert caught.value.exit_code == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["suite.yaml"]
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text("name: x\npools: {a: [\n")
+    with pytest.raises(InputError) as caught:
+        load_suite(str(file))
+    assert str(caught.value.where) == f"{file}:3"
+
+
+def test_unknown_name_lists_the_embedded_ones() -> None:
+    with pytest.raises(InputError, match="no such suite") as caught:
+        load_suite("nothing-like-it")
+    assert "demo" in str(caught.value.mend)
+    assert "smoke" in str(caught.value.mend)
+
+
+@pytest.mark.parametrize("name", ["demo", "smoke"])
+def test_embedded_suites_are_good(name: str) -> None:
+    suite, _ = load_suite(name)
+    assert suite.name == name
+
+
+def test_what_a_row_needs(tmp_path: Path) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text(yaml.safe_dump(GOOD))
+    suite, _ = load_suite(str(file))
+    labels = [target.label for target in targets_of(suite)]
+    assert labels == ["tiny-glm4v:base:S2", "tiny-glm4v:S1+S2:S2", "majority:baseline:S2"]
+    assert needed(suite, ["S1+S2"]) == ["S1", "S1+S2"]
+    assert data_needed(suite, targets_of(suite)[:1], set()) == ["S2"]
+    assert data_needed(suite, targets_of(suite)[1:2], {"S1", "S1+S2"}) == ["S1", "S2"]
+
+
+def test_weights() -> None:
+    assert split_weight("S1:0.3") == ("S1", 0.3)
+    assert split_weight("S1") == ("S1", 1.0)
