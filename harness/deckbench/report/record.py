@@ -570,9 +570,9 @@ def write_record(
     """Write `out_root/<name>/` and return it. The name ends in 8 digits of the content's hash.
 
     The same record written again is left as it is. score: the content of score.json. predictions, data: the predictions
-    CSV and the dataset folder they answer (both or neither). bench: `observed["results"]` of a bench.
-    latency: kind of answer -> `Latency`; default: from the bench, else from FILE.timings.csv beside the predictions.
-    Both are kept unhashed. machine, packages: default, of this machine.
+    CSV and the dataset folder they answer (both or neither). bench: `observed["results"]` of a bench; times come from
+    it, else from `latency` (kind of answer -> `Latency`), else from FILE.timings.csv beside the predictions, and are
+    kept unhashed. machine, packages: default, of this machine.
     Raises InputError when a field or a file is wrong.
     """
     if (predictions is None) != (data is None):
@@ -613,7 +613,9 @@ def write_record(
         "the record",
     )
     body = record.model_dump(mode="json", by_alias=True)
-    observed = observe(latency=latency if latency is not None else find_times(bench, predictions), bench=bench)
+    if bench is not None or latency is None:
+        latency = find_times(bench, predictions)
+    observed = observe(latency=latency, bench=bench)
     parts = (record.pool.name, record.pool.words, record.task, record.model.name, record.curriculum or "baseline")
     out = out_root / f"{'-'.join(slug(part)[:40] for part in parts)}-{artifact.hash_json(body)[:8]}"
     if (out / artifact.MANIFEST).is_file():
