@@ -116,6 +116,13 @@ def test_stops_at_max_queries(sleeper: Sleeper, tmp_path: Path) -> None:
     assert kinds["choice"]["first_query_s"] is None and kinds["choice"]["latency"]["p90"] is None
 
 
+def test_at_least_enough_for_a_median(sleeper: Sleeper, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", kinds=("choice",))
+    manifest = bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=1e-6)
+    found = manifest.observed["results"]["kinds"]["choice"]
+    assert found["queries"] == 5 and found["latency"]["p50"] > 0 and found["latency"]["p90"] is None
+
+
 def test_every_picture_once_before_any_twice(tmp_path: Path) -> None:
     samples = read_samples(write_data(tmp_path / "data", pictures=6), "test")
     chosen = choose(samples, seed=3)

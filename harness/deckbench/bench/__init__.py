@@ -41,7 +41,8 @@ def bench(
 ) -> Manifest:
     """Ask test samples one by one and time them; choice (one token) and scene are measured apart.
 
-    min_seconds: of each kind, after `warmup` queries that are not counted; at most max_queries. weights: `random` fills
+    min_seconds: of each kind (and at least 5 queries, which a median needs), after `warmup` queries that are not
+    counted; at most max_queries. weights: `random` fills
     the network with seeded noise: same work, meaningless answers, never ranked. threads: of torch; default: its own.
     The artifact's content is what was asked of which model; the measured values are in `observed["results"]`, laid
     out as `measure.Results` says. Raises InputError.
@@ -75,7 +76,8 @@ def bench(
     with torch_threads(threads):
         state = hardware.state()
         loaded = load(model, adapter, weights, seed)
-        inputs = {"model": loaded.model.identity, "data": data_hash(Path(data))}
+        identity = loaded.model.identity if weights == "checkpoint" else {**loaded.model.identity, "weights": weights}
+        inputs = {"model": identity, "data": data_hash(Path(data))}
         with artifact.writing(Path(out), "bench", inputs=inputs, params=params, seed=seed) as draft:
             (draft.path / "queries.json").write_bytes(artifact.canonical(asked))
             results = measure(

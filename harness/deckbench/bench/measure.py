@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.bench import memory
-from deckbench.bench.percentile import summary
+from deckbench.bench.percentile import POINTS, needed, summary
 from deckbench.dataset import Sample
 from deckbench.models.answer import Answer, Question
 from deckbench.pool.picture import open_picture
@@ -72,12 +72,16 @@ def ask(model: Any, sample: Sample, limit: int) -> Timed:
 def stream(
     model: Any, samples: Sequence[Sample], limit: int, *, min_seconds: float, max_queries: int, warmup: int
 ) -> tuple[list[Timed], list[Timed]]:
-    """(warm-up queries, counted queries): one after the other, round and round the samples, until both limits allow."""
+    """(warm-up queries, counted queries): one after the other, round and round the samples.
+
+    It goes on for min_seconds and until there are enough queries for a median, but never past max_queries.
+    """
     warm = [ask(model, samples[number % len(samples)], limit) for number in range(warmup)]
     timed: list[Timed] = []
     gc.collect()
     began = time.perf_counter()
-    while len(timed) < max_queries and (not timed or time.perf_counter() - began < min_seconds):
+    enough = needed(POINTS["p50"])
+    while len(timed) < max_queries and (len(timed) < enough or time.perf_counter() - began < min_seconds):
         timed.append(ask(model, samples[len(timed) % len(samples)], limit))
     return warm, timed
 

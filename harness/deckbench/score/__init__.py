@@ -33,7 +33,8 @@ def score(
     table = read.read_predictions(predictions)
     manifest = read.read_manifest(predictions)
     data_content = None if data is None else read.check_data(manifest, predictions, Path(data))
-    table = read.join(table, predictions, None if data is None else Path(data))
+    fields = None if data is None else read.read_fields(Path(data))
+    table = read.join(table, predictions, fields)
     labels, group_by, notes = groups_of(table)
     clusters = stats.clusters_of(labels, seed)
     scenes = table[table["kind"] == "scene"]
@@ -48,7 +49,7 @@ def score(
         notes.append(f"only {clusters.count} groups: cluster intervals are too narrow")
     if "scene" in kinds and terms is None:
         notes.append("no ontology found: contradictions in scene texts are not counted")
-    if (missing := missing_from(table, data)) > 0:
+    if (missing := missing_from(table, fields)) > 0:
         notes.append(f"{missing} test samples of the dataset have no prediction")
     result = schema.Score(
         inputs=schema.Inputs(
@@ -88,12 +89,9 @@ def groups_of(table: Any) -> tuple[list[str], str, list[str]]:
     return pairs, "pair_id", ["no groups or frames known: each pair of twins is its own cluster"]
 
 
-def missing_from(table: Any, data: Path | None) -> int:
-    """How many samples of the asked parts of the dataset have no prediction."""
-    from deckbench.score.read import read_fields
-
-    if data is None:
+def missing_from(table: Any, fields: Any) -> int:
+    """How many samples of the asked parts of the dataset have no prediction; 0 without a dataset."""
+    if fields is None:
         return 0
-    fields = read_fields(Path(data))
-    asked = fields.loc[[key for key in table["id"]], "split"]
-    return int(fields["split"].isin(set(asked)).sum()) - len(table)
+    asked = set(fields.loc[list(table["id"]), "split"])
+    return int(fields["split"].isin(asked).sum()) - len(table)

@@ -22,13 +22,14 @@ def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dic
     from deckbench.score import groups_of, metrics, read, stats
     from deckbench.score.schema import DIGITS
 
+    fields = None if data is None else read.read_fields(Path(data))
     tables = []
     for path in (Path(a), Path(b)):
         table = read.read_predictions(path)
         manifest = read.read_manifest(path)
         if data is not None:
             read.check_data(manifest, path, Path(data))
-        tables.append(metrics.judge(read.join(table, path, None if data is None else Path(data))))
+        tables.append(metrics.judge(read.join(table, path, fields)))
     check_same(tables[0], tables[1], Path(a), Path(b))
     first = tables[0].sort_values("id", kind="stable").reset_index(drop=True)
     second = tables[1].sort_values("id", kind="stable").reset_index(drop=True)

@@ -191,20 +191,19 @@ def _samples(data: Path) -> Iterable[dataset.Sample]:
     return [sample for split in dataset.splits_of(data) for sample in dataset.read_samples(data, split)]
 
 
-def join(table: pd.DataFrame, predictions: Path, data: Path | None) -> pd.DataFrame:
-    """The predictions with the columns JOINED. Without a dataset they are read out of the file where it says them.
+def join(table: pd.DataFrame, predictions: Path, fields: pd.DataFrame | None) -> pd.DataFrame:
+    """The predictions with the columns JOINED. fields: of `read_fields`; None: what the file itself says of them.
 
     Raises InputError when an id is not in the dataset, or a gold answer is not the dataset's.
     """
     out: pd.DataFrame = table.copy()
-    if data is None:
+    if fields is None:
         return _guess(out)
-    fields = read_fields(data)
     golds = fields["golds"].to_dict()
     for row in out.itertuples():
         if row.id not in golds:
             raise InputError(
-                f"the id {row.id!r} is not in the dataset", f"{predictions}:{row.line}", f"is {data} the right --data?"
+                f"the id {row.id!r} is not in the dataset", f"{predictions}:{row.line}", "is this the right --data?"
             )
         if str(row.gold).strip() not in golds[row.id]:
             raise InputError(

@@ -312,7 +312,8 @@ def in_box(sample: Sample, seen: list[Seen]) -> list[Seen]:
 
     def off(item: Seen) -> float:
         across: float = abs(item.box.x0 + item.box.x1 - drawn[0] - drawn[2]) / (drawn[2] - drawn[0])
-        return across + abs(item.box.y0 + item.box.y1 - drawn[1] - drawn[3]) / (drawn[3] - drawn[1])
+        down: float = abs(item.box.y0 + item.box.y1 - drawn[1] - drawn[3]) / (drawn[3] - drawn[1])
+        return across + down
 
     near = sorted((item for iou, item in inside if iou >= ALIKE * best), key=off)
     rest = sorted((pair for pair in inside if pair[0] < ALIKE * best), key=lambda pair: -pair[0])
