@@ -46,6 +46,13 @@ def test_a_batch_does_not_depend_on_what_was_asked_before(order: list[int]) -> N
     assert plan[49] == fresh[49]
 
 
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_shares_of_a_batch_are_the_batch(batch: int, parts: int) -> None:
+    shares = [plan_of(7, batch=batch, part=(part, parts)) for part in range(parts)]
+    for index in (0, 3, 49):
+        assert [item for share in shares for item in share[index]] == plan_of(7, batch=batch)[index]
+
+
 def test_passes_differ_and_questions_are_capped() -> None:
     plan = plan_of(8, batch=8, questions=2)
     assert [item.image for item in plan[0]] != [item.image for item in plan[1]]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,60 @@ def test_accumulated_steps_are_the_mean_over_tokens(go: Callable[..., artifact.M
     weights = [load_file(made.path / "adapter_model.safetensors") for made in (one, two)]
     for name in weights[0]:
         assert (weights[0][name] - weights[1][name]).abs().max() < 2e-4, name
+
+
+# Several processes
+
+SHARED = {"nproc": 2, "batch": 5, "accumulate": 2, "workers": 1}
+
+
+def test_processes_share_a_batch(go: Callable[..., artifact.Manifest]) -> None:
+    from safetensors.torch import load_file
+
+    same = {"max_steps": 3, "dropout": 0.0, "schedule": "constant", "lr": 1e-3, "batch": 5, "accumulate": 2}
+    one, two, three = (go(f"n{count}", **same, nproc=count) for count in (1, 2, 3))
+    weights = [load_file(made.path / "adapter_model.safetensors") for made in (one, two, three)]
+    for name in weights[0]:
+        assert (weights[0][name] - weights[1][name]).abs().max() < 2e-4, name
+        assert (weights[0][name] - weights[2][name]).abs().max() < 2e-4, name
+    curves = [(made.path / "curve.csv").read_text().splitlines() for made in (one, two)]
+    for row, other in zip(*curves, strict=True):
+        assert row.split(",")[:2] == other.split(",")[:2]
+    assert float(curves[0][1].split(",")[2]) == pytest.approx(float(curves[1][1].split(",")[2]), abs=1e-5)
+    assert curves[0][1].split(",")[3] == curves[1][1].split(",")[3]
+
+
+def test_processes_killed_and_resumed(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:
+    whole = go("whole", **SHARED)
+
+    def work() -> None:
+        micro_world.kill_at(checkpoint, "write", 2)
+        go(**SHARED)
+
+    assert micro_world.in_child(work) == -9
+    assert go(**SHARED, resume=True).content_hash == whole.content_hash
+    with pytest.raises(InputError, match="nproc"):
+        go("third", nproc=2, threads=2)
+    with pytest.raises(InputError, match=r"nproc is 6"):
+        go("third", nproc=6)
+
+
+def test_a_dead_helper_can_be_resumed(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:
+    from deckbench.train import parallel
+
+    whole = go("whole", **SHARED)
+    with pytest.MonkeyPatch.context() as patch:
+        real = parallel.add_up
+
+        def dying(batches: Any, indices: Any, *rest: Any, **named: Any) -> Any:
+            return real(batches, indices, *rest, **named) if indices[0] < 15 else os._exit(1)
+
+        patch.setattr(parallel, "add_up", dying)
+        with pytest.raises(OutsideError, match="a training process died") as caught:
+            go(**SHARED)
+    assert caught.value.exit_code == 3
+    assert (tmp_path / "out.partial/checkpoint-5").is_dir()
+    assert go(**SHARED, resume=True).content_hash == whole.content_hash
 
 
 # Killed and resumed
@@ -342,6 +397,8 @@ def break_input(kind: str, whole: artifact.Manifest, data: Path, tmp_path: Path)
             return {"data": place}, "3.png"
         case "a broken picture in a worker":
             return {**break_input("a broken picture", whole, data, tmp_path)[0], "workers": 1}, "3.png"
+        case "a broken picture in a helper":
+            return {**break_input("a broken picture", whole, data, tmp_path)[0], "nproc": 4}, "3.png"
         case "a picture that is missing":
             place = micro_world.make_dataset(tmp_path / "d", 2)
             (place / "images/1.png").unlink()
@@ -381,7 +438,7 @@ def break_input(kind: str, whole: artifact.Manifest, data: Path, tmp_path: Path)
             (tmp_path / "out/x").write_text("mine")
             return {}, "not empty"
         case "a setting that diverges":
-            return {"lr": 1e30, "max_grad_norm": 1e30}, "diverged"
+            return {"lr": 1e30, "max_grad_norm": 1e30, "schedule": "constant"}, "diverged"
     raise AssertionError(kind)
 
 
@@ -391,6 +448,7 @@ BROKEN = [
     "a sample without answer",
     "a broken picture",
     "a broken picture in a worker",
+    "a broken picture in a helper",
     "a picture that is missing",
     "an edited dataset",
     "no such model",

@@ -48,14 +48,19 @@ class TrainConfig(BaseModel):
     log_every: int = Field(default=10, ge=1, description="steps between rows of the learning curve")
     precision: Literal["auto", "bf16", "float32"] = Field(default="auto", description="auto: bf16 on a GPU that has it")
     gradient_checkpointing: bool = False
+    nproc: int = Field(default=1, ge=1, le=64, description="processes on the CPU that share every batch")
     workers: int = Field(default=0, ge=0, le=256, description="processes that open pictures")
     threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; null: torch's own choice")
     cache_mb: int = Field(default=512, ge=0, description="memory for decoded pictures, per loading process")
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         if self.max_steps is not None and "epochs" in self.model_fields_set:
             raise ValueError("give epochs or max_steps, not both")
+        if self.nproc > self.batch:
+            raise ValueError(f"nproc is {self.nproc}, yet a batch has {self.batch} pictures to share out")
+        if self.nproc > 1 and (self.threads or 1) > 1:
+            raise ValueError("give nproc or threads above 1, not both")
         return self
 
     def content(self) -> dict[str, Any]:

@@ -73,10 +73,20 @@ class Plan:
 
     The passes over the pictures are laid end to end and cut into batches, so every batch is full and a batch may hold
     the end of one pass and the start of the next. Indexable (a torch map-style dataset): resuming at batch `i` opens
-    no picture of the batches before.
+    no picture of the batches before. part: (i, n), only the i-th of n shares (from 0) of every batch.
     """
 
-    def __init__(self, items: Sequence[Item], *, batch: int, batches: int, seed: int, questions: int | None) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        *,
+        batch: int,
+        batches: int,
+        seed: int,
+        questions: int | None,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.part = part
         self.items = items
         self.batch = batch
         self.batches = batches
@@ -101,8 +111,10 @@ class Plan:
     def __getitem__(self, index: int) -> list[Item]:
         if not 0 <= index < self.batches:
             raise IndexError(index)
+        number, parts = self.part
+        start, end = (index * self.batch + self.batch * edge // parts for edge in (number, number + 1))
         chosen = []
-        for place in range(index * self.batch, (index + 1) * self.batch):
+        for place in range(start, end):
             number, offset = divmod(place, len(self.items))
             chosen.append(self._pick(self._pass(number)[offset], number))
         return chosen

@@ -94,6 +94,7 @@ def train(
         except InputError:
             if checkpoint.latest_good(run.partial) is None:
                 shutil.rmtree(run.partial, ignore_errors=True)
+                shutil.rmtree(run.logs, ignore_errors=True)
             raise
         manifest = publish(run, last, wall_s=time.monotonic() - started)
     shutil.rmtree(run.partial, ignore_errors=True)
@@ -126,6 +127,9 @@ def prepare(
     if adapter is not None:
         lora.check_base(adapter, base)
         settings = lora.fit_config(settings, adapter, base)
+    device = next(base.module.parameters()).device.type
+    if settings.nproc > 1 and device != "cpu":
+        raise InputError(f"nproc shares work on the CPU; this run is on {device}", "nproc", "leave nproc at 1")
     steps = settings.steps(len(items))
     content = {
         "inputs": {
@@ -194,8 +198,8 @@ def quiet_machine(settings: TrainConfig) -> Iterator[None]:
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn, fill = torch.is_deterministic_algorithms_warn_only_enabled(), deterministic.fill_uninitialized_memory
     generators = torch.get_rng_state()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    if settings.threads is not None or settings.nproc > 1:
+        torch.set_num_threads(settings.threads or 1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic.fill_uninitialized_memory = False
     try:
@@ -215,6 +219,7 @@ def as_it_is(picture: Any) -> Any:
 def fit(run: Run) -> Path:
     """Train to the last step and return its checkpoint, going on from the last good one."""
     from deckbench.pool.picture import open_picture
+    from deckbench.train.parallel import helping
     from deckbench.train.trainer import LoraTrainer, Watch, arguments
 
     config, model = run.config, run.model
@@ -224,19 +229,39 @@ def fit(run: Run) -> Path:
     if config.gradient_checkpointing:
         model.module.language.gradient_checkpointing_enable({"use_reentrant": False})
     device = next(model.module.parameters()).device.type
+    given = arguments(config, partial=run.partial, steps=run.steps, seed=run.seed, device=device)
     batches = run.steps * config.accumulate
-    plan = Plan(run.items, batch=config.batch, batches=batches, seed=run.seed, questions=config.questions)
-    cache = PictureCache(open_picture, getattr(model, "shrink", as_it_is), config.cache_mb << 20)
-    trainer = LoraTrainer(
-        partial=run.partial,
-        pictures=len(run.items),
-        pictures_per_step=config.batch * config.accumulate,
-        model=wrapped,
-        args=arguments(config, partial=run.partial, steps=run.steps, seed=run.seed, device=device),
-        train_dataset=plan,
-        data_collator=Collate(model.collate, cache),
-        callbacks=[Watch(wrapped, config, run.logs)],
+    collate = Collate(
+        model.collate, PictureCache(open_picture, getattr(model, "shrink", as_it_is), config.cache_mb << 20)
     )
+
+    def plan(part: int) -> Plan:
+        return Plan(
+            run.items,
+            batch=config.batch,
+            batches=batches,
+            seed=run.seed,
+            questions=config.questions,
+            part=(part, config.nproc),
+        )
+
+    with helping(wrapped, [plan(part) for part in range(1, config.nproc)], collate, bf16=given.bf16) as helpers:
+        trainer = LoraTrainer(
+            partial=run.partial,
+            pictures=len(run.items),
+            pictures_per_step=config.batch * config.accumulate,
+            helpers=helpers,
+            model=wrapped,
+            args=given,
+            train_dataset=plan(0),
+            data_collator=collate,
+            callbacks=[Watch(wrapped, config, run.logs)],
+        )
+        return go_on(trainer, run)
+
+
+def go_on(trainer: Any, run: Run) -> Path:
+    """Train from the last good checkpoint to the last step; returns the last step's checkpoint."""
     last = checkpoint.latest_good(run.partial)
     if last is not None:
         say(f"going on from step {checkpoint.step_of(last)} of {run.steps}")

@@ -8,6 +8,7 @@ import math
 import pickle
 import random
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from deckbench.progress import PLAIN_EVERY_S, say
 from deckbench.train import checkpoint, lora
 from deckbench.train.config import TrainConfig
 from deckbench.train.data import Broken
+from deckbench.train.parallel import Helper
 
 STATE = "state.pt"
 TRAINER_STATE = "trainer_state.json"  # the name transformers looks for in a checkpoint
@@ -73,8 +75,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 class LoraTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose checkpoints are sealed folders, and whose batches come ready from a Plan."""
 
-    def __init__(self, *, partial: Path, pictures: int, pictures_per_step: int, **given: Any) -> None:
+    def __init__(
+        self,
+        *,
+        partial: Path,
+        pictures: int,
+        pictures_per_step: int,
+        helpers: Sequence[Helper] = (),
+        **given: Any,
+    ) -> None:
         super().__init__(**given)
+        self.helpers = helpers
         self.partial = partial
         self.pictures_per_pass = pictures
         self.pictures_per_step = pictures_per_step
@@ -85,11 +96,29 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The batches of one optimizer step and their number of answer tokens; raises what a loader could not."""
+        first = self.state.global_step * num_batches
+        for helper in self.helpers:
+            helper.start(range(first, first + num_batches))
         batches = list(islice(epoch_iterator, num_batches))
         for batch in batches:
             if isinstance(batch, Broken):
                 raise InputError(batch.what, batch.where, batch.mend)
-        return batches, self._get_num_items_in_batch(batches, device)
+        tokens = self._get_num_items_in_batch(batches, device)
+        theirs = sum(helper.count() for helper in self.helpers)
+        self.asked += theirs
+        self.left = num_batches
+        return batches, tokens + theirs
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Forward and backward of one batch; after the step's last one the helpers' gradients are added."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.left -= 1
+        if self.left == 0:
+            for helper in self.helpers:
+                done = helper.finish(int(num_items_in_batch))
+                self.right += done.right
+                loss += done.loss / int(num_items_in_batch)
+        return loss
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
         """The model's own loss (mean over the step's answer tokens); counts right tokens on the way."""

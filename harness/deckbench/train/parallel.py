@@ -1,0 +1,177 @@
+"""Several processes on one machine that share the work of each batch, without a network.
+
+Gradients of a LoRA are a few MB, so they go through shared memory; `torch.distributed` would need sockets, which a
+machine without a network (or a container with none) does not have. The helpers are forked after the model is loaded
+and see its trained tensors in shared memory: the first process alone runs the Trainer and its optimizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deckbench.errors import InputError, OutsideError
+from deckbench.train.data import Broken, Collate, Plan
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a helper did in one step. loss: sum over its answer tokens; right: of them predicted right."""
+
+    loss: float
+    right: int
+
+
+class Helper:
+    """One process that computes the gradients of its part of every batch."""
+
+    def __init__(self, number: int, wrapped: Any, plan: Plan, collate: Collate, *, bf16: bool) -> None:
+        self.trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+        self.sums = torch.zeros(sum(parameter.numel() for parameter in self.trained)).share_memory_()
+        context = multiprocessing.get_context("fork")
+        self.line, other = context.Pipe()
+
+        def work() -> None:
+            self.line.close()  # else a helper would never see that the first process is gone
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            serve(other, wrapped, self.trained, self.sums, plan, collate, key=(plan.seed, number), bf16=bf16)
+
+        self.process = context.Process(target=work, daemon=True, name=f"helper {number}")
+        self.process.start()
+        other.close()
+
+    def start(self, batches: Sequence[int]) -> None:
+        """Begin a step: the batches to sum the gradients of."""
+        self._say(list(batches))
+
+    def count(self) -> int:
+        """Answer tokens in its part of the step. Raises InputError for a broken picture."""
+        answer = self._hear()
+        if isinstance(answer, Broken):
+            raise InputError(answer.what, answer.where, answer.mend)
+        return int(answer)
+
+    def finish(self, tokens: int) -> Done:
+        """Wait for its gradients and add them, divided by `tokens`, to those of the first process."""
+        done: Done = self._hear()
+        start = 0
+        for parameter in self.trained:
+            part = self.sums[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+            if parameter.grad is None:
+                parameter.grad = part / tokens
+            else:
+                parameter.grad.add_(part, alpha=1.0 / tokens)
+        return done
+
+    def stop(self) -> None:
+        self.line.close()
+        self.process.join(10)
+        if self.process.is_alive():
+            self.process.kill()
+
+    def _say(self, message: Any) -> None:
+        try:
+            self.line.send(message)
+        except OSError as error:
+            raise self._gone() from error
+
+    def _hear(self) -> Any:
+        try:
+            return self.line.recv()
+        except (EOFError, OSError) as error:
+            raise self._gone() from error
+
+    def _gone(self) -> OutsideError:
+        return OutsideError(f"a training process died ({self.process.name})", None, "run again with --resume")
+
+
+@contextmanager
+def helping(wrapped: Any, plans: Sequence[Plan], collate: Collate, *, bf16: bool) -> Iterator[list[Helper]]:
+    """One helper a plan, ended on the way out. The trained tensors move to shared memory before the fork."""
+    if plans:
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.share_memory_()
+    helpers: list[Helper] = []
+    try:
+        for number, plan in enumerate(plans, 1):
+            helpers.append(Helper(number, wrapped, plan, collate, bf16=bf16))
+        yield helpers
+    finally:
+        for helper in helpers:
+            helper.stop()
+
+
+def serve(
+    line: Connection,
+    wrapped: Any,
+    trained: Sequence[Tensor],
+    sums: Tensor,
+    plan: Plan,
+    collate: Collate,
+    *,
+    key: tuple[int, int],
+    bf16: bool,
+) -> None:
+    """A helper's life: hear a step's batches, tell its tokens, leave its gradients in `sums`, tell that it is done.
+
+    While the first process steps the optimizer, the next batch is made ready. Ends with the first process.
+    """
+    torch.set_num_threads(1)
+    wrapped.train()
+    ready: dict[int, Any] = {}
+    while True:
+        try:
+            indices = line.recv()
+            made = [ready.pop(index) if index in ready else collate([plan[index]]) for index in indices]
+            broken = [batch for batch in made if isinstance(batch, Broken)]
+            batches: list[dict[str, Any]] = [batch for batch in made if not isinstance(batch, Broken)]
+            if broken:
+                line.send(broken[0])
+                continue
+            line.send(sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches))
+            line.send(add_up(batches, indices, wrapped, trained, sums, key=key, bf16=bf16))
+            following = indices[-1] + 1
+            ready = {following: collate([plan[following]])} if following < len(plan) else {}
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def add_up(
+    batches: Sequence[dict[str, Any]],
+    indices: Sequence[int],
+    wrapped: Any,
+    trained: Sequence[Tensor],
+    sums: Tensor,
+    *,
+    key: tuple[int, int],
+    bf16: bool,
+) -> Done:
+    """Gradients of the summed loss of some batches, into `sums`. Random numbers depend on the batch's place alone."""
+    loss, right = 0.0, 0
+    for parameter in trained:
+        parameter.grad = None
+    for index, batch in zip(indices, batches, strict=True):
+        digest = hashlib.blake2b(f"{key}/{index}".encode(), digest_size=7).digest()
+        torch.manual_seed(int.from_bytes(digest, "big"))
+        with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
+            output = wrapped(**batch, num_items_in_batch=1)
+        output.loss.backward()
+        labels = batch["labels"][:, 1:]
+        loss += float(output.loss)
+        right += int((output.logits.detach().argmax(-1) == labels[labels != IGNORE]).sum())
+    torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None], out=sums)
+    return Done(loss, right)
