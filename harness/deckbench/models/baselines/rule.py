@@ -310,9 +310,11 @@ def in_box(sample: Sample, seen: list[Seen]) -> list[Seen]:
     inside = [(iou, item) for (part, iou), item in scored if part >= INSIDE]
     best = max((iou for iou, _ in inside), default=0.0)
 
+    wide, high = max(1e-9, drawn[2] - drawn[0]), max(1e-9, drawn[3] - drawn[1])
+
     def off(item: Seen) -> float:
-        across: float = abs(item.box.x0 + item.box.x1 - drawn[0] - drawn[2]) / (drawn[2] - drawn[0])
-        down: float = abs(item.box.y0 + item.box.y1 - drawn[1] - drawn[3]) / (drawn[3] - drawn[1])
+        across: float = abs(item.box.x0 + item.box.x1 - drawn[0] - drawn[2]) / wide
+        down: float = abs(item.box.y0 + item.box.y1 - drawn[1] - drawn[3]) / high
         return across + down
 
     near = sorted((item for iou, item in inside if iou >= ALIKE * best), key=off)
