@@ -317,3 +317,16 @@ def test_the_pool_may_use_only_some_classes(tmp_path: Path) -> None:
     picture(pool / "images" / "extra.jpg", 9999)
     (pool / "labels" / "extra.txt").write_text("")
     build_dataset("ot2-scene@1", pool=pool, out=tmp_path / "out", split="test-only", workers=1)
+
+
+def test_turned_crops_stay_in_place(tmp_path: Path) -> None:
+    """The crop's centre keeps its content, and a crop at the frame's corner has no black there."""
+    from deckbench.build.pictures import Picture, _crop
+
+    frame = Image.new("RGB", (100, 80), (200, 200, 200))
+    frame.paste((0, 0, 255), (45, 35, 55, 45))
+    turned = _crop(frame, Picture("x.jpg", 40, 30, crop=(30, 25, 70, 55), turn=20.0))
+    assert turned.size == (40, 30)
+    assert turned.getpixel((20, 15)) == (0, 0, 255)
+    corner = _crop(frame, Picture("x.jpg", 40, 30, crop=(0, 0, 40, 30), turn=20.0))
+    assert min(min(corner.getpixel((x, y))) for x in range(40) for y in range(30)) > 100  # grey, not black

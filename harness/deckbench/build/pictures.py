@@ -27,6 +27,7 @@ BASE_WIDTH = 704  # line widths and pixel margins are meant for a frame this wid
 PLAIN_COLOUR = (255, 40, 40)  # the colour of boxes in tiny-glm4v's pretraining too
 NORMAL_COLOUR = (40, 200, 40)  # source-lab style
 ANOMALY_COLOUR = (255, 40, 40)
+OUTSIDE = (127, 127, 127)
 COPIED = frozenset({".jpg", ".jpeg", ".png"})  # formats any reader of a dataset opens
 
 Rect = tuple[int, int, int, int]
@@ -127,13 +128,13 @@ def _crop(frame: Image.Image, picture: Picture) -> Image.Image:
     assert picture.crop is not None
     x0, y0, x1, y1 = picture.crop
     if picture.turn:
-        # Turn about the crop's centre with surroundings at hand, so that corners are not black.
+        # Turned about the crop's centre with its surroundings at hand; what lies outside the frame is grey.
         reach = math.ceil(math.hypot(x1 - x0, y1 - y0) / 2) + 2
-        cx, cy = (x0 + x1) // 2, (y0 + y1) // 2
-        # Mirrored at the frame's border by shifting the window inside: labels near the border keep their content.
-        wide = frame.crop((cx - reach, cy - reach, cx + reach, cy + reach))
-        wide = wide.rotate(picture.turn, Image.Resampling.BICUBIC, fillcolor=(127, 127, 127))
-        piece = wide.crop((x0 - cx + reach, y0 - cy + reach, x1 - cx + reach, y1 - cy + reach))
+        left, top = (x0 + x1) // 2 - reach, (y0 + y1) // 2 - reach
+        wide = Image.new("RGB", (2 * reach, 2 * reach), OUTSIDE)
+        wide.paste(frame, (-left, -top))
+        wide = wide.rotate(picture.turn, Image.Resampling.BICUBIC, fillcolor=OUTSIDE)
+        piece = wide.crop((x0 - left, y0 - top, x1 - left, y1 - top))
     else:
         piece = frame.crop(picture.crop)
     if picture.speckle:
