@@ -283,6 +283,32 @@ def test_rule_finds_what_a_crop_was_cut_for(pool: Path, tmp_path: Path) -> None:
     assert texts(baselines.load(f"rule:{pool}"), samples) == ["A", "B", "tip, straight", ""]
 
 
+def test_rule_finds_things_in_regions(tmp_path: Path) -> None:
+    """Nouns and regions of several words, in both languages; a wider ontology than the task's own."""
+    from deckbench.resources import tasks_folder
+
+    folder = tmp_path / "eye" / "labels"
+    folder.mkdir(parents=True)
+    (folder / "classes.txt").write_text("well_plate_6\ntip_rack")
+    (folder / "deck.txt").write_text("0 0.25 0.25 0.2 0.2\n1 0.75 0.75 0.2 0.2\n")
+    asks = [
+        ("Is there a 6-well plate in the lower half?", "yes", "no", "B"),
+        ("Is there a 6-well plate in the upper left quarter?", "yes", "no", "A"),
+        ("Is there a tip rack in the picture?", "no", "yes", "B"),
+        ("In which half of the picture is the tip rack?", "left", "right", "B"),
+        ("In which half of the picture is the tip rack?", "lower", "upper", "A"),
+        ("图的上半部有6 孔板吗?", "没有", "有", "B"),
+        ("Is there a robot in the picture?", "no", "yes", ""),
+    ]
+    rows = [
+        frame_row(f"f{i}", "deck", ask=ask, option_a=a, option_b=b, task="ot2-scene@1+01234567")
+        for i, (ask, a, b, _) in enumerate(asks)
+    ]
+    samples = read_samples(dataset(tmp_path / "asked", rows), "test")
+    baseline = baselines.load(f"rule:{folder}", ontology=tasks_folder() / "ontology" / "ot2eye.yaml")
+    assert texts(baseline, samples) == [gold for *_, gold in asks]
+
+
 def test_rule_gold_finds_the_pool_of_the_dataset(pool: Path, tmp_path: Path) -> None:
     data = dataset(tmp_path / "data", [frame_row("f0", "bent")], observed={"pool": str(pool)})
     baseline = baselines.load("rule:gold")

@@ -177,7 +177,10 @@ class Rule(Baseline):
         return word(sample, found, asked, task.ontology)
 
     def in_crop(self, sample: Sample, seen: list[Seen]) -> list[Seen]:
-        """The label a crop was cut for: the one with the same size in pixels. Needs the frame's size, so the pool."""
+        """Labels of the crop's own label's size in pixels, the nearest first: a crop does not say where it was cut.
+
+        Needs the frame's size, so a pool.
+        """
         size = self.frame_size(str(sample.frame))
         if sample.box is None or size is None:
             return []
@@ -187,7 +190,7 @@ class Rule(Baseline):
             wide, high = (item.box.x1 - item.box.x0) * size[0], (item.box.y1 - item.box.y0) * size[1]
             return abs(wide - (x1 - x0)) + abs(high - (y1 - y0))
 
-        return sorted((item for item in seen if off(item) < 1.0), key=off)[:1]
+        return sorted((item for item in seen if off(item) < 1.0), key=off)
 
     def frame_size(self, frame: str) -> tuple[int, int] | None:
         """Width and height of the pool's picture, None when the folder holds labels only."""
@@ -254,15 +257,22 @@ def read_objects(path: Path, names: tuple[str, ...], ontology: Ontology) -> list
     return [Seen(classes[box.cls], box, confidence) for box, confidence in rows]
 
 
-@lru_cache(maxsize=256)
-def pattern(template: str) -> re.Pattern[str]:
-    """A question's template as an expression with the groups noun and region."""
-    marked = render(template, {name: f"\x00{name}\x00" for name in FILLED})
-    text = re.escape(marked.strip())
-    for name in FILLED:
-        mark = re.escape(f"\x00{name}\x00")
-        text = text.replace(mark, f"(?P<{name}>.+?)", 1).replace(mark, ".+?")
-    return re.compile(text)
+@lru_cache(maxsize=1024)
+def pattern(template: str, nouns: tuple[str, ...], regions: tuple[str, ...]) -> re.Pattern[str]:
+    """A question's template as an expression with the groups noun and region, which match only the given words."""
+    text = re.escape(render(template, {name: f"\x00{name}\x00" for name in FILLED}).strip())
+    for name, words in (("noun", nouns), ("region", regions)):
+        choices = "|".join(re.escape(word) for word in sorted(set(words), key=len, reverse=True)) or ".+?"
+        text = text.replace(re.escape(f"\x00{name}\x00"), f"(?P<{name}>{choices})", 1)
+    return re.compile(re.sub(r"\x00\w+\x00", ".+?", text))
+
+
+def words_of(ontology: Ontology, lang: Lang) -> tuple[str, ...]:
+    """What a question may call its object: neutral nouns, and the classes' own kinds."""
+    return tuple(
+        [text.get(lang) for text in ontology.nouns.values()]
+        + [spec.kind_text.get(lang) for spec in ontology.classes.values()]
+    )
 
 
 def understand(task: Task, sample: Sample) -> Understood | None:
@@ -275,8 +285,10 @@ def understand(task: Task, sample: Sample) -> Understood | None:
             texts = {text.get(lang) for text in question.options.values()}
             if question.kind == "choice" and texts and texts != set(options(sample)):
                 continue
+            regions = tuple(text.get(lang) for text in question.regions.values())
+            expression = pattern(question.ask.get(lang), words_of(task.ontology, lang), regions)
             for line in lines:
-                match = pattern(question.ask.get(lang)).fullmatch(line)
+                match = expression.fullmatch(line)
                 if match:
                     said: Mapping[str, str] = match.groupdict()
                     return Understood(question, lang, said.get("noun") or "", said.get("region") or "")
