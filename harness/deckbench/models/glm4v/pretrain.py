@@ -26,6 +26,7 @@ from deckbench.models.glm4v import deck_talk
 from deckbench.progress import say
 from deckbench.resources import tasks_folder
 
+FULL_RATE_INPUTS = 128  # a matrix with more inputs learns slower
 MAX_REPEAT = 60  # characters; longer texts cost more than they teach
 
 
@@ -37,7 +38,7 @@ class Recipe:
     frames_per_step: int = 8
     boxes: int = 2
     crops: int = 1
-    lr: float = 1.5e-3
+    lr: float = 2e-3
     warmup: int = 200
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -79,6 +80,26 @@ def batches(count: int, recipe: Recipe, rank: int, start: int) -> Iterator[tuple
         yield step, [int(i) for i in order[at : at + per_rank]]
 
 
+def parameter_groups(module: Any, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters by their share of the learning rate and their weight decay.
+
+    A matrix learns at a rate that falls with its inputs (Yang et al. 2022, Tensor Programs V): Adam moves all weights
+    alike, and the patch embedding's 1,200 inputs go up and down together. At the full rate it grows within a few
+    hundred steps until the layers behind it, whose norms bound what they add, no longer matter.
+    """
+    import torch
+
+    embeddings = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
+    groups: dict[tuple[float, float], list[Any]] = {}
+    for p in module.parameters():
+        matrix = p.ndim >= 2 and id(p) not in embeddings and p[0].numel() > 1
+        share = min(1.0, FULL_RATE_INPUTS / p[0].numel()) if matrix else 1.0
+        groups.setdefault((share, recipe.weight_decay if matrix else 0.0), []).append(p)
+    return [
+        {"params": members, "share": share, "weight_decay": decay} for (share, decay), members in groups.items()
+    ]
+
+
 def work(
     rank: int, scenes: list[tuple[Path, dict[str, Any]]], texts: list[str], folder: str, recipe: Recipe, port: int
 ) -> None:
@@ -95,9 +116,7 @@ def work(
     model = load_glm4v(home / "start")
     module = model.module.train()
     params = [p for p in module.parameters() if p.requires_grad]
-    decay = [p for p in params if p.ndim >= 2]
-    plain = [p for p in params if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = parameter_groups(module, recipe)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), foreach=True)
     start = 0
     state_file = home / "state.pt"
@@ -117,7 +136,7 @@ def work(
             whole.append((first.image, [*first.turns, *said]))
             parts += [(view.image, view.turns) for view in rest]
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
+            group["lr"] = learning_rate(step, recipe) * group["share"]
         # two passes, since a whole frame's questions are three times as long as an object's: less padding
         packed = [model.collate(items) for items in (whole, parts)]
         tokens = sum(int((batch["labels"] >= 0).sum()) for batch in packed)

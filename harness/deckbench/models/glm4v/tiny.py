@@ -112,11 +112,6 @@ def initialise(module: Glm4vModule, seed: int) -> None:
                 part.weight.fill_(1.0)
                 part.bias.zero_()
         vision = module.vision
-        # The norms stand at the end of each residual branch: their gain is the branch's size.
-        for layer in vision.transformer.layers:
-            gain = 1.0 / math.sqrt(2 * config.vision.num_hidden_layers)
-            layer.input_layernorm.weight.fill_(gain)
-            layer.post_attention_layernorm.weight.fill_(gain)
         vision.patch_embedding.position_embedding.weight[1:] += grid_waves(
             config.vision.grid, config.vision.hidden_size
         )
