@@ -36,7 +36,13 @@ MAX_EXAMPLES = 40
 MAX_RIGHT = 12
 MAX_TEXT = 1200  # characters of a question or an answer shown on a page; all of it is in the record
 
-TABLES = (("by_class", "Class"), ("by_anomaly", "Anomaly"), ("by_step", "Protocol step"))
+TABLES = (
+    ("by_anomaly", "Anomaly"),
+    ("by_class", "Class"),
+    ("by_step", "Protocol step"),
+    ("by_question", "Type of question"),
+    ("by_lang", "Language"),
+)
 METRIC_WORDS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
