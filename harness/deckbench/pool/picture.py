@@ -6,6 +6,7 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 # Named here because Pillow loads its readers lazily, which is not safe in threads.
@@ -23,6 +24,8 @@ OTHER_PICTURE_SUFFIXES = frozenset(
 MAX_PIXELS = 100_000_000  # a 100-megapixel picture is 300 MB as RGB; no deck camera is near it
 MIN_SIDE = 10  # as Ultralytics
 EXIF_ORIENTATION = 0x0112
+EXIF_DETAILS = 0x8769
+EXIF_TAKEN, EXIF_TAKEN_FRACTION = 0x9003, 0x9291  # DateTimeOriginal, SubSecTimeOriginal
 ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})
 # EXIF orientation -> what brings the picture upright (TIFF 6.0, tag Orientation).
 UPRIGHT = {
@@ -179,3 +182,15 @@ def grey_thumbnail(path: Path, size: tuple[int, int]) -> Image.Image:
         return grey.resize(size, Image.Resampling.BOX)
     except PictureError as error:
         raise InputError(str(error), path, "replace or remove this picture") from error
+
+
+def taken_at(path: Path) -> float | None:
+    """When the camera took it (EXIF DateTimeOriginal, as seconds, its zone taken as UTC); None when it does not say."""
+    try:
+        details = _open(_read(path)).getexif().get_ifd(EXIF_DETAILS)
+        moment = datetime.strptime(str(details[EXIF_TAKEN]).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        fraction = str(details.get(EXIF_TAKEN_FRACTION, "")).strip("\0 ")
+    except (PictureError, *DAMAGED):
+        return None
+    part = float(f"0.{fraction}") if fraction.isascii() and fraction.isdigit() else 0.0
+    return moment.replace(tzinfo=timezone.utc).timestamp() + part

@@ -304,8 +304,10 @@ def examine(found: Found, root: Path, names: tuple[str, ...], full: bool) -> tup
     return frame, problems
 
 
-def scan_pool(path: Path, *, full: bool = False) -> Scan:
+def scan_pool(path: Path, *, full: bool = False, groups: bool = True) -> Scan:
     """Look at everything in a pool. full: decode every pixel (check); else JPEGs at an eighth (read).
+
+    groups False: frames.csv need not give a group to every frame (it is about to be written).
 
     Raises InputError only when there is no pool to look at: no yaml, no classes, no folder, no picture.
     """
@@ -324,6 +326,8 @@ def scan_pool(path: Path, *, full: bool = False) -> Scan:
         text = f"no label file was found for any of {len(found)} pictures; labels stand in labels/ beside images/"
         problems.append(Problem("no-labels", text, pool.file.name))
     infos, columns = read_infos(pool, found, problems)
+    if not groups:
+        problems[:] = [problem for problem in problems if problem.kind != "frames-csv-no-group"]
     spoiled = {p.frame for p in problems if p.severity == ERROR and p.frame is not None}
     frames: list[Frame] = []
     items = iter([found[key] for key in sorted(found)])
@@ -383,6 +387,19 @@ def hash_frames(names: tuple[str, ...], frames: list[Frame]) -> str:
     return digest.hexdigest()
 
 
+def raise_on(errors: list[Problem], path: Path) -> None:
+    """Raise InputError with the first errors and their number, when there are any."""
+    if not errors:
+        return
+    kinds = Counter(problem.kind for problem in errors)
+    lines = [f"the pool has {len(errors)} errors ({', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))})"]
+    lines += [f"  {problem.where}: {problem.text}" for problem in errors[:SHOWN_PROBLEMS]]
+    if len(errors) > SHOWN_PROBLEMS:
+        lines.append(f"  ... and {len(errors) - SHOWN_PROBLEMS} more")
+    mend = "mend them (`deckbench pool check` lists all), or leave those frames out with --skip-bad"
+    raise InputError("\n".join(lines), path, mend)
+
+
 def read_pool(path: Path, *, skip_bad: bool = False) -> Pool:
     """Read a pool given as folder or as yaml; every picture is decoded and every label checked.
 
@@ -391,14 +408,8 @@ def read_pool(path: Path, *, skip_bad: bool = False) -> Pool:
     """
     scan = scan_pool(Path(path))
     errors = scan.errors
-    if errors and not skip_bad:
-        kinds = Counter(problem.kind for problem in errors)
-        lines = [f"the pool has {len(errors)} errors ({', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))})"]
-        lines += [f"  {problem.where}: {problem.text}" for problem in errors[:SHOWN_PROBLEMS]]
-        if len(errors) > SHOWN_PROBLEMS:
-            lines.append(f"  ... and {len(errors) - SHOWN_PROBLEMS} more")
-        mend = "mend them (`deckbench pool check` lists all), or leave those frames out with --skip-bad"
-        raise InputError("\n".join(lines), path, mend)
+    if not skip_bad:
+        raise_on(errors, path)
     if not scan.frames:
         raise InputError("no frame is left: every one has an error", path, "see `deckbench pool check`")
     return Pool(

@@ -1,0 +1,145 @@
+"""`pool group`: propose frames.csv for a pool that has no groups, for a person to look over."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from deckbench.artifact import atomic_write
+from deckbench.errors import InputError
+from deckbench.pool.frame import Frame
+from deckbench.pool.picture import taken_at
+from deckbench.pool.read import raise_on, scan_pool
+from deckbench.pool.similar import cluster, fingerprint
+from deckbench.pool.split import natural
+
+FORMS = "regex:R, time:60s or phash"
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+# 20231012_143501, 2023-10-12T14-35-01, 2023-10-12 14.35.01, ...
+STAMP = re.compile(r"(?<!\d)(20\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_ T.]?(\d\d)[-_.:h]?(\d\d)[-_.:m]?(\d\d)(?!\d)", re.ASCII)
+
+
+def group_pool(path: Path, *, by: str, out: Path) -> dict[str, str]:
+    """Write a frames.csv with a group for every frame; returns frame id -> group.
+
+    by: `regex:R` (first capture group, or the whole match, in the file name), `time:60s` (a new group after a longer
+    pause; time from frames.csv, EXIF or a date in the file name), `phash` (alike frames). What an existing frames.csv
+    says about time, step and anomalies is kept. Raises InputError; then nothing is written.
+    """
+    out = Path(out)
+    if out.exists():
+        raise InputError("the output exists already", out, "choose another --out, or remove it")
+    method = parse_by(by)
+    scan = scan_pool(Path(path), groups=False)
+    raise_on(scan.errors, Path(path))
+    if not scan.frames:
+        raise InputError("the pool has no frames", path, "see `deckbench pool check`")
+    groups = method(sorted(scan.frames, key=lambda frame: natural(frame.id)))
+    # An empty cell of anomalies says "none"; without the column nothing is said.
+    labelled = "anomalies" in scan.columns
+    rows: list[tuple[str, ...]] = [("frame", "group", "time_s", "step", *(("anomalies",) if labelled else ()))]
+    for frame in scan.frames:
+        time_s = "" if frame.time_s is None else repr(frame.time_s)
+        anomalies = (";".join(frame.anomalies or ()),) if labelled else ()
+        rows.append((frame.id, groups[frame.id], time_s, frame.step or "", *anomalies))
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    atomic_write(out, table.getvalue())
+    return groups
+
+
+Method = Callable[[Sequence[Frame]], dict[str, str]]
+
+
+def parse_by(by: str) -> Method:
+    """`regex:R`, `time:60s` or `phash` -> what groups the frames. Raises InputError."""
+    word, _, rest = by.partition(":")
+    if word == "regex" and rest:
+        try:
+            pattern = re.compile(rest)
+        except re.error as error:
+            raise InputError(
+                f"the pattern {rest!r} is not valid ({error})", "--by", "test it on one file name"
+            ) from error
+        return lambda frames: by_regex(frames, pattern)
+    if word == "time" and rest:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h)?", rest, re.ASCII)
+        if match is None or float(match[1]) <= 0:
+            raise InputError(f"{rest!r} is not a length of time", "--by", "write it like time:60s, time:5m or time:1h")
+        pause = float(match[1]) * UNITS[match[2] or ""]
+        return lambda frames: by_time(frames, pause)
+    if by == "phash":
+        return by_likeness
+    raise InputError(f"{by!r} is not a way to group", "--by", f"use {FORMS}")
+
+
+def by_regex(frames: Sequence[Frame], pattern: re.Pattern[str]) -> dict[str, str]:
+    """Groups named by what the pattern finds in each file name."""
+    groups: dict[str, str] = {}
+    missed = []
+    for frame in frames:
+        match = pattern.search(frame.path.name)
+        text = "" if match is None else (match[1] if pattern.groups else match[0]) or ""
+        if text.strip():
+            groups[frame.id] = text.strip()
+        else:
+            missed.append(frame.path.name)
+    if missed:
+        raise InputError(
+            f"the pattern {pattern.pattern!r} finds nothing in {len(missed)} of {len(frames)} names, like {missed[0]!r}",
+            "--by",
+            "a pattern like regex:(run[0-9]+)_ must fit every file name",
+        )
+    return groups
+
+
+def named_time(frame: Frame) -> float | None:
+    """Seconds from a date and time in the file name, or None."""
+    match = STAMP.search(frame.path.name)
+    if match is None:
+        return None
+    try:
+        return datetime(*(int(part) for part in match.groups()), tzinfo=timezone.utc).timestamp()  # type: ignore[arg-type]
+    except ValueError:
+        return None
+
+
+def by_time(frames: Sequence[Frame], pause: float) -> dict[str, str]:
+    """A new group after every pause longer than `pause` seconds. The files' own dates are not trusted: copies are new."""
+    sources: tuple[Callable[[Frame], float | None], ...] = (
+        lambda frame: frame.time_s,
+        lambda frame: taken_at(frame.path),
+        named_time,
+    )
+    missing = Counter[str]()
+    for name, source in zip(("frames.csv", "EXIF", "the file name"), sources, strict=True):
+        times = {frame.id: source(frame) for frame in frames}
+        missing[name] = sum(value is None for value in times.values())
+        if not missing[name]:
+            break
+    else:
+        least = min(missing, key=lambda name: missing[name])
+        raise InputError(
+            f"the frames have no times: even from {least}, {missing[least]} of {len(frames)} have none",
+            "--by",
+            "give time_s in frames.csv, or group by regex:R or phash",
+        )
+    known = sorted((value, frame.id) for frame in frames if (value := times[frame.id]) is not None)
+    groups: dict[str, str] = {}
+    number, last = 0, None
+    for value, key in known:
+        number += last is None or value - last > pause
+        groups[key], last = f"t{number:04d}", value
+    return groups
+
+
+def by_likeness(frames: Sequence[Frame]) -> dict[str, str]:
+    """Connected components of alike frames (one camera standing still, and near-duplicates)."""
+    labels = cluster(fingerprint([frame.path for frame in frames]), scene=True)
+    order = {label: number for number, label in enumerate(dict.fromkeys(labels), 1)}
+    return {frame.id: f"g{order[label]:04d}" for frame, label in zip(frames, labels, strict=True)}
