@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deckbench.parse import (
@@ -146,6 +146,7 @@ def test_two_readings_are_none() -> None:
     assert parse_choice("yes", "yes", "Yes.") is None
 
 
+@settings(deadline=None)
 @given(NEAR, NEAR, NEAR)
 def test_choice_never_raises_and_mirrors(text: str, a: str, b: str) -> None:
     """Any text is fine; swapping the options swaps an answer given by text and keeps one given by letter."""
@@ -155,6 +156,7 @@ def test_choice_never_raises_and_mirrors(text: str, a: str, b: str) -> None:
         assert got in text.upper().translate({0xFF21: "A", 0xFF22: "B"})
 
 
+@settings(deadline=None)
 @given(NEAR)
 def test_both_letters_are_never_an_answer(text: str) -> None:
     """With options that hold neither letter, a text with both as words of their own is unparsed."""
@@ -163,6 +165,7 @@ def test_both_letters_are_never_an_answer(text: str) -> None:
         assert parse_choice(text, "yes", "no") is None
 
 
+@settings(deadline=None)
 @given(NEAR)
 def test_an_answer_names_its_letter_or_its_text(text: str) -> None:
     got = parse_choice(text, "yes", "no")
@@ -194,6 +197,7 @@ def test_scene(text: str, verdict: bool | None) -> None:
     assert parse_scene(text) is verdict
 
 
+@settings(deadline=None)
 @given(NEAR)
 def test_scene_never_raises(text: str) -> None:
     assert parse_scene(text) in {True, False, None}

@@ -13,6 +13,7 @@ from scipy.stats import binomtest, mannwhitneyu
 from deckbench.score import stats
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 300))
 def test_wilson_is_scipys(k: int, n: int) -> None:
     if k > n:
@@ -29,6 +30,7 @@ def test_wilson_known_values() -> None:
     assert stats.wilson(0, 0) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=60))
 def test_auroc_is_mann_whitney(rows: list[tuple[bool, int]]) -> None:
     truth = np.array([t for t, _ in rows], dtype=bool)
@@ -148,8 +150,8 @@ def test_fast_enough() -> None:
     """A thousand samples, each its own group, 1,000 resamples: well under a second."""
     rng = np.random.default_rng(0)
     truth, p = rng.random(1000) < 0.5, rng.random(1000)
-    began = time.perf_counter()
+    began = time.process_time()
     clusters = stats.clusters_of([str(i) for i in range(1000)])
     stats.ranked_bootstrap(truth, p, clusters, np.arange(1000), 0.05)
     stats.cluster_bootstrap(truth.astype(float), clusters)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
