@@ -1,8 +1,8 @@
-"""What tiny-glm4v's base is taught: to name what stands on a deck and in which state it is. Nothing about right or wrong.
+"""What tiny-glm4v's base is taught: to name what stands on a deck and in which state it is.
 
-From one line of a pool's `scenes.jsonl` (the renderer's full truth) and its picture this makes several views (whole frame,
-frame with a box drawn, crop), each with several short questions and answers. Everything is a pure function of the scene and
-a random generator. No question asks whether something is normal, wrong or an anomaly: the curriculum's stages teach that.
+From one line of a pool's `scenes.jsonl` (the renderer's full truth) and its picture this makes several views (whole
+frame, frame with a box drawn, crop), each with several short questions and answers. Everything is a pure function of
+the scene and a random generator. No question asks whether something is normal or wrong: the stages teach that.
 """
 
 from __future__ import annotations
@@ -172,7 +172,10 @@ def pick_object(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
     return dict(objects[int(rng.choice(len(objects), p=weights / weights.sum()))])
 
 
-def jittered(box: Sequence[float], rng: np.random.Generator, size: tuple[int, int]) -> tuple[float, float, float, float]:
+Pixels = tuple[float, float, float, float]
+
+
+def jittered(box: Sequence[float], rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
     """A box in pixels, widened by a random margin on every side so that its shape tells little."""
     width, height = size
     x0, y0, x1, y1 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
@@ -201,8 +204,10 @@ def crop_view(image: Image.Image, scene: Scene, rng: np.random.Generator) -> Vie
     x0, y0, x1, y1 = jittered(obj["box"], rng, image.size)
     grow = max(0.0, (24 - (x1 - x0)) / 2), max(0.0, (24 - (y1 - y0)) / 2)
     box = (x0 - grow[0], y0 - grow[1], x1 + grow[0], y1 + grow[1])
-    clipped = (max(0, int(box[0])), max(0, int(box[1])), min(image.width, int(box[2]) + 1), min(image.height, int(box[3]) + 1))
-    return View(image.crop(clipped), tuple(object_turns(obj, rng, "shown")))
+    x_end, y_end = min(image.width, int(box[2]) + 1), min(image.height, int(box[3]) + 1)
+    return View(
+        image.crop((max(0, int(box[0])), max(0, int(box[1])), x_end, y_end)), tuple(object_turns(obj, rng, "shown"))
+    )
 
 
 def views(image: Image.Image, scene: Scene, rng: np.random.Generator, boxes: int = 2, crops: int = 1) -> list[View]:

@@ -1,8 +1,9 @@
 """`models pretrain tiny-glm4v`: how the base that ships in the package was made.
 
-Pools of synthetic frames go in, a checkpoint folder in the official GLM-4V layout comes out. The base learns to name labware and
-its state (`deck_talk`); it never meets a question about right or wrong. Two processes of one thread, gradients averaged over
-gloo: on two cores this beats one process of two threads. Same pools, seed, steps and process count give the same weights.
+Pools of synthetic frames go in, a checkpoint folder in the official GLM-4V layout comes out. The base learns to name
+labware and its state (`deck_talk`); it never meets a question about right or wrong. Two processes of one thread with
+gradients averaged over gloo: on two cores this beats one process of two threads. Same pools, seed, steps and process
+count give the same weights.
 """
 
 from __future__ import annotations
@@ -95,9 +96,7 @@ def parameter_groups(module: Any, recipe: Recipe) -> list[dict[str, Any]]:
         matrix = p.ndim >= 2 and id(p) not in embeddings and p[0].numel() > 1
         share = min(1.0, FULL_RATE_INPUTS / p[0].numel()) if matrix else 1.0
         groups.setdefault((share, recipe.weight_decay if matrix else 0.0), []).append(p)
-    return [
-        {"params": members, "share": share, "weight_decay": decay} for (share, decay), members in groups.items()
-    ]
+    return [{"params": members, "share": share, "weight_decay": decay} for (share, decay), members in groups.items()]
 
 
 def work(
