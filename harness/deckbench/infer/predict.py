@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,7 @@ from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer.ask import MAX_NEW_TOKENS
+from deckbench.infer.workers import answer_all, one_thread, processes_for
 from deckbench.models.answer import Answer, Question
 from deckbench.parse import options_of, parse_choice, parse_scene
 from deckbench.pool.picture import open_picture
@@ -159,23 +160,26 @@ def choose(samples: Sequence[Sample], shard: str | None, limit: int | None) -> l
 def answer_rest(answerer: Any, pictures: Sequence[list[Sample]], done: dict[int, Any], file: IO[bytes]) -> None:
     """Answer the pictures that are not in `done`, keep each in the journal as soon as it is there."""
     left = [number for number in range(len(pictures)) if number not in done]
+    processes = processes_for(answerer, len(left))
     synced = time.monotonic()
-    for number in track(left, "answering", total=len(left)):
-        samples = pictures[number]
-        answers = answer_picture(answerer, samples)
-        entry = {
-            "picture": number,
-            "rows": [row_of(sample, answer) for sample, answer in zip(samples, answers, strict=True)],
-            "times": [
-                times_of(sample, answer, number, len(samples)) for sample, answer in zip(samples, answers, strict=True)
-            ],
-        }
-        file.write(artifact.canonical(entry) + b"\n")
-        file.flush()
-        if time.monotonic() - synced >= FSYNC_EVERY_S:
-            os.fsync(file.fileno())
-            synced = time.monotonic()
-        done[number] = entry
+
+    def answer(number: int) -> list[Answer]:
+        return answer_picture(answerer, pictures[number])
+
+    with one_thread(answerer), closing(answer_all(answer, left, processes)) as answered:
+        for number, answers in track(answered, "answering", total=len(left)):
+            pairs = list(zip(pictures[number], answers, strict=True))
+            entry = {
+                "picture": number,
+                "rows": [row_of(sample, answer) for sample, answer in pairs],
+                "times": [times_of(sample, answer, number, len(pairs)) for sample, answer in pairs],
+            }
+            file.write(artifact.canonical(entry) + b"\n")
+            file.flush()
+            if time.monotonic() - synced >= FSYNC_EVERY_S:
+                os.fsync(file.fileno())
+                synced = time.monotonic()
+            done[number] = entry
 
 
 def answer_picture(answerer: Any, samples: Sequence[Sample]) -> list[Answer]:

@@ -171,7 +171,7 @@ def add_up(
             output = wrapped(**batch, num_items_in_batch=1)
         output.loss.backward()
         labels = batch["labels"][:, 1:]
-        loss += float(output.loss)
+        loss += float(output.loss.detach())
         right += int((output.logits.detach().argmax(-1) == labels[labels != IGNORE]).sum())
     torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None], out=sums)
     return Done(loss, right)

@@ -1,0 +1,138 @@
+"""Pictures answered by several processes at once, one thread each.
+
+One thread a process makes an answer independent of how many processes there are. They are forked after the model is
+loaded, so its weights are in memory once; the first process keeps the journal.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from deckbench.errors import DeckBenchError, InputError, OutsideError
+
+AHEAD = 2  # pictures given to a process before it has answered one: it never waits for the next
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An error on its way to the first process. crash: the traceback of a bug, else it is the input's fault."""
+
+    what: str
+    where: str | None = None
+    mend: str | None = None
+    crash: bool = False
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes_for(answerer: Any, pictures: int) -> int:
+    """How many processes answer: one a core for a network on the CPU, else the first process alone (0)."""
+    network = getattr(getattr(answerer, "model", answerer), "module", None)
+    if network is None or next(network.parameters()).device.type != "cpu":
+        return 0
+    cores = min(usable_cores(), pictures)
+    return cores if cores > 1 and "fork" in multiprocessing.get_all_start_methods() else 0
+
+
+@contextmanager
+def one_thread(answerer: Any) -> Iterator[None]:
+    """torch on one thread where the network is on the CPU, as before afterwards."""
+    network = getattr(getattr(answerer, "model", answerer), "module", None)
+    if network is None or next(network.parameters()).device.type != "cpu":
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def serve(line: Connection, answer: Callable[[int], Any]) -> None:
+    """A process's life: a picture's number in, its answers out, until the first process is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        try:
+            number = line.recv()
+            try:
+                result: Any = answer(number)
+            except DeckBenchError as error:
+                result = Failed(error.what, error.where, error.mend)
+            except Exception:
+                result = Failed(traceback.format_exc(), crash=True)
+            line.send((number, result))
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def answer_all(
+    answer: Callable[[int], Any], numbers: Sequence[int], processes: int
+) -> Generator[tuple[int, Any], None, None]:
+    """(number, answer(number)) of every number, in the order they are done.
+
+    Raises InputError as `answer` does, OutsideError when a process dies, RuntimeError for a bug in one.
+    """
+    if processes < 2:
+        for number in numbers:
+            yield number, answer(number)
+        return
+    context = multiprocessing.get_context("fork")
+    lines: list[Connection] = []
+    children = []
+    left = list(reversed(numbers))
+    try:
+        for _ in range(processes):
+            line, other = context.Pipe()
+
+            def work(line: Connection = line, other: Connection = other) -> None:
+                line.close()  # else it would never see that the first process is gone
+                serve(other, answer)
+
+            child = context.Process(target=work, daemon=True)
+            child.start()
+            other.close()
+            lines.append(line)
+            children.append(child)
+        open_tasks = 0
+        for line in lines * AHEAD:
+            if left:
+                line.send(left.pop())
+                open_tasks += 1
+        while open_tasks:
+            heard: Any = wait(lines)
+            for line in heard:
+                number, result = line.recv()
+                open_tasks -= 1
+                if isinstance(result, Failed):
+                    if result.crash:
+                        raise RuntimeError(result.what)
+                    raise InputError(result.what, result.where, result.mend)
+                if left:
+                    line.send(left.pop())
+                    open_tasks += 1
+                yield number, result
+    except (EOFError, ConnectionError) as error:
+        raise OutsideError(
+            "an answering process died", None, "run again to go on (less memory per process?)"
+        ) from error
+    finally:
+        for line in lines:
+            line.close()
+        for child in children:
+            child.join(10)
+            if child.is_alive():
+                child.kill()
