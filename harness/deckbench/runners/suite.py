@@ -1,7 +1,7 @@
 """Run a suite: every step in order, each skipped when its output is already there.
 
 A step's folder name ends in its key: a hash of the step's parameters and of its inputs' content. So a changed suite
-makes new folders beside the old ones, an unchanged one finds everything done, and a broken run goes on where it stopped.
+makes new folders beside the old ones, an unchanged one finds all done, and a broken run goes on where it stopped.
 """
 
 from __future__ import annotations
