@@ -119,7 +119,8 @@ def build_dataset(
         _write_left_out(draft.path / LEFT_OUT, ctx, frames)
         draft.params["counts"] = _counts(rows)
         draft.params["left_out"] = {"samples": sum(ctx.left.counts.values()), "frames": len(frames.left_out)}
-        draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "workers": many, "pictures": total}
+        where = {"pool": str(Path(pool).resolve())}  # `rule:gold` reads its labels there
+        draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "workers": many, "pictures": total, **where}
     _tell(definition, rows, ctx)
     return artifact.read(Path(out), "dataset")
 
