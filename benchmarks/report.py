@@ -2,7 +2,8 @@
 
     python benchmarks/report.py [--runs 300] [--samples 500] [--keep DIR]
 
-Prints one JSON line: runs, samples, seconds (and CPU seconds: on a busy machine they tell more), largest page in bytes, whole site in bytes, peak memory in MiB.
+Prints one JSON line: runs, samples, seconds (and CPU seconds: on a busy machine they tell more), largest page and
+whole site in bytes, peak memory in MiB.
 Exit 1 when it takes more than 10 s or a page is larger than 2 MB.
 """
 

@@ -45,8 +45,13 @@ def tag(name: str, text: str | None = None, **attributes: object) -> str:
     parts = []
     for key, value in attributes.items():
         label = "class" if key == "cls" else key.replace("_", "-")
-        shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
-        parts.append(f' {label}="{escape(shown)}"')
+        if isinstance(value, int):
+            shown = str(value)
+        elif isinstance(value, float):
+            shown = f"{value:.2f}".rstrip("0").rstrip(".")
+        else:
+            shown = str(escape(value))
+        parts.append(f' {label}="{shown}"')
     joined = "".join(parts)
     return f"<{name}{joined}/>" if text is None else f"<{name}{joined}>{escape(text)}</{name}>"
 

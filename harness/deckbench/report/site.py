@@ -43,6 +43,7 @@ TABLES = (
     ("by_question", "Type of question"),
     ("by_lang", "Language"),
 )
+TABLE_METRICS = ("accuracy", "miss_rate", "miss_rate_at_5", "false_stop_rate")
 METRIC_WORDS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -197,13 +198,24 @@ def run_page(run: Run, board: Board, site: Path) -> dict[str, Any]:
         "board": board,
         "label": boards.label_of(run),
         "machine": boards.machine_name(run),
-        "blocks": [(kind, blocks[kind], pictures_of(blocks[kind])) for kind in order],
-        "tables": TABLES,
+        "blocks": [(kind, blocks[kind], pictures_of(blocks[kind]), tables_of(blocks[kind])) for kind in order],
         "examples": pick_examples(samples, pictures),
         "wrong": sum(row["correct"] != "true" for row in samples),
         "total": len(samples),
         "anchor": anchor(board),
     }
+
+
+def tables_of(block: Block) -> list[dict[str, Any]]:
+    """The tables of one kind of answer by class, anomaly, ...: those that part it at all."""
+    found = []
+    for name, words in TABLES:
+        slices = getattr(block, name)
+        main = name == "by_anomaly"
+        if len(slices) > 1 or (slices and main):
+            keys = [key for key in TABLE_METRICS if any(key in part.metrics for part in slices.values())]
+            found.append({"words": words, "open": main, "slices": slices, "keys": keys})
+    return found
 
 
 def pictures_of(block: Block) -> list[tuple[str, Markup]]:
