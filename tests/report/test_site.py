@@ -347,3 +347,16 @@ def test_a_whisker_without_a_value_draws_no_dot() -> None:
 )
 def test_seconds_for_people(value: float, words: str) -> None:
     assert charts.seconds(value) == words
+
+
+def test_charts_of_many_models_show_the_best(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data")
+    for index in range(9):
+        fake.record(tmp_path / "r", tmp_path / "w", data=data, model=f"m{index}", skill=0.1 * index)
+    fake.record(tmp_path / "r", tmp_path / "w", data=data, model="majority", kind="baseline", skill=0.5)
+    report(tmp_path / "r", out=tmp_path / "site")
+    html = (tmp_path / "site/index.html").read_text()
+    legend = re.search(r'<ul class="legend".*?</ul>', html, re.DOTALL)
+    assert legend is not None
+    assert "m8" in legend[0] and "m0" not in legend[0] and "majority" in legend[0]
+    assert "3 more are in the table" in html

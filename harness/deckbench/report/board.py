@@ -17,6 +17,7 @@ from deckbench.report.record import Block, Estimate, Kind, Latency
 
 CHANCE = 0.5  # a choice has two options, and both orders are in the test set; a verdict is anomaly or normal
 LAST = 9
+CHART_MODELS = 6
 
 
 @dataclass(frozen=True)
@@ -266,18 +267,28 @@ def mark_near_best(rows: Sequence[Row], key: str) -> None:
 
 
 def models_of(board: Board) -> list[str]:
-    """Ranked models in the order of their colours: models first, then baselines."""
-    return list(dict.fromkeys(row.model for row in board.rows if row.ranked))
+    """What the charts show, in the order of its colours: the CHART_MODELS best ranked models, then the baselines."""
+    key = board.first_sort
+    best: dict[str, float] = {}
+    for row in board.rows:
+        estimate = row.cells[key].estimate("accuracy") if key in row.cells else None
+        if row.ranked and not row.baseline:
+            value = estimate.value if estimate is not None and estimate.value is not None else -1.0
+            best[row.model] = max(best.get(row.model, -1.0), value)
+    models = sorted(best, key=lambda name: (-best[name], name))[:CHART_MODELS]
+    return models + list(dict.fromkeys(row.model for row in board.rows if row.ranked and row.baseline))
 
 
 def points_of(board: Board, task: str, kind: str) -> list[Point]:
-    """What the charts of one task show: all ranked rows. The last colour is shared by what is left over."""
+    """What the charts of one task show. With more models than colours the last colour is shared."""
     models, conditions = models_of(board), board.conditions
     points = []
     for row in board.rows:
         for column in board.columns:
             cell = row.cells.get(column.key)
-            if cell is None or column.task != task or column.kind != kind or not row.ranked:
+            if cell is None or column.task != task or column.kind != kind:
+                continue
+            if not row.ranked or row.model not in models:
                 continue
             estimate = cell.estimate("accuracy")
             latency = cell.run.observed.latency.get(column.kind) or row.latency

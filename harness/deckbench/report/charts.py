@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from deckbench.report.record import CURRICULA, Bin, Estimate, Interval, Operating
 
-COLOURS = 8
+COLOURS = 10
 Z95 = 1.959963984540054
 
 
@@ -249,8 +249,9 @@ def latency_chart(points: Sequence[Point], title: str, chance: float | None) -> 
 def names(spots: Sequence[tuple[Point, float, float]], frame: Frame) -> list[str]:
     """Names beside the filled marks, each where it overlaps no mark and no other name; left out where there is no room.
 
-    A model's points are named by their curriculum, a baseline by itself.
+    A model's points are named by their curriculum, a baseline by itself; of several models the colours tell.
     """
+    many = len({point.series for point, _, _ in spots if point.curriculum}) > 2
     taken = [(x - 5, y - 5, x + 5, y + 5) for _, x, y in spots]
     parts = []
     for point, x, y in sorted(spots, key=lambda spot: spot[2]):
@@ -259,7 +260,12 @@ def names(spots: Sequence[tuple[Point, float, float]], frame: Frame) -> list[str
         for left, side in ((x + 8, "start"), (x - 8 - wide, "end")):
             box = (left, y - 6, left + wide, y + 6)
             inside = box[0] >= frame.left and box[2] <= frame.width - frame.right
-            if not point.place and inside and not any(overlap(box, other) for other in taken):
+            if (
+                not point.place
+                and inside
+                and not (many and point.curriculum)
+                and not any(overlap(box, other) for other in taken)
+            ):
                 taken.append(box)
                 anchor = x + 8 if side == "start" else x - 8
                 parts.append(tag("text", text, x=anchor, y=y + 4, cls=f"tick {side} c{point.colour} own"))

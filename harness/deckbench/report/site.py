@@ -265,6 +265,7 @@ def front_page(all_boards: Sequence[Board], runs: Sequence[Run], held: Sequence[
                 "board": board,
                 "anchor": anchor(board),
                 "charts": board_charts(board),
+                "left_out": len({row.model for row in board.rows if row.ranked} - set(boards.models_of(board))),
                 "legend": [(name, min(i, charts.COLOURS - 1)) for i, name in enumerate(boards.models_of(board))],
             }
             for board in all_boards
