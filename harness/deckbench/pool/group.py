@@ -91,7 +91,7 @@ def by_regex(frames: Sequence[Frame], pattern: re.Pattern[str]) -> dict[str, str
             missed.append(frame.path.name)
     if missed:
         raise InputError(
-            f"the pattern {pattern.pattern!r} finds nothing in {len(missed)} of {len(frames)} names, like {missed[0]!r}",
+            f"the pattern {pattern.pattern!r} finds nothing in {len(missed)} of {len(frames)} names: {missed[0]!r}",
             "--by",
             "a pattern like regex:(run[0-9]+)_ must fit every file name",
         )
@@ -104,13 +104,14 @@ def named_time(frame: Frame) -> float | None:
     if match is None:
         return None
     try:
-        return datetime(*(int(part) for part in match.groups()), tzinfo=timezone.utc).timestamp()  # type: ignore[arg-type]
+        moment = datetime.strptime("".join(match.groups()), "%Y%m%d%H%M%S")
+        return moment.replace(tzinfo=timezone.utc).timestamp()
     except ValueError:
         return None
 
 
 def by_time(frames: Sequence[Frame], pause: float) -> dict[str, str]:
-    """A new group after every pause longer than `pause` seconds. The files' own dates are not trusted: copies are new."""
+    """A new group after every pause longer than `pause` seconds. File dates are not trusted: copying sets them."""
     sources: tuple[Callable[[Frame], float | None], ...] = (
         lambda frame: frame.time_s,
         lambda frame: taken_at(frame.path),

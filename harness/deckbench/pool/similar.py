@@ -36,6 +36,10 @@ COARSE_X, COARSE_Y = 32, 18
 # Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
 COPY_CORRELATION = 0.88
 COPY_AGREES = 0.75
+# Small crops of one kind of object look alike without being one picture: there is less detail to tell them apart.
+SMALL_SIDE = 160  # pixels of the shorter side
+SMALL_CORRELATION = 0.94
+SMALL_AGREES = 0.90
 BLOCK_AGREES_COPY = 0.85
 SCENE_AGREES = 0.55
 BLOCK_AGREES_SCENE = 0.70
@@ -308,43 +312,59 @@ class Levels:
         self.thumbs = thumbs
         self.kept: dict[int, npt.NDArray[np.float16]] = {}
 
-    def get(self, width: int, numbers: Ints) -> Floats:
-        if width == WIDTH:
-            return level(self.thumbs[numbers], width)
-        if width not in self.kept:
+    def keep(self, width: int) -> None:
+        """Make a level ready; must be called before threads ask for it."""
+        if width < WIDTH and width not in self.kept:
             store = np.empty((len(self.thumbs), width * 9 // 16, width), np.float16)
             for start in range(0, len(self.thumbs), 1024):
                 store[start : start + 1024] = level(self.thumbs[start : start + 1024], width)
             self.kept[width] = store
+
+    def get(self, width: int, numbers: Ints) -> Floats:
+        if width == WIDTH:
+            return level(self.thumbs[numbers], width)
+        self.keep(width)
         return self.kept[width][numbers].astype(np.float32)
 
 
 def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> list[Pair]:
     """The copies among proposed pairs. params: (n, 4), shifts in pixels of the full thumbnail."""
     found = decide_flat(left.thumbs, right.thumbs, i, j)
-    keep = np.ones(len(i), bool)
+    params = params.copy()
+    places = np.arange(len(i))
     for width, rounds, batch in ((48, 3, 128), (96, 2, 32), (192, 2, 16)):
-        places = np.flatnonzero(keep)
         unit = np.array([1, 1, width / WIDTH, width / WIDTH], np.float32)
-        for start in range(0, len(places), batch):
-            at = places[start : start + batch]
+        left.keep(width)
+        right.keep(width)
+
+        def look(at: Ints, width: int = width, rounds: int = rounds, unit: Params = unit) -> tuple[Ints, list[Pair]]:
             a, b = left.get(width, i[at]), right.get(width, j[at])
             got, value = refine(a, b, params[at] * unit, rounds)
-            params[at] = got / unit
+            params[at] = got / unit  # every thread has its own rows
             good = (value >= GIVE_UP.get(width, COPY_CORRELATION - 0.05)) & in_reach(got, width)
-            if width == WIDTH and good.any():
-                a, b, got = a[good], b[good], got[good]
-                warped, inside = warp(b, got)
-                # What a shift brought in (black, a repeated edge) spoils the band a little beyond its border.
-                mask = eroded(inside, 4)
-                final = correlation(a, warped, mask)
-                share = agreement(a, warped, mask, BLOCK_AGREES_COPY)
-                wide = mask.mean(axis=(1, 2)) >= 0.6
-                for number, value_, share_, ok in zip(at[good], final, share, wide, strict=True):
-                    if ok and value_ >= COPY_CORRELATION and share_ >= COPY_AGREES:
-                        found.append(Pair(int(i[number]), int(j[number]), float(value_), float(share_)))
-            keep[at] = good
+            pairs = judge(a[good], b[good], got[good], i[at[good]], j[at[good]]) if width == WIDTH else []
+            return at[good], pairs
+
+        parts = (places[start : start + batch] for start in range(0, len(places), batch))
+        kept = []
+        for good, pairs in in_threads(look, parts):
+            kept.append(good)
+            found += pairs
+        places = np.concatenate(kept) if kept else places[:0]
     return found
+
+
+def judge(a: Floats, b: Floats, params: Params, i: Ints, j: Ints) -> list[Pair]:
+    """The copies among aligned pairs at the finest level."""
+    if not len(a):
+        return []
+    warped, inside = warp(b, params)
+    # What a shift brought in (black, a repeated edge) spoils the band a little beyond its border.
+    mask = eroded(inside, 4)
+    value = correlation(a, warped, mask)
+    share = agreement(a, warped, mask, BLOCK_AGREES_COPY)
+    good = (mask.mean(axis=(1, 2)) >= 0.6) & (value >= COPY_CORRELATION) & (share >= COPY_AGREES)
+    return [Pair(int(i[n]), int(j[n]), float(value[n]), float(share[n])) for n in np.flatnonzero(good)]
 
 
 def decide_flat(left: Thumbs, right: Thumbs, i: Ints, j: Ints) -> list[Pair]:
@@ -406,6 +426,7 @@ def cluster(thumbs: Thumbs, *, scene: bool = False, known: Sequence[object] | No
 def join_scenes(levels: Levels, groups: Groups, i: Ints, j: Ints, likeness: Floats) -> None:
     """Join pairs whose pictures agree in most blocks as they stand, most alike first."""
     order = np.argsort(-likeness, kind="stable")
+    levels.keep(96)
     while order.size:
         labels = np.array(groups.labels())
         order = order[labels[i[order]] != labels[j[order]]]
@@ -417,12 +438,28 @@ def join_scenes(levels: Levels, groups: Groups, i: Ints, j: Ints, likeness: Floa
                 groups.join(int(i[number]), int(j[number]))
 
 
-def matches(left: Thumbs, right: Thumbs) -> list[Pair]:
-    """For each left picture the right one it is a copy of (the best, by correlation); others are absent."""
+def matches(
+    left: Thumbs,
+    right: Thumbs,
+    *,
+    small_left: npt.NDArray[np.bool_] | None = None,
+    small_right: npt.NDArray[np.bool_] | None = None,
+) -> list[Pair]:
+    """For each left picture the right one it is a copy of (the best, by correlation); others are absent.
+
+    small_left, small_right: which pictures are small crops (SMALL_SIDE), for which the limits are stricter.
+    """
+
+    def good(pair: Pair) -> bool:
+        small = (small_left is not None and small_left[pair.left]) or (
+            small_right is not None and small_right[pair.right]
+        )
+        return not small or (pair.correlation >= SMALL_CORRELATION and pair.agrees >= SMALL_AGREES)
+
     left_levels, right_levels = Levels(left), Levels(right)
     found: dict[int, Pair] = {}
     for i, j, _, params in propose(left, right):
-        for pair in decide(left_levels, right_levels, i, j, params):
+        for pair in filter(good, decide(left_levels, right_levels, i, j, params)):
             if pair.left not in found or pair.correlation > found[pair.left].correlation:
                 found[pair.left] = pair
     return [found[number] for number in sorted(found)]

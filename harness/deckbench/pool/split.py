@@ -23,6 +23,9 @@ ADVICE = (
     "use every frame for testing with --split test-only, or tell sessions apart in frames.csv"
 )
 MAX_BLOCKS = 10_000
+# Comparing pictures is the costly part, and a suite builds several datasets from one pool: kept by content.
+MERGED: dict[str, dict[str, str]] = {}
+MERGED_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def merged_groups(pool: Pool) -> dict[str, str]:
     Without any group, clusters of frames that show one scene are the groups: unknown sessions are taken to be one as
     long as the camera stands still.
     """
+    if (kept := MERGED.get(pool.content_hash)) is not None:
+        return dict(kept)
     frames = sorted(pool.frames, key=lambda frame: frame.id)
     thumbs = fingerprint([Path(frame.path) for frame in frames])
     known = [frame.group for frame in frames]
@@ -116,7 +121,11 @@ def merged_groups(pool: Pool) -> dict[str, str]:
             names[label] = min(names.get(label, frame.group), frame.group)
     for frame, label in zip(frames, labels, strict=True):
         names.setdefault(label, frame.id)
-    return {frame.id: names[label] for frame, label in zip(frames, labels, strict=True)}
+    merged = {frame.id: names[label] for frame, label in zip(frames, labels, strict=True)}
+    while len(MERGED) >= MERGED_KEPT:
+        MERGED.pop(next(iter(MERGED)))
+    MERGED[pool.content_hash] = merged
+    return dict(merged)
 
 
 def by_group(pool: Pool, seed: int) -> Split:
