@@ -59,12 +59,49 @@ SEEN_ANYWHERE = (
 )
 
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+LABELS = tuple((kind, state) for kind, states in STATES.items() for state in states)
+
+
 @dataclass(frozen=True)
 class View:
-    """One picture (RGB) and the questions about it."""
+    """One picture (RGB) and the questions about it.
+
+    region: the part of the frame that the picture shows; box: the drawn one; both (x0, y0, x1, y1), parts of the frame.
+    """
 
     image: Image.Image
     turns: tuple[QA, ...]
+    region: tuple[float, ...] = WHOLE
+    box: tuple[float, ...] | None = None
+
+
+def overlap(box: Sequence[float], region: Sequence[float], side: int) -> Any:
+    """(side, side) float64: how much of each cell of a grid over `region` (rows from the top) the box covers.
+
+    As part of the cell, or of the box where that is smaller: a tip may fill less than a cell.
+    """
+    share = np.ones((side, side))
+    for axis, low, high in ((1, 0, 2), (0, 1, 3)):
+        edges = region[low] + (region[high] - region[low]) * np.arange(side + 1) / side
+        inside = np.clip(np.minimum(box[high], edges[1:]) - np.maximum(box[low], edges[:-1]), 0, None)
+        part = inside / min(edges[1] - edges[0], max(box[high] - box[low], 1e-6))
+        share *= part[None, :] if axis == 1 else part[:, None]
+    return share
+
+
+def grid_labels(scene: Scene, view: View, side: int) -> Any:
+    """(side * side, len(LABELS) + 1) float32 of 0 and 1: which kinds and states each cell of the picture shows.
+
+    The last column: whether the cell lies in the drawn box.
+    """
+    grid = np.zeros((side, side, len(LABELS) + 1), dtype=np.float32)
+    for obj in scene["objects"]:
+        column = LABELS.index((obj["kind"], obj["state"]))
+        grid[..., column] = np.maximum(grid[..., column], overlap(obj["box"], view.region, side) >= 0.3)
+    if view.box is not None:
+        grid[..., -1] = overlap(view.box, view.region, side) >= 0.3
+    return grid.reshape(side * side, -1)
 
 
 def name(kind: str, state: str) -> str:
@@ -192,10 +229,10 @@ def boxed_view(image: Image.Image, scene: Scene, rng: np.random.Generator) -> Vi
     """The frame with one object's box drawn, and questions about what is in the box."""
     obj = pick_object(scene, rng)
     drawn = image.copy()
-    ImageDraw.Draw(drawn).rectangle(
-        jittered(obj["box"], rng, image.size), outline=BOX_COLOUR, width=int(rng.integers(3, 5))
-    )
-    return View(drawn, tuple(object_turns(obj, rng, "in the box")))
+    x0, y0, x1, y1 = jittered(obj["box"], rng, image.size)
+    ImageDraw.Draw(drawn).rectangle((x0, y0, x1, y1), outline=BOX_COLOUR, width=int(rng.integers(3, 5)))
+    part = (x0 / image.width, y0 / image.height, x1 / image.width, y1 / image.height)
+    return View(drawn, tuple(object_turns(obj, rng, "in the box")), box=part)
 
 
 def crop_view(image: Image.Image, scene: Scene, rng: np.random.Generator) -> View:
@@ -205,9 +242,9 @@ def crop_view(image: Image.Image, scene: Scene, rng: np.random.Generator) -> Vie
     grow = max(0.0, (24 - (x1 - x0)) / 2), max(0.0, (24 - (y1 - y0)) / 2)
     box = (x0 - grow[0], y0 - grow[1], x1 + grow[0], y1 + grow[1])
     x_end, y_end = min(image.width, int(box[2]) + 1), min(image.height, int(box[3]) + 1)
-    return View(
-        image.crop((max(0, int(box[0])), max(0, int(box[1])), x_end, y_end)), tuple(object_turns(obj, rng, "shown"))
-    )
+    cut = (max(0, int(box[0])), max(0, int(box[1])), x_end, y_end)
+    part = tuple(edge / length for edge, length in zip(cut, image.size * 2, strict=True))
+    return View(image.crop(cut), tuple(object_turns(obj, rng, "shown")), region=part)
 
 
 def views(image: Image.Image, scene: Scene, rng: np.random.Generator, boxes: int = 2, crops: int = 1) -> list[View]:
