@@ -3,7 +3,7 @@
 Pools of synthetic frames go in, a checkpoint folder in the official GLM-4V layout comes out. The base learns to name
 labware and its state (`deck_talk`), helped by a linear layer, dropped afterwards, that must name what each image token
 shows: without it the picture is hardly looked at for the first hour. The base never meets a question about right or
-wrong. Two processes of one thread with gradients averaged over gloo: on two cores this beats one process of two threads.
+wrong. Two processes of one thread, gradients averaged over gloo: on two cores this beats one process of two threads.
 Same pools, seed, steps and process count give the same weights.
 """
 
