@@ -26,6 +26,7 @@ from deckbench.report.record import (
     MAX_THUMBS,
     SAMPLE_COLUMNS,
     THUMB_WIDTH,
+    Estimate,
     Metrics,
     is_correct,
     latency_from_timings,
@@ -318,3 +319,17 @@ def test_samples_have_the_documented_columns(folder: Path) -> None:
 def test_metrics_need_their_primary_kind() -> None:
     with pytest.raises(ValueError, match="primary"):
         Metrics.model_validate({"n": 0, "unparsed": 0, "groups": 0, "primary": "choice", "kinds": {}})
+
+
+@pytest.mark.parametrize(
+    ("wilson", "cluster", "shown"),
+    [
+        ((0.96, 1.0), (1.0, 1.0), (0.96, 1.0)),  # all groups agree: the bootstrap alone would claim certainty
+        ((0.45, 0.55), (0.4, 0.5), (0.4, 0.55)),
+        (None, (0.4, 0.5), (0.4, 0.5)),
+        ((0.4, 0.5), None, (0.4, 0.5)),
+        (None, None, None),
+    ],
+)
+def test_the_interval_shown_is_the_span_of_both(wilson: Any, cluster: Any, shown: Any) -> None:
+    assert Estimate(value=0.5, n=10, wilson=wilson, cluster=cluster).interval == shown

@@ -115,7 +115,7 @@ def blind_at_chance(runs: Sequence[Run]) -> list[str]:
         if model.kind != "baseline" or not model.name.startswith("blind") or block is None:
             continue
         accuracy = block.metrics.get("accuracy")
-        interval = accuracy.interval if accuracy is not None else None
+        interval = None if accuracy is None else accuracy.cluster or accuracy.wilson
         if interval is not None and not interval[0] <= CHANCE <= interval[1]:
             found.append(f"{run.name}: blind accuracy is {interval[0]:.3f} to {interval[1]:.3f}, without {CHANCE}")
     return found

@@ -94,8 +94,8 @@ class Estimate(Strict):
     """A measured number: never alone, always with what it rests on and its 95% intervals.
 
     value: a rate, a mean or an area in 0..1; None when nothing could be counted. n: the denominator. k: the numerator
-    of a share. wilson: interval as if answers were independent. cluster: bootstrap interval over groups (the one shown
-    when it is there: answers about one robot session succeed and fail together).
+    of a share. wilson: interval as if answers were independent. cluster: bootstrap interval over groups, since answers
+    about one robot session succeed and fail together.
     """
 
     value: float | None
@@ -106,8 +106,9 @@ class Estimate(Strict):
 
     @property
     def interval(self) -> Interval | None:
-        """The interval shown: by groups when it is known, else Wilson's."""
-        return self.cluster or self.wilson
+        """The interval shown: the hull of both. By groups alone it would have no width where all groups agree."""
+        known = [bounds for bounds in (self.wilson, self.cluster) if bounds is not None]
+        return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
 
 class Slice(Strict):
