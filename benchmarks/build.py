@@ -2,16 +2,18 @@
 
     python benchmarks/build.py [--pool POOL] [--frames 2000] [--workers N]
 
-The plain loop is given the finished plan (which crops, which boxes, which rows) and opens, crops, draws and saves one
-picture after the other. It does not read or check the pool, split it, plan, hash or sync anything; `build` does all of
-that inside its time. `loop: frame` opens each frame once for all its pictures, `loop: picture` opens it anew for each,
-as a first script would. Speedups are by wall clock; CPU seconds are shown because wall clock lies on a busy machine.
+The plain loop reads and checks every frame and its labels, then opens, crops, draws and saves one picture after the
+other, writes the tables and hashes what it made, as `build` does. It is given the finished plan (which crops, which
+boxes, which rows), which `build` makes inside its time. `loop: frame` opens each frame once for all its pictures;
+`loop: picture` opens it for each, as a first script does. The split (a search for near-duplicates) is timed apart: it is
+made once for all stages, and no plain loop has anything like it. Times are wall clock; use an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import os
@@ -28,24 +30,30 @@ from PIL import Image, ImageDraw
 from deckbench.build import build_dataset
 from deckbench.build import dataset as building
 from deckbench.build.pictures import JPEG_QUALITY, Job, Picture
+from deckbench.pool.read import read_pool
 
 STAGES = {"S1": "ot2-concept@1", "S2": "ot2-guided@1", "S3": "ot2-scene@1"}
 NEEDED = 1.7
 
 
-def cpu_seconds() -> float:
-    """User and system time of this process and its finished children."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """(wall seconds, CPU seconds)."""
-    wall, cpu = time.perf_counter(), cpu_seconds()
+def timed(work: Callable[[], Any]) -> float:
+    """Wall seconds."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - wall, cpu_seconds() - cpu
+    return time.perf_counter() - start
+
+
+def plain_check(pool: Path) -> int:
+    """Read, hash and decode every picture, parse every label; returns how many numbers were read."""
+    numbers = 0
+    for path in sorted(pool.rglob("*.jpg")):
+        data = path.read_bytes()
+        hashlib.sha256(data).hexdigest()
+        Image.open(io.BytesIO(data)).load()
+        labels = Path(str(path.with_suffix(".txt")).replace("/images/", "/labels/"))
+        if labels.is_file():
+            numbers += sum(len([float(word) for word in line.split()]) for line in labels.read_text().splitlines())
+    return numbers
 
 
 def plain_picture(frame: Image.Image, picture: Picture) -> Image.Image:
@@ -58,8 +66,9 @@ def plain_picture(frame: Image.Image, picture: Picture) -> Image.Image:
     return drawn
 
 
-def plain_loop(jobs: list[Job], samples: str, out: Path, *, once_a_frame: bool) -> None:
-    """One process, one picture after the other, then the tables."""
+def plain_loop(pool: Path, jobs: list[Job], samples: str, out: Path, *, once_a_frame: bool) -> None:
+    """One process: check, then one picture after the other, then tables and hashes."""
+    plain_check(pool)
     (out / "images").mkdir(parents=True)
     for path, pictures in jobs:
         frame = None
@@ -77,18 +86,21 @@ def plain_loop(jobs: list[Job], samples: str, out: Path, *, once_a_frame: bool) 
             for row in rows:
                 if row["split"] == split:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    for made in sorted(out.rglob("*")):
+        if made.is_file():
+            hashlib.sha256(made.read_bytes()).hexdigest()
 
 
 def remember_jobs() -> list[list[Job]]:
     """Collects the jobs of each build that follows."""
     seen: list[list[Job]] = []
-    make_all = building.make_all
+    making = building.making
 
     def spy(jobs: Any, folder: Path, workers: int) -> Any:
         seen.append(list(jobs))
-        return make_all(jobs, folder, workers)
+        return making(jobs, folder, workers)
 
-    building.make_all = spy
+    building.making = spy
     return seen
 
 
@@ -96,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool", type=Path, help="a pool; rendered when left out")
     parser.add_argument("--frames", type=int, default=2000)
+    parser.add_argument("--split", default="group")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args()
@@ -107,34 +120,38 @@ def main() -> None:
 
             pool = work / "pool"
             synth_pool(pool, frames=args.frames, seed=7)
+        frames: list[Any] = []
+        print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        print(f"read and check the pool {timed(lambda: frames.append(read_pool(pool))):7.1f} s")
+        print(f"split it ({args.split})    {timed(lambda: building._split(frames[0], args.split, 0)):7.1f} s, once")
         jobs = remember_jobs()
         result: dict[str, Any] = {"workers": args.workers, "stages": {}}
-        totals = {"build": [0.0, 0.0], "loop: frame": [0.0, 0.0], "loop: picture": [0.0, 0.0]}
+        totals = dict.fromkeys(("build", "loop: frame", "loop: picture"), 0.0)
         for stage, task in STAGES.items():
             out = work / stage
-            times = {"build": timed(lambda t=task, o=out: build_dataset(t, pool=pool, out=o, workers=args.workers))}
+            wish = {"pool": pool, "out": out, "workers": args.workers, "split": args.split}
+            times = {"build": timed(lambda t=task, w=wish: build_dataset(t, **w))}
             samples = (out / "samples.csv").read_text(encoding="utf-8")
             for name, once in (("loop: frame", True), ("loop: picture", False)):
                 plain = work / f"{stage}-{once}"
-                times[name] = timed(lambda j=jobs[-1], s=samples, p=plain, o=once: plain_loop(j, s, p, once_a_frame=o))
+                times[name] = timed(
+                    lambda j=jobs[-1], s=samples, p=plain, o=once: plain_loop(pool, j, s, p, once_a_frame=o)
+                )
             for path in (out / "images").iterdir():
                 assert (work / f"{stage}-True" / "images" / path.name).read_bytes() == path.read_bytes(), path.name
             pictures = sum(len(job[1]) for job in jobs[-1])
-            rows = samples.count("\ns") or None
-            print(f"{stage}: {pictures} pictures")
-            for name, (wall, cpu) in times.items():
-                totals[name][0] += wall
-                totals[name][1] += cpu
-                print(f"  {name:14s} {wall:7.1f} s wall  {cpu:7.1f} s CPU")
-            result["stages"][stage] = {"pictures": pictures, "rows": rows, **{k: list(v) for k, v in times.items()}}
+            rows = sum(1 for _ in csv.reader(io.StringIO(samples))) - 1
+            print(f"{stage}: {pictures} pictures, {rows} rows")
+            for name, wall in times.items():
+                totals[name] += wall
+                print(f"  {name:14s} {wall:7.1f} s  x{wall / times['build']:.2f}")
+            result["stages"][stage] = {"pictures": pictures, "rows": rows, **times}
             for path in work.glob(f"{stage}*"):
                 shutil.rmtree(path)
         print("all stages")
-        for name, (wall, cpu) in totals.items():
-            print(
-                f"  {name:14s} {wall:7.1f} s wall  {cpu:7.1f} s CPU   x{wall / totals['build'][0]:.2f} of build's time"
-            )
-        result["speedup"] = {name: totals[name][0] / totals["build"][0] for name in totals if name != "build"}
+        for name, wall in totals.items():
+            print(f"  {name:14s} {wall:7.1f} s  x{wall / totals['build']:.2f}")
+        result["speedup"] = {name: totals[name] / totals["build"] for name in totals if name != "build"}
         result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"speedup {result['speedup']['loop: frame']:.2f} (needed {NEEDED}); peak {result['peak_mb']:.0f} MB")
         if args.json:

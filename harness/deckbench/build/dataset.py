@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from deckbench.build.pictures import (
     crop_rect,
     drawn_rect,
     line_width,
-    make_all,
+    making,
 )
 from deckbench.build.plan import Context, Unit, View, trim
 from deckbench.build.rows import COLUMNS, SPLITS, Row, Writer, languages, shuffled, write_tables
@@ -42,6 +42,8 @@ PLANNERS: dict[str, Callable[[Context, str], list[Unit]]] = {
     "frame": scenes.plan,
 }
 LEFT_OUT = "left_out.csv"
+KEPT_SPLITS = 4
+_splits: dict[tuple[str, str, str, int], Split] = {}
 
 
 def build_dataset(
@@ -69,7 +71,6 @@ def build_dataset(
     Raises InputError (nothing is written) and OutsideError.
     """
     from deckbench.pool.read import read_pool
-    from deckbench.pool.split import split_pool
 
     started = time.monotonic()
     if not languages(lang):
@@ -83,7 +84,7 @@ def build_dataset(
     frames = read_pool(Path(pool), skip_bad=skip_bad)
     used = [box.cls for frame in frames.frames for box in frame.boxes]
     classes = map_classes(frames.names, used, definition.ontology, pool)
-    parts = split_pool(frames, split, seed)
+    parts = _split(frames, split, seed)
     ctx = _context(definition, frames, classes, parts, seed)
     planned = {part: _plan(ctx, part) for part in SPLITS}
     if not any(planned.values()):
@@ -102,27 +103,39 @@ def build_dataset(
     with artifact.writing(Path(out), "dataset", inputs=inputs, params=params, seed=seed) as draft:
         images = draft.path / "images"
         images.mkdir()
-        writer = Writer(ctx, lang)
-        rows: list[Row] = []
-        jobs: list[Job] = []
-        for part, units in planned.items():
-            pictures = _pictures(ctx, units, part)
-            rows += writer.rows(units, part, pictures)
-            jobs += _jobs(ctx, pictures)
-        rows = shuffled(rows, seed)
-        _check_ids(rows)
+        pictures = {part: _pictures(ctx, units, part) for part, units in planned.items()}
+        jobs = _jobs(ctx, [each for found in pictures.values() for each in found.items()])
         total = sum(len(job[1]) for job in jobs)
         many = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
-        for _ in track(_each(make_all(jobs, images, many)), f"{definition.ref}: pictures", total):
-            pass
-        write_tables(draft.path, rows)
-        _write_left_out(draft.path / LEFT_OUT, ctx, frames)
+        with making(jobs, images, many) as made:  # the tables are written while others draw
+            writer = Writer(ctx, lang)
+            rows: list[Row] = []
+            for part, units in planned.items():
+                rows += writer.rows(units, part, pictures[part])
+            rows = shuffled(rows, seed)
+            _check_ids(rows)
+            write_tables(draft.path, rows)
+            _write_left_out(draft.path / LEFT_OUT, ctx, frames)
+            for _ in track(_each(made), f"{definition.ref}: pictures", total):
+                pass
         draft.params["counts"] = _counts(rows)
         draft.params["left_out"] = {"samples": sum(ctx.left.counts.values()), "frames": len(frames.left_out)}
         where = {"pool": str(Path(pool).resolve())}  # `rule:gold` reads its labels there
         draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "workers": many, "pictures": total, **where}
     _tell(definition, rows, ctx)
     return artifact.read(Path(out), "dataset")
+
+
+def _split(pool: Pool, how: str, seed: int) -> Split:
+    """The pool's split. Looking for near-duplicates takes longest of all, and every stage asks for the same split."""
+    from deckbench.pool.split import split_pool
+
+    key = (pool.content_hash, str(pool.root), how, seed)
+    if key not in _splits:
+        while len(_splits) >= KEPT_SPLITS:
+            _splits.pop(next(iter(_splits)))
+        _splits[key] = split_pool(pool, how, seed)
+    return _splits[key]
 
 
 def _context(task: Task, pool: Pool, classes: Mapping[int, str], parts: Split, seed: int) -> Context:
@@ -213,14 +226,14 @@ def _short(key: str) -> str:
     return key if re.fullmatch(r"[a-z][0-9]+", key) else "d" + hashlib.sha256(key.encode()).hexdigest()[:6]
 
 
-def _jobs(ctx: Context, pictures: Mapping[View, Picture]) -> list[Job]:
+def _jobs(ctx: Context, pictures: Iterable[tuple[View, Picture]]) -> list[Job]:
     by_frame: dict[int, list[Picture]] = {}
-    for view, picture in pictures.items():
+    for view, picture in pictures:
         by_frame.setdefault(view.frame, []).append(picture)
     return [(str(ctx.frames[index].path), tuple(by_frame[index])) for index in sorted(by_frame)]
 
 
-def _each(made: Any) -> Any:
+def _each(made: Iterable[int]) -> Iterator[int]:
     for count in made:
         yield from range(count)
 

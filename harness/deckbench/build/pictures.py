@@ -5,6 +5,7 @@ Each frame is decoded once for all its pictures; frames that are kept whole are 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import shutil
@@ -112,14 +113,15 @@ def make(job: Job, folder: str) -> None:
             continue
         if frame is None:
             frame = open_picture(Path(path))
-        drawn = _crop(frame, picture) if picture.crop is not None else _boxed(frame, picture)
+        last = picture is pictures[-1]
+        drawn = _crop(frame, picture) if picture.crop is not None else _boxed(frame, picture, last)
         drawn.save(target, "JPEG", quality=JPEG_QUALITY)
 
 
-def _boxed(frame: Image.Image, picture: Picture) -> Image.Image:
+def _boxed(frame: Image.Image, picture: Picture, last: bool) -> Image.Image:
     if picture.box is None:
         return frame
-    drawn = frame.copy()
+    drawn = frame if last else frame.copy()
     ImageDraw.Draw(drawn).rectangle(picture.box, outline=picture.colour, width=picture.line)
     return drawn
 
@@ -163,28 +165,31 @@ def _lone(made: tuple[int, InputError | None]) -> int:
     return made[0]
 
 
-def make_all(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[int]:
-    """Make all pictures; yields how many each finished chunk made. A bounded number of chunks is under way.
+@contextlib.contextmanager
+def making(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[Iterator[int]]:
+    """Make all pictures while the caller does something else; the yielded iterator says how many each chunk made.
 
-    Raises InputError when a frame cannot be read, OutsideError when a worker dies.
+    The iterator must be read to its end. It raises InputError when a frame cannot be read and OutsideError when a
+    worker dies; leaving the block early stops the work.
     """
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     if workers <= 1 or len(chunks) <= 1:
-        for chunk in chunks:
-            yield _lone(_make_chunk(chunk, str(folder)))
+        yield (_lone(_make_chunk(chunk, str(folder))) for chunk in chunks)
         return
-    waiting: deque[Future[tuple[int, InputError | None]]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+    context = get_context("forkserver")  # not fork: the caller may have threads (torch, progress)
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+        waiting = deque(pool.submit(_make_chunk, chunk, str(folder)) for chunk in chunks)
         try:
-            for chunk in chunks:
-                waiting.append(pool.submit(_make_chunk, chunk, str(folder)))
-                if len(waiting) >= 4 * workers:
-                    yield _lone(waiting.popleft().result())
-            while waiting:
-                yield _lone(waiting.popleft().result())
-        except BrokenProcessPool as error:
-            raise OutsideError(
-                "a worker process died (out of memory?)", None, "run again with fewer --workers"
-            ) from error
+            yield _results(waiting)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _results(waiting: deque[Future[tuple[int, InputError | None]]]) -> Iterator[int]:
+    try:
+        while waiting:
+            yield _lone(waiting.popleft().result())
+    except BrokenProcessPool as error:
+        mend = "run again with fewer --workers"
+        raise OutsideError("a worker process died (out of memory?)", None, mend) from error
