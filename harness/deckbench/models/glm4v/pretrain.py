@@ -1,7 +1,7 @@
 """`models pretrain tiny-glm4v`: how the base that ships in the package was made.
 
 Pools of synthetic frames go in, a checkpoint folder in the official GLM-4V layout comes out. The base learns to name
-labware and its state (`deck_talk`), helped by a linear layer, dropped afterwards, that must name what each image token
+labware and its state (`deck_talk`), helped by linear layers, dropped afterwards, that must name what each image token
 shows: without it the picture is hardly looked at for the first hour. The base never meets a question about right or
 wrong. Two processes of one thread, gradients averaged over gloo: on two cores this beats one process of two threads.
 Same pools, seed, steps and process count give the same weights.
@@ -29,7 +29,6 @@ from deckbench.models.glm4v.deck_talk import LABELS
 from deckbench.progress import say
 from deckbench.resources import tasks_folder
 
-FULL_RATE_INPUTS = 128  # a matrix with more inputs learns slower
 RARE_WEIGHT = 4.0  # of a rare state in the cells' loss
 MAX_REPEAT = 60  # characters; longer texts cost more than they teach
 
@@ -42,8 +41,8 @@ class Recipe:
     frames_per_step: int = 8
     boxes: int = 2
     crops: int = 1
-    lr: float = 2e-3
-    warmup: int = 200
+    lr: float = 6e-4
+    warmup: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
     nproc: int = 2
@@ -86,21 +85,17 @@ def batches(count: int, recipe: Recipe, rank: int, start: int) -> Iterator[tuple
 
 
 def parameter_groups(module: Any, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters by their share of the learning rate and their weight decay.
-
-    A matrix learns at a rate that falls with its inputs (Yang et al. 2022, Tensor Programs V): Adam moves all weights
-    alike, and the patch embedding's 1,200 inputs go up and down together. At the full rate it grows within a few
-    hundred steps until the layers behind it, whose norms bound what they add, no longer matter.
-    """
+    """Weight decay for matrices only; embeddings, biases, gains and learned vectors have none."""
     import torch
 
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
-    groups: dict[tuple[float, float], list[Any]] = {}
-    for p in module.parameters():
-        matrix = p.ndim >= 2 and id(p) not in embeddings and p[0].numel() > 1
-        share = min(1.0, FULL_RATE_INPUTS / p[0].numel()) if matrix else 1.0
-        groups.setdefault((share, recipe.weight_decay if matrix else 0.0), []).append(p)
-    return [{"params": members, "share": share, "weight_decay": decay} for (share, decay), members in groups.items()]
+    matrices = [p for p in module.parameters() if p.ndim >= 2 and id(p) not in embeddings and p[0].numel() > 1]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in module.parameters() if id(p) not in chosen]
+    return [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
 
 
 def work(
@@ -121,20 +116,22 @@ def work(
     module = model.module.train()
     side = model.config.vision.grid // 2
     torch.manual_seed(recipe.seed)
-    head = torch.nn.Linear(model.config.hidden_size, len(LABELS) + 1)
+    # one reads the tower's end, where it learns fastest, and one what the language model is given
+    heads = torch.nn.ModuleList(torch.nn.Linear(model.config.hidden_size, len(LABELS) + 1) for _ in range(2))
     rare = torch.tensor([float(s in deck_talk.RARE or k in deck_talk.RARE_KINDS) for k, s in LABELS] + [0.0])
     features: list[Any] = []
-    module.vision.register_forward_hook(lambda _, __, output: features.append(output))
-    params = [*module.parameters(), *head.parameters()]
+    module.vision.conv.register_forward_hook(lambda _, __, output: features.append(output.flatten(2).transpose(1, 2)))
+    module.vision.register_forward_hook(lambda _, __, output: features.append(output[:, 1:-1]))
+    params = [*module.parameters(), *heads.parameters()]
     groups = parameter_groups(module, recipe)
-    groups.append({"params": list(head.parameters()), "share": 1.0, "weight_decay": 0.0})
+    groups.append({"params": list(heads.parameters()), "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), foreach=True)
     start = 0
     state_file = home / "state.pt"
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
         module.load_state_dict(state["module"])
-        head.load_state_dict(state["head"])
+        heads.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
         start = int(state["step"])
     began, losses = time.monotonic(), []
@@ -145,13 +142,13 @@ def work(
             path, scene = scenes[index]
             rng = np.random.default_rng([recipe.seed, step, index])
             first, *rest = deck_talk.views(Image.open(path).convert("RGB"), scene, rng, recipe.boxes, recipe.crops)
-            said = [deck_talk.repeat(texts[int(rng.integers(len(texts)))])] if texts and rng.random() < 0.3 else []
-            whole.append((first.image, [*first.turns, *said]))
+            again = [deck_talk.repeat(texts[int(rng.integers(len(texts)))])] if texts and rng.random() < 0.3 else []
+            whole.append((first.image, [*first.turns, *again]))
             grids[0].append(deck_talk.grid_labels(scene, first, side))
             grids[1].extend(deck_talk.grid_labels(scene, view, side) for view in rest)
             parts += [(view.image, view.turns) for view in rest]
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe) * group["share"]
+            group["lr"] = learning_rate(step, recipe)
         # two passes, since a whole frame's questions are three times as long as an object's: less padding
         packed = [model.collate(items) for items in (whole, parts)]
         tokens = sum(int((batch["labels"] >= 0).sum()) for batch in packed)
@@ -161,10 +158,10 @@ def work(
             features.clear()
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
                 loss = module(**batch, num_items_in_batch=tokens).loss
-                said_by_cells = head(features[0][:, 1:-1])
+                said = [head(found) for head, found in zip(heads, features, strict=True)]
             truth = torch.from_numpy(np.stack(grid))
             weight = 1 + (RARE_WEIGHT - 1) * truth * rare
-            cells = F.binary_cross_entropy_with_logits(said_by_cells.float(), truth, weight, reduction="sum")
+            cells = sum(F.binary_cross_entropy_with_logits(x.float(), truth, weight, reduction="sum") for x in said)
             cells = cells / (pictures * side * side)
             (loss + recipe.cells * cells).backward()
             total += float(loss.detach())
@@ -189,7 +186,7 @@ def work(
         if rank == 0 and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps):
             state = {
                 "module": module.state_dict(),
-                "head": head.state_dict(),
+                "heads": heads.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step + 1,
             }
