@@ -247,13 +247,14 @@ def score(
     out: Out,
     data: Annotated[Path | None, typer.Option(help="The dataset: classes, steps and groups come from it.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
+    ontology: Annotated[Path | None, typer.Option(help="Your own ontology yaml, for words in scene texts.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Score predictions: strict parse, intervals, miss and false-stop rates."""
     from deckbench.score import score as run_score
 
-    result = run_score(predictions, data=data, out=out, plots=plots, seed=seed)
+    result = run_score(predictions, data=data, out=out, plots=plots, seed=seed, ontology=ontology)
     show(result, as_json, [f"score: {out}"])
 
 
@@ -356,7 +357,12 @@ def report(
     from deckbench.report import report as run_report
 
     result = run_report(records, out=out, check=check)
-    show(result, as_json, [f"page: {(out / 'index.html').resolve().as_uri()}"])
+    lines = [f"page: {(out / 'index.html').resolve().as_uri()}"] if result["site"] else []
+    if check:
+        lines += [f"{'holds' if gate['holds'] else 'FAILS'}: {gate['name']}" for gate in result["gates"]]
+    show(result, as_json, lines)
+    if check and result["failed"]:
+        raise AnswerIsNo(f"gates that do not hold: {', '.join(result['failed'])}", records)
 
 
 @app.command(epilog="Example: deckbench verify results/records/NAME --from infer")

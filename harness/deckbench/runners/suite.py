@@ -221,6 +221,7 @@ def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec) -> Made:
     """Train one curriculum stage, mixing in replayed data where the suite says so."""
     from deckbench.models.load import model_identity
     from deckbench.train import train
+    from deckbench.train.config import named_configs
 
     init = run.adapters[ref, spec.init] if spec.init else None
     parts = [(run.data[name], weight) for name, weight in (split_weight(text) for text in spec.data)]
@@ -239,6 +240,7 @@ def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec) -> Made:
             data=data.path,
             out=out,
             init=init.path if init else None,
+            config=Path(ref) if ref in named_configs() else None,
             overrides=spec.config,
             resume=out.with_name(f"{out.name}.partial").exists(),
             seed=run.suite.seed,
@@ -316,6 +318,7 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
             "synthetic": bool(artifact.read(data.path, "dataset").content["params"]["synthetic"]),
             "part": "shifted" if target.condition == "shifted" else "same distribution",
             "condition": target.condition,
+            "board": suite.name,
         },
         dataset=data.content_hash,
         command=command,
@@ -324,7 +327,6 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
         score=result,
         predictions=predictions,
         data=data.path,
-        latency=latency_of(timing[name]) if name in timing else None,
         bench=timing.get(name),
         audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
     )
@@ -367,20 +369,6 @@ def answer_and_score(run: Run, target: Target, adapter: Made | None) -> tuple[Pa
 def learned_from(run: Run, ref: str, spec: DataSpec) -> str:
     """`majority` and `nearest` learn from the task's training part, also where the asked dataset has none."""
     return f"{ref}:{run.data[train_part(run.suite, spec.task)].path}" if ref in {"majority", "nearest"} else ref
-
-
-def latency_of(results: dict[str, Any]) -> dict[str, Any]:
-    """What a record keeps of a bench: the verdict-only question, which is what a watcher waits for."""
-    kind = results["kinds"].get("choice") or next(iter(results["kinds"].values()))
-    return {
-        "source": "bench",
-        "engine": results["engine"],
-        "answer": kind["latency"],
-        "first_token": kind["first_token"],
-        "phases": kind["stages"],
-        "tokens_per_s": kind["tokens_per_s"],
-        "peak_memory_bytes": results["memory"]["peak_bytes"],
-    }
 
 
 def identity_of(ref: str) -> Any:
