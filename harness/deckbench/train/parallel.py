@@ -131,6 +131,7 @@ def serve(
     While the first process steps the optimizer, the next batch is made ready. Ends with the first process.
     """
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as in the first process; the setting belongs to a thread
     wrapped.train()
     ready: dict[int, Any] = {}
     while True:
