@@ -5,8 +5,8 @@
 The plain loop reads and checks every frame and its labels, then opens, crops, draws and saves one picture after the
 other, writes the tables and hashes what it made, as `build` does. It is given the finished plan (which crops, which
 boxes, which rows), which `build` makes inside its time. `loop: frame` opens each frame once for all its pictures;
-`loop: picture` opens it for each, as a first script does. The split (a search for near-duplicates) is timed apart: it is
-made once for all stages, and no plain loop has anything like it. Times are wall clock; use an idle machine.
+`loop: picture` opens it for each, as a first script does. The split (a search for near-duplicates) is timed apart: it
+is made once for all stages, and no plain loop has anything like it. Times are wall clock; use an idle machine.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def main() -> None:
             print(f"  {name:14s} {wall:7.1f} s  x{wall / totals['build']:.2f}")
         result["speedup"] = {name: totals[name] / totals["build"] for name in totals if name != "build"}
         result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"speedup {result['speedup']['loop: frame']:.2f} (needed {NEEDED}); peak {result['peak_mb']:.0f} MB")
+        plain, careful = (result["speedup"][name] for name in ("loop: picture", "loop: frame"))
+        print(f"x{plain:.2f} a plain loop ({NEEDED} needed), x{careful:.2f} a careful one; {result['peak_mb']:.0f} MB")
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
