@@ -288,6 +288,10 @@ class Glm4v:
             **pack.pack(self.prefix, [[pictures[i] for i in row] for row in rows], self.config.pad_token_id),
         }
 
+    def shrink(self, image: Image) -> Image:
+        """The frame at the network's size: all of it that is looked at, so a cache need keep no more."""
+        return preprocess.shrink(image, self.config.vision.image_size)
+
     def lora_targets(self, vision: bool) -> str:
         """The full-match pattern of the linear layers that get adapters: all of the language model's, and with
         `vision` all of the tower's and the projector's. Embeddings and output head never."""
