@@ -183,7 +183,8 @@ def train(
     data: Annotated[Path, typer.Option(help="The dataset to train on.")],
     out: Out,
     init: Annotated[Path | None, typer.Option(help="Go on from this adapter.")] = None,
-    config: Annotated[Path | None, typer.Option(help="yaml with training values.")] = None,
+    config: Annotated[Path | None, typer.Option(help="yaml with training values, or tiny-glm4v, glm4v-9b.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Processes that share each batch on a CPU.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, goes over the yaml.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken training stopped.")] = False,
     seed: Seed = 0,
@@ -191,7 +192,7 @@ def train(
     """Fine-tune with LoRA; broken runs go on with --resume."""
     from deckbench.train import train as run_train
 
-    overrides = parse_settings(settings or [])
+    overrides = parse_settings(settings or []) | ({} if nproc is None else {"nproc": nproc})
     run_train(model=model, data=data, out=out, init=init, config=config, overrides=overrides, resume=resume, seed=seed)
     say(f"adapter: {out}")
 
@@ -279,14 +280,31 @@ def bench(
     out: Out,
     adapter: Adapter = None,
     engine: Annotated[str, typer.Option(help="What executes the model: torch.")] = "torch",
+    weights: Annotated[str, typer.Option(help="checkpoint, or random: times without a trained model.")] = "checkpoint",
+    min_seconds: Annotated[float, typer.Option(help="At least so long for each kind of question.")] = 10.0,
+    max_queries: Annotated[int, typer.Option(min=1, help="At most so many of each kind.")] = 5000,
+    warmup: Annotated[int, typer.Option(min=0, help="Queries that are not counted, first.")] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: its own choice.")] = None,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
     """Measure latency, its stages, and peak memory, one query after the other."""
     from deckbench.bench import bench as run_bench
 
-    manifest = run_bench(model=model, adapter=adapter, data=data, engine=engine, out=out, seed=seed)
-    show(manifest.observed, as_json, [f"bench: {out}"])
+    manifest = run_bench(
+        model=model,
+        adapter=adapter,
+        data=data,
+        engine=engine,
+        out=out,
+        seed=seed,
+        weights=weights,
+        min_seconds=min_seconds,
+        max_queries=max_queries,
+        warmup=warmup,
+        threads=threads,
+    )
+    show(manifest.observed["results"], as_json, [f"bench: {out}"])
 
 
 @models_app.command("ls", epilog="Example: deckbench models ls")
