@@ -191,8 +191,9 @@ def test_every_picture_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_frames_csv(tmp_path: Path) -> None:
-    table = "\ufeffframe,group,time_s,step,anomalies\r\nimages/train/a,s1,1.5,setup,\r\nb.png,s1,2,transfer,spill;damaged_tip\r\n"
-    root = write_pool(tmp_path, files={"frames.csv": table + "images/val/c.png,s2,,,\r\n"})
+    table = "\ufeffframe,group,time_s,step,anomalies\r\nimages/train/a,s1,1.5,setup,\r\n"
+    table += "b.png,s1,2,transfer,spill;damaged_tip\r\nimages/val/c.png,s2,,,\r\n"
+    root = write_pool(tmp_path, files={"frames.csv": table})
     a, b, c = read_pool(root).frames
     assert (a.group, a.time_s, a.step, a.anomalies) == ("s1", 1.5, "setup", ())
     assert (b.group, b.time_s, b.step, b.anomalies) == ("s1", 2.0, "transfer", ("damaged_tip", "spill"))

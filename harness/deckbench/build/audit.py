@@ -269,7 +269,8 @@ def colour_features(image: Image.Image) -> Floats:
     hue = np.where(high == r, (g - b) / safe % 6, np.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4))
     vivid = chroma > 0.5
     bins = np.bincount((hue[vivid] * 2).astype(int) % 12, minlength=12) / len(rgb)
-    top = np.argsort(-chroma, kind="stable")[: max(1, len(rgb) // 200)]
+    few = max(1, len(rgb) // 200)
+    top = chroma >= np.partition(chroma, len(chroma) - few)[len(chroma) - few]
     return np.concatenate([np.sqrt(bins), rgb[top].mean(axis=0)])
 
 

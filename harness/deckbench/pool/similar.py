@@ -35,8 +35,8 @@ BLOCKS_X, BLOCKS_Y = 8, 6
 COARSE_X, COARSE_Y = 32, 18
 
 # Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
-COPY_CORRELATION = 0.88
-COPY_AGREES = 0.75
+COPY_CORRELATION = 0.90
+COPY_AGREES = 0.80
 # Small crops of one kind of object look alike without being one picture: there is less detail to tell them apart.
 SMALL_SIDE = 160  # pixels of the shorter side
 SMALL_CORRELATION = 0.95
