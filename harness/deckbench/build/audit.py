@@ -231,7 +231,7 @@ def by_features(train: Sequence[Asked], features: dict[str, Floats | None]) -> G
         if len(members) >= FEWEST:
             table = np.stack([np.asarray(features[asked.sample.id]) for asked in members])
             middle, spread = table.mean(axis=0), table.std(axis=0)
-            spread = np.where(spread > 1e-9, spread, 1.0)
+            spread = np.where(spread > 1e-6, spread, np.inf)  # what never varies, but for rounding, says nothing
             tables[family] = ((table - middle) / spread, middle, spread)
 
     def guess(asked: Asked) -> str | None:
@@ -268,9 +268,9 @@ def colour_features(image: Image.Image) -> Floats:
     r, g, b = rgb.T
     hue = np.where(high == r, (g - b) / safe % 6, np.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4))
     vivid = chroma > 0.5
-    bins = np.bincount((hue[vivid] * 2).astype(int) % 12, minlength=12) / len(rgb)
-    few = max(1, len(rgb) // 200)
-    top = chroma >= np.partition(chroma, len(chroma) - few)[len(chroma) - few]
+    # Shares among the vivid pixels, not of the picture: how large a box is drawn is not its colour.
+    bins = np.bincount((hue[vivid] * 2).astype(int) % 12, minlength=12) / max(1, int(vivid.sum()))
+    top = chroma >= 0.9 * chroma.max()
     return np.concatenate([np.sqrt(bins), rgb[top].mean(axis=0)])
 
 
