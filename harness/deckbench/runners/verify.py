@@ -24,7 +24,14 @@ SAME_BYTES, SAME_ANSWERS, WITHIN, DIFFERENT, NOT_HERE = (
     "not runnable here",
 )
 # needs columns or an ontology that a record does not carry; everything else is compared
-NOT_IN_RECORDS = ("by_question", "by_stage", "contradictions", "names_anomaly_says_normal", "says_anomaly_names_none")
+NOT_IN_RECORDS = (
+    "notes",
+    "by_question",
+    "by_stage",
+    "contradictions",
+    "names_anomaly_says_normal",
+    "says_anomaly_names_none",
+)
 REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}
 
 
