@@ -35,8 +35,8 @@ BLOCKS_X, BLOCKS_Y = 8, 6
 COARSE_X, COARSE_Y = 32, 18
 
 # Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
-COPY_CORRELATION = 0.90
-COPY_AGREES = 0.80
+COPY_CORRELATION = 0.91
+COPY_AGREES = 0.84
 # Small crops of one kind of object look alike without being one picture: there is less detail to tell them apart.
 SMALL_SIDE = 160  # pixels of the shorter side
 SMALL_CORRELATION = 0.95
@@ -46,7 +46,8 @@ SCENE_AGREES = 0.55
 BLOCK_AGREES_SCENE = 0.70
 PROPOSE_COPY = 0.72
 PROPOSE_SCENE = 0.45
-GIVE_UP = {48: 0.80, 96: 0.86}  # correlation below which a pair is dropped at that width
+# (width, rounds of alignment, pairs at once, correlation below which a pair is given up); copies keep 0.05 above.
+STAGES = ((48, 0, 128, 0.82), (48, 1, 128, 0.89), (96, 2, 32, 0.87), (192, 2, 16, 0.86))
 
 MAX_SHIFT = 0.12  # of the side
 MAX_SCALE = 0.14
@@ -165,7 +166,8 @@ def propose(
     right None: pairs within `left`, each once. Memory is about block x len(right) x 12 bytes.
     """
     other = left if right is None else right
-    fixed = Coarse(other).sample().T.copy()
+    slices = [Coarse(other[start : start + 1024]).sample() for start in range(0, len(other), 1024)]
+    fixed = np.concatenate(slices).T.copy() if slices else np.empty((COARSE_X * COARSE_Y, 0), np.float32)
     flat_other = np.flatnonzero(is_flat(other))
     flat = is_flat(left)
     for start in range(0, len(left), block):
@@ -338,16 +340,18 @@ def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> lis
     found = decide_flat(left.thumbs, right.thumbs, i, j)
     params = params.copy()
     places = np.arange(len(i))
-    for width, rounds, batch in ((48, 3, 128), (96, 2, 32), (192, 2, 16)):
+    for width, rounds, batch, give_up in STAGES:
         unit = np.array([1, 1, width / WIDTH, width / WIDTH], np.float32)
         left.keep(width)
         right.keep(width)
 
-        def look(at: Ints, width: int = width, rounds: int = rounds, unit: Params = unit) -> tuple[Ints, list[Pair]]:
+        def look(
+            at: Ints, width: int = width, rounds: int = rounds, unit: Params = unit, give_up: float = give_up
+        ) -> tuple[Ints, list[Pair]]:
             a, b = left.get(width, i[at]), right.get(width, j[at])
             got, value = refine(a, b, params[at] * unit, rounds)
             params[at] = got / unit  # every thread has its own rows
-            good = (value >= GIVE_UP.get(width, COPY_CORRELATION - 0.05)) & in_reach(got, width)
+            good = (value >= give_up) & in_reach(got, width)
             pairs = judge(a[good], b[good], got[good], i[at[good]], j[at[good]]) if width == WIDTH else []
             return at[good], pairs
 
