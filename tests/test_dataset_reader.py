@@ -70,7 +70,8 @@ def test_bom_crlf_and_blank_lines(folder: Path) -> None:
 
 
 def test_csv_of_questions(folder: Path) -> None:
-    text = '\ufeffimage,question,answer,id,anomaly,note\r\nimages/a.png,"What,\nthen?",A,k,true,x\r\nimages/b.png,q,,,,\r\n'
+    text = "\ufeffimage,question,answer,id,anomaly,note\r\n"
+    text += 'images/a.png,"What,\nthen?",A,k,true,x\r\nimages/b.png,q,,,,\r\n'
     (folder / "x.csv").write_bytes(text.encode())
     first, second = read_file(folder / "x.csv")
     assert (first.id, first.question, first.gold, first.anomaly) == ("k", "What,\nthen?", "A", True)
