@@ -40,7 +40,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests. `nox -s tests -- -m slow` runs the slow ones, `-- PATH` some."""
     install(session, *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test"))
-    picked = [] if any(arg.startswith("-m") for arg in session.posargs) else ["-m", "not slow"]
+    picked = [] if any(arg.startswith("-m") for arg in session.posargs) else ["-m", "not slow", "-n", "2"]
     session.run("pytest", *picked, *session.posargs, env=OFFLINE)
 
 
