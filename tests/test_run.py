@@ -70,7 +70,7 @@ def test_killed_ten_times_it_ends_the_same(finished: Path, tmp_path: Path) -> No
             [*RUN, str(work)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            process.wait(timeout=rng.uniform(6, 16))
+            process.wait(timeout=rng.uniform(4, 10))
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
