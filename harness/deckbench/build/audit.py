@@ -417,7 +417,7 @@ def add_shortcuts(
     usual = majority(asked_train)
     pictures = list(dict.fromkeys(asked.sample.image for asked in [*asked_train, *asked_test]))
     thumbs = np.stack([looks[path].thumb for path in pictures])
-    vectors = dict(zip(pictures, Coarse(thumbs).sample(), strict=True))
+    vectors = dict(zip(pictures, Coarse(thumbs).vectors(), strict=True))
     sizes = drawn_sizes(dataset)
     boxes: dict[str, Floats | None] = {}
     colours: dict[str, Floats | None] = {}

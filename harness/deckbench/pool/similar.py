@@ -46,11 +46,12 @@ SCENE_AGREES = 0.55
 BLOCK_AGREES_SCENE = 0.70
 PROPOSE_COPY = 0.72
 PROPOSE_SCENE = 0.45
-# (width, rounds of alignment, pairs at once, correlation below which a pair is given up); copies keep 0.05 above.
-STAGES = ((48, 0, 128, 0.82), (48, 1, 128, 0.89), (96, 2, 32, 0.87), (192, 2, 16, 0.86))
+# (width, rounds of alignment, pairs at once, correlation below which a pair is given up); copies are well above.
+STAGES = ((48, 0, 128, 0.76), (48, 1, 128, 0.88), (96, 2, 32, 0.87), (192, 2, 16, 0.86))
 
 MAX_SHIFT = 0.12  # of the side
 MAX_SCALE = 0.14
+MARGIN = 2  # pixels along the edges that are left out of a comparison
 FLAT = 0.02  # spread of the band-passed logarithm below which there is no texture to compare
 
 # (scale x, scale y, shift x, shift y) tried when proposing; shifts in pixels of a 96x54 picture.
@@ -119,30 +120,44 @@ class Coarse:
 
     def __init__(self, thumbs: Thumbs, scale_x: float = 1.0, scale_y: float = 1.0) -> None:
         height, width = HEIGHT // 2, WIDTH // 2
-        y = (np.arange(height) - (height - 1) / 2) * scale_y + (height - 1) / 2
-        x = (np.arange(width) - (width - 1) / 2) * scale_x + (width - 1) / 2
-        rows = np.clip(np.round(y).astype(int), 0, height - 1)
-        columns = np.clip(np.round(x).astype(int), 0, width - 1)
+        y = np.round((np.arange(height) - (height - 1) / 2) * scale_y + (height - 1) / 2).astype(int)
+        x = np.round((np.arange(width) - (width - 1) / 2) * scale_x + (width - 1) / 2).astype(int)
+        self.rows_in, self.columns_in = (y >= 0) & (y < height), (x >= 0) & (x < width)
+        rows, columns = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
         self.band = np.empty((len(thumbs), height, width), np.float32)
         for start in range(0, len(thumbs), 256):
             pictures = shrink(thumbs[start : start + 256], width)[:, rows][:, :, columns]
             self.band[start : start + 256] = band_pass(pictures, 1.2, 4.0)
 
-    def sample(self, dx: float = 0.0, dy: float = 0.0) -> Floats:
-        """float32 (n, 576): unit vectors; flat pictures are zero. dx, dy: pixels of the 96x54 picture."""
+    def sample(self, dx: float = 0.0, dy: float = 0.0) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """float32 (n, 18, 32), and the mask (18, 32) of what lies inside. dx, dy: pixels of the 96x54 picture."""
         _, height, width = self.band.shape
-        at_y = (np.arange(COARSE_Y) + 0.5) * height / COARSE_Y - 0.5 + dy
-        at_x = (np.arange(COARSE_X) + 0.5) * width / COARSE_X - 0.5 + dx
-        rows, columns = np.round(at_y).astype(int), np.round(at_x).astype(int)
-        # Nothing comes in from outside: zero, the band's mean, instead of a repeated edge.
-        band = self.band[:, np.clip(rows, 0, height - 1)][:, :, np.clip(columns, 0, width - 1)]
-        band = band * ((rows >= 0) & (rows < height))[:, None] * ((columns >= 0) & (columns < width))
-        flat = band.reshape(len(band), -1)
-        flat = flat - flat.mean(axis=1, keepdims=True)
-        limit = 2 * flat.std(axis=1, keepdims=True)  # one strong edge (a black border) must not outweigh the rest
-        flat = np.clip(flat, -limit, limit)
-        length = np.linalg.norm(flat, axis=1, keepdims=True)
-        return np.asarray(np.where(length > 1e-2, flat / np.maximum(length, 1e-2), 0), np.float32)
+        y = np.round((np.arange(COARSE_Y) + 0.5) * height / COARSE_Y - 0.5 + dy).astype(int)
+        x = np.round((np.arange(COARSE_X) + 0.5) * width / COARSE_X - 0.5 + dx).astype(int)
+        rows, columns = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+        rows_in = (y == rows) & self.rows_in[rows]
+        columns_in = (x == columns) & self.columns_in[columns]
+        return self.band[:, rows][:, :, columns], without_border(rows_in)[:, None] & without_border(columns_in)
+
+    def vectors(self) -> Floats:
+        """float32 (n, 576): the pictures as they stand, as unit vectors."""
+        return unit(self.sample()[0].reshape(len(self.band), -1))
+
+
+def without_border(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """One cell less where something is outside: the band-pass is spoilt a little beyond a border."""
+    if inside.all():
+        return inside
+    return np.asarray(inside & np.append(inside[1:], True) & np.append(True, inside[:-1]))
+
+
+def unit(rows: Floats) -> Floats:
+    """(n, m) -> the same with mean 0 and length 1; flat pictures become zero."""
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    limit = 2 * rows.std(axis=1, keepdims=True)  # one strong edge must not outweigh the rest
+    np.clip(rows, -limit, limit, out=rows)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.where(length > 1e-2, rows / np.maximum(length, 1e-2), 0), np.float32)
 
 
 def is_flat(thumbs: Thumbs) -> npt.NDArray[np.bool_]:
@@ -166,8 +181,9 @@ def propose(
     right None: pairs within `left`, each once. Memory is about block x len(right) x 12 bytes.
     """
     other = left if right is None else right
-    slices = [Coarse(other[start : start + 1024]).sample() for start in range(0, len(other), 1024)]
-    fixed = np.concatenate(slices).T.copy() if slices else np.empty((COARSE_X * COARSE_Y, 0), np.float32)
+    fixed = np.empty((len(other), COARSE_Y, COARSE_X), np.float32)
+    for start in range(0, len(other), 1024):
+        fixed[start : start + 1024] = Coarse(other[start : start + 1024]).sample()[0]
     flat_other = np.flatnonzero(is_flat(other))
     flat = is_flat(left)
     for start in range(0, len(left), block):
@@ -180,7 +196,9 @@ def propose(
             # The left picture is moved here; the opposite move of the right one is what aligns them.
             if (sx, sy) not in scaled:
                 scaled[sx, sy] = Coarse(part, 1 / sx, 1 / sy)
-            likeness = scaled[sx, sy].sample(-dx / sx, -dy / sy) @ fixed[:, skip:]
+            moved, both = scaled[sx, sy].sample(-dx / sx, -dy / sy)
+            # Only what both pictures show is compared: a border that a shift brought in is outside the other.
+            likeness = unit(moved[:, both]) @ unit(fixed[skip:, both]).T
             np.copyto(which, number, where=likeness > best)
             np.maximum(best, likeness, out=best)
         if flat_other.size:  # nothing to correlate: the detailed look decides
@@ -203,16 +221,22 @@ def centred(width: int) -> tuple[Floats, Floats]:
     return np.asarray(y - (height - 1) / 2), np.asarray(x - (width - 1) / 2)
 
 
-def warp(pictures: Floats, params: Params) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def warp(pictures: Floats, params: Params, margin: int) -> tuple[Floats, Floats]:
     """Sample each picture (n, h, w) at its scale and shift (sx, sy, tx, ty), about its middle, bilinearly.
 
-    Also where that lies inside the picture. Shifts are in pixels of this level. Scale and shift are separable, so rows
-    and columns are picked one after the other.
+    Also the mask of what both pictures show, without a margin along the edges of either: what a shift brought in
+    (black, a repeated edge) spoils the band-pass a little beyond its border. Shifts are in pixels of this level. Scale
+    and shift are separable, so rows and columns are picked one after the other.
     """
     n, height, width = pictures.shape
     y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) * params[:, 1:2] + params[:, 3:4] + (height - 1) / 2
     x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) * params[:, 0:1] + params[:, 2:3] + (width - 1) / 2
-    inside = ((y >= 0) & (y <= height - 1))[:, :, None] & ((x >= 0) & (x <= width - 1))[:, None, :]
+    rows_in = (y >= margin) & (y <= height - 1 - margin)
+    columns_in = (x >= margin) & (x <= width - 1 - margin)
+    for inside in (rows_in, columns_in):
+        inside[:, :margin] = False
+        inside[:, inside.shape[1] - margin :] = False
+    mask = (rows_in[:, :, None] & columns_in[:, None, :]).astype(np.float32)
     y, x = np.clip(y, 0, height - 1.001), np.clip(x, 0, width - 1.001)
     y0, x0 = y.astype(np.intp), x.astype(np.intp)
     fy, fx = (y - y0)[:, :, None], (x - x0)[:, None, :]
@@ -220,7 +244,7 @@ def warp(pictures: Floats, params: Params) -> tuple[Floats, npt.NDArray[np.bool_
     rows = pictures[each, y0] * (1 - fy) + pictures[each, y0 + 1] * fy
     columns = rows.transpose(0, 2, 1)
     out = columns[each, x0].transpose(0, 2, 1) * (1 - fx) + columns[each, x0 + 1].transpose(0, 2, 1) * fx
-    return np.asarray(out, np.float32), np.asarray(inside)
+    return np.asarray(out, np.float32), mask
 
 
 def correlation(a: Floats, b: Floats, mask: Floats) -> npt.NDArray[np.float64]:
@@ -242,8 +266,7 @@ def refine(a: Floats, b: Floats, params: Params, rounds: int) -> tuple[Params, n
     best, best_value = params.copy(), np.full(n, -1.0)
     params = params.copy()
     for turn in range(rounds + 1):
-        warped, inside = warp(b, params)
-        mask = eroded(inside, 2)
+        warped, mask = warp(b, params, MARGIN)
         value = correlation(a, warped, mask)
         better = value > best_value
         best[better], best_value[better] = params[better], value[better]
@@ -268,17 +291,6 @@ def in_reach(params: Params, width: int) -> npt.NDArray[np.bool_]:
     """Whether scale and shift are what a copy may have, per pair."""
     limits = np.array([MAX_SCALE, MAX_SCALE, MAX_SHIFT * width, MAX_SHIFT * width * 9 / 16])
     return np.asarray((np.abs(params - np.array([1, 1, 0, 0])) <= limits).all(axis=1))
-
-
-def eroded(mask: npt.NDArray[np.bool_], pixels: int) -> Floats:
-    """The mask of a rectangle, smaller by some pixels where it does not touch the picture's edge."""
-    out = mask.copy()
-    for step in range(1, pixels + 1):
-        out[:, step:] &= mask[:, :-step]
-        out[:, :-step] &= mask[:, step:]
-        out[:, :, step:] &= mask[:, :, :-step]
-        out[:, :, :-step] &= mask[:, :, step:]
-    return np.asarray(out, np.float32)
 
 
 def block_sums(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -368,9 +380,7 @@ def judge(a: Floats, b: Floats, params: Params, i: Ints, j: Ints) -> list[Pair]:
     """The copies among aligned pairs at the finest level."""
     if not len(a):
         return []
-    warped, inside = warp(b, params)
-    # What a shift brought in (black, a repeated edge) spoils the band a little beyond its border.
-    mask = eroded(inside, 4)
+    warped, mask = warp(b, params, 2 * MARGIN)
     value = correlation(a, warped, mask)
     share = agreement(a, warped, mask, BLOCK_AGREES_COPY)
     good = (mask.mean(axis=(1, 2)) >= 0.6) & (value >= COPY_CORRELATION) & (share >= COPY_AGREES)
