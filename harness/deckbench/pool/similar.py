@@ -51,6 +51,7 @@ STAGES = ((48, 0, 128, 0.76), (48, 1, 128, 0.88), (96, 2, 32, 0.87), (192, 2, 16
 
 MAX_SHIFT = 0.12  # of the side
 MAX_SCALE = 0.14
+BLOCK = 512  # left pictures that are compared at once
 MARGIN = 2  # pixels along the edges that are left out of a comparison
 FLAT = 0.02  # spread of the band-passed logarithm below which there is no texture to compare
 
@@ -64,6 +65,7 @@ Thumbs = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Params = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.intp]
+Proposal = tuple[Ints, Ints, Floats, Params]
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,8 @@ def propose(
     *,
     threshold: float = PROPOSE_COPY,
     tries: Sequence[tuple[float, float, float, float]] = TRIES,
-    block: int = 512,
-) -> Iterator[tuple[Ints, Ints, Floats, Params]]:
+    block: int = BLOCK,
+) -> Iterator[Proposal]:
     """(left numbers, right numbers, likeness, best try) of pairs worth a look, block by block of left pictures.
 
     right None: pairs within `left`, each once. Memory is about block x len(right) x 12 bytes.
@@ -399,6 +401,11 @@ def decide_flat(left: Thumbs, right: Thumbs, i: Ints, j: Ints) -> list[Pair]:
     return found
 
 
+def shown(blocks: Iterator[Proposal], pictures: int) -> Iterator[Proposal]:
+    """The same, with progress."""
+    return progress.track(blocks, "looking for near-duplicates", total=-(-pictures // BLOCK))
+
+
 class Groups:
     """Union-find over picture numbers."""
 
@@ -435,7 +442,7 @@ def cluster(thumbs: Thumbs, *, scene: bool = False, known: Sequence[object] | No
     if scene:
         for i, j, likeness, _ in propose(thumbs, threshold=PROPOSE_SCENE, tries=TRIES[:1]):
             join_scenes(levels, groups, i, j, likeness)
-    for i, j, _, params in propose(thumbs):
+    for i, j, _, params in shown(propose(thumbs), len(thumbs)):
         labels = np.array(groups.labels())
         apart = labels[i] != labels[j]
         for pair in decide(levels, levels, i[apart], j[apart], params[apart]):
@@ -478,7 +485,7 @@ def matches(
 
     left_levels, right_levels = Levels(left), Levels(right)
     found: dict[int, Pair] = {}
-    for i, j, _, params in propose(left, right):
+    for i, j, _, params in shown(propose(left, right), len(left)):
         for pair in filter(good, decide(left_levels, right_levels, i, j, params)):
             if pair.left not in found or pair.correlation > found[pair.left].correlation:
                 found[pair.left] = pair
