@@ -69,7 +69,7 @@ def _judged(asked: Asked, anomaly: bool) -> Asked:
 
 
 def _verdict_pairs(ctx: Context, split: str) -> list[tuple[Stratum, View, View]]:
-    """(noun and step, normal view, anomalous view), strata in turn; what finds no counterpart is counted."""
+    """(noun and step, normal view, anomalous view), nouns in turn; what finds no counterpart is counted."""
     ontology = ctx.ontology
     sides: dict[Stratum, dict[str, list[View]]] = defaultdict(lambda: {"normal": [], "anomaly": []})
     decoyed: list[View] = []
@@ -85,11 +85,11 @@ def _verdict_pairs(ctx: Context, split: str) -> list[tuple[Stratum, View, View]]
                 for noun in ontology.classes[cls].nouns:
                     step = ctx.frames[index].step if ontology.step_matters(noun) else None
                     sides[noun, step][verdict].append(view)
-    matched: dict[Hashable, list[tuple[Stratum, View, View]]] = {}
+    matched: dict[str, dict[Hashable, list[tuple[Stratum, View, View]]]] = defaultdict(dict)
     for stratum in sorted(sides, key=str):
         normal, anomaly = sides[stratum]["normal"], sides[stratum]["anomaly"]
         pairs = match(ctx, split, stratum, normal, anomaly)
-        matched[stratum] = [(stratum, first, second) for first, second in pairs]
+        matched[stratum[0]][stratum] = [(stratum, first, second) for first, second in pairs]
         for name, side in (("normal", normal), ("anomaly", anomaly)):
             if rest := len(side) - len(pairs):
                 ctx.left.add(
@@ -97,8 +97,9 @@ def _verdict_pairs(ctx: Context, split: str) -> list[tuple[Stratum, View, View]]
                 )
     for view, decoy in find_decoys(ctx, split, decoyed):
         stratum = (ontology.classes[str(view.cls)].nouns[0], None)
-        matched.setdefault(stratum, []).append((stratum, decoy, view))
-    return round_robin(matched)
+        matched[stratum[0]].setdefault(stratum, []).append((stratum, decoy, view))
+    # nouns in turn and steps in turn within one, so that under a limit no noun weighs more for having steps
+    return round_robin({noun: round_robin(by_step) for noun, by_step in matched.items()})
 
 
 def match(

@@ -20,6 +20,7 @@ from deckbench.task import BankQuestion, Ontology, Task, Verdict
 Box4 = tuple[float, float, float, float]
 T = TypeVar("T")
 EXAMPLES = 5
+BLOCK = 60  # views among which twins are sought: a few of each class
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,24 @@ def pair_up(
     return pairs
 
 
+def pair_near(
+    items: Sequence[View], value: Callable[[View], str], may: Callable[[str, str], bool], rng: random.Random
+) -> list[tuple[View, View]]:
+    """`pair_up` block by block of the given order, what is left of a block going into the next.
+
+    So twins stand near each other, and a limit that keeps the first views keeps their pairs too.
+    """
+    pairs: list[tuple[View, View]] = []
+    rest: list[View] = []
+    for at in range(0, len(items), BLOCK):
+        able = [*rest, *items[at : at + BLOCK]]
+        made = pair_up(able, value, may, rng)
+        paired = {view for pair in made for view in pair}
+        rest = [view for view in able if view not in paired]
+        pairs += made
+    return pairs
+
+
 def rows_of(unit: Unit, split: str) -> int:
     """How many samples a unit gives in one language: a choice has both orders outside the training part."""
     return sum(2 if asked.other is not None and split != "train" else 1 for asked in unit)
@@ -233,7 +252,7 @@ def kind_twins(ctx: Context, views: Sequence[View], split: str, about: str = "ki
         able = [view for view in views if view.cls is not None and asked_of(question, view.cls)]
         if about == "state":
             able = [view for view in able if ontology.classes[str(view.cls)].state is not None]
-        pairs = pair_up(able, lambda view: str(view.cls), may, ctx.rng(question.id, split))
+        pairs = pair_near(able, lambda view: str(view.cls), may, ctx.rng(question.id, split))
         if unpaired := len(able) - 2 * len(pairs):
             ctx.left.add("no twin with another answer", split, question.id, count=unpaired)
         for first, second in pairs:

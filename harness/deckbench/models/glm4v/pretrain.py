@@ -49,7 +49,9 @@ class Recipe:
     seed: int = 0
     save_every: int = 500
     bf16: bool = True
-    cells: float = 0.5  # weight of the cells' loss beside that of the answers
+    cells: float = 0.5  # weight of the cells' loss beside that of the answers, at the start
+    cells_end: float = 0.1  # and from the middle of the training on
+    light: float = 0.15  # how far brightness and each colour are changed at most, as parts of one
 
 
 def read_scenes(pools: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
@@ -71,6 +73,33 @@ def learning_rate(step: int, recipe: Recipe) -> float:
         return recipe.lr * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return recipe.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def cells_weight(step: int, recipe: Recipe) -> float:
+    """The cells' loss leads at first and then makes room: linear from `cells` to `cells_end` at half the steps."""
+    done = min(1.0, step / max(1, recipe.steps // 2))
+    return recipe.cells + (recipe.cells_end - recipe.cells) * done
+
+
+def relit(image: Image.Image, rng: np.random.Generator, light: float) -> Image.Image:
+    """The frame under another light: brightness, contrast and each colour scaled by at most `light`."""
+    gains = (1 + rng.uniform(-light, light)) * (1 + rng.uniform(-light / 3, light / 3, size=3))
+    lift = rng.uniform(-light, light) * 64
+    table = np.clip(np.arange(256)[None] * gains[:, None] + lift, 0, 255).round().astype(int)
+    return image.point(table.reshape(-1).tolist())
+
+
+def attention_by_products(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None = None, **_: Any
+) -> tuple[Any, None]:
+    """Attention as plain matrix products, for transformers: (batch, heads, length, width) -> (batch, length, heads, ..).
+
+    mask: added to the scores. On a CPU the fused kernel's backward pass is several times slower in half precision.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2) + mask
+    return (scores.softmax(dim=-1, dtype=scores.dtype) @ value).transpose(1, 2).contiguous(), None
 
 
 def batches(count: int, recipe: Recipe, rank: int, start: int) -> Iterator[tuple[int, list[int]]]:
@@ -105,6 +134,7 @@ def work(
     import torch
     import torch.distributed as dist
     from torch.nn import functional as F
+    from transformers import AttentionInterface
 
     from deckbench.models.glm4v.chat import load_glm4v
 
@@ -115,6 +145,9 @@ def work(
     home = Path(folder)
     model = load_glm4v(home / "start")
     module = model.module.train()
+    AttentionInterface.register("products", attention_by_products)
+    module.language.config._attn_implementation = "products"
+    half = torch.bfloat16 if recipe.bf16 else torch.float32
     side = model.config.vision.grid // 2
     torch.manual_seed(recipe.seed)
     # one reads the tower's end, where it learns fastest, and one what the language model is given
@@ -142,7 +175,8 @@ def work(
         for index in chosen:
             path, scene = scenes[index]
             rng = np.random.default_rng([recipe.seed, step, index])
-            first, *rest = deck_talk.views(Image.open(path).convert("RGB"), scene, rng, recipe.boxes, recipe.crops)
+            frame = relit(Image.open(path).convert("RGB"), rng, recipe.light)
+            first, *rest = deck_talk.views(frame, scene, rng, recipe.boxes, recipe.crops)
             again = [deck_talk.repeat(texts[int(rng.integers(len(texts)))])] if texts and rng.random() < 0.3 else []
             whole.append((first.image, [*first.turns, *again]))
             grids[0].append(deck_talk.grid_labels(scene, first, side))
@@ -154,9 +188,12 @@ def work(
         packed = [model.collate(items) for items in (whole, parts)]
         tokens = sum(int((batch["labels"] >= 0).sum()) for batch in packed)
         total = seen = 0.0
+        share = cells_weight(step, recipe)
         pictures = sum(len(grid) for grid in grids)
         for batch, grid in zip(packed, grids, strict=True):
             features.clear()
+            hidden = ~batch["attention_mask"]
+            batch["attention_mask"] = torch.zeros(hidden.shape, dtype=half).masked_fill(hidden, -1e4)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
                 loss = module(**batch, num_items_in_batch=tokens).loss
                 said = [head(found) for head, found in zip(heads, features, strict=True)]
@@ -164,7 +201,7 @@ def work(
             weight = 1 + (RARE_WEIGHT - 1) * truth * rare
             cells = sum(F.binary_cross_entropy_with_logits(x.float(), truth, weight, reduction="sum") for x in said)
             cells = cells / (pictures * side * side)
-            (loss + recipe.cells * cells).backward()
+            (loss + share * cells).backward()
             total += float(loss.detach())
             seen += float(cells.detach())
         flat = torch.cat([p.grad.reshape(-1) for p in params if p.grad is not None])
