@@ -200,6 +200,25 @@ def test_caps_by_class_and_frame(context: Make) -> None:
     assert max(Counter(view.frame for view in set(views)).values()) == 3
 
 
+@pytest.mark.parametrize("task", ["ot2-concept@1", "ot2-guided@1"])
+def test_a_limit_keeps_the_share_of_each_kind_of_question(context: Make, task: str) -> None:
+    ctx = context(task, random_frames(3, 900), synthetic=True)
+    everything = PLAN[task](ctx, "train")
+    few = trim(everything, "train", len(everything) // 6, ctx.left)
+
+    def share(units: list[Unit]) -> float:
+        return sum(unit[0].question.about == "kind" and unit[0].other is not None for unit in units) / len(units)
+
+    assert share(few) == pytest.approx(share(everything), rel=0.35)
+
+
+def test_a_limit_weighs_no_noun_more_for_having_steps(context: Make) -> None:
+    ctx = context("ot2-guided@1", random_frames(4, 900), synthetic=True)
+    units = trim(boxes.plan(ctx, "train"), "train", 120, ctx.left)
+    nouns = Counter(unit[0].noun for unit in units if unit[0].question.about == "verdict")
+    assert max(nouns.values()) <= 2 * min(nouns.values()), nouns
+
+
 @pytest.mark.parametrize("region,expected", [("picture", "present"), ("left", "present"), ("right", "absent")])
 def test_presence_by_region(context: Make, region: str, expected: str) -> None:
     ctx = context("ot2-scene@1", [frame(0, (("Deck", 0.2, 0.5, 0.2, 0.2),))], ontology="deck-yolo")

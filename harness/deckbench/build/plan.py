@@ -20,7 +20,7 @@ from deckbench.task import BankQuestion, Ontology, Task, Verdict
 Box4 = tuple[float, float, float, float]
 T = TypeVar("T")
 EXAMPLES = 5
-BLOCK = 60  # views among which twins are sought: a few of each class
+BLOCK = 24  # views among which twins are sought: one or two of each class
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +218,10 @@ def trim(units: list[Unit], split: str, most: int | None, left: LeftOut) -> list
 
 
 def by_rank(units: Iterable[Unit], views: Sequence[View]) -> list[Unit]:
-    """Units in the order in which their last view stands in `views`, so that a limit keeps pictures whole."""
-    rank = {view: number for number, view in enumerate(views)}
+    """Units in the order in which their later view first stands in `views`, so that a limit keeps pictures whole."""
+    rank: dict[View, int] = {}
+    for number, view in enumerate(views):
+        rank.setdefault(view, number)  # a view that serves several questions counts from its first
     return sorted(units, key=lambda unit: max(rank[asked.view] for asked in unit))
 
 
