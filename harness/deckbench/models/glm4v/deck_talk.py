@@ -21,8 +21,8 @@ CHOICE = "{question}\nA. {a}\nB. {b}\nAnswer with A or B only."
 BOX_COLOUR = (255, 40, 40)
 
 # state -> how often an object in that state is picked for a box or a crop, against 1 for an ordinary one
-RARE = {"bent": 8.0, "missing": 8.0, "tilted": 8.0, "holes": 8.0, "heaped": 8.0, "wet": 8.0, "bare": 8.0}
-RARE_KINDS = {"tube rack": 6.0, "reservoir": 6.0, "tip": 0.5}
+RARE = {"bent": 48.0, "missing": 48.0, "tilted": 24.0, "holes": 24.0, "heaped": 16.0, "wet": 24.0, "bare": 16.0}
+RARE_KINDS = {"tube rack": 18.0, "reservoir": 18.0, "tip": 0.5}
 
 KINDS = (
     "magnetic module", "temperature module", "tip rack", "white plate", "square plate", "tube rack", "reservoir",

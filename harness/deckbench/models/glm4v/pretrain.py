@@ -92,7 +92,7 @@ def relit(image: Image.Image, rng: np.random.Generator, light: float) -> Image.I
 def attention_by_products(
     module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None = None, **_: Any
 ) -> tuple[Any, None]:
-    """Attention as plain matrix products, for transformers: (batch, heads, length, width) -> (batch, length, heads, ..).
+    """Attention as plain matrix products, for transformers: (batch, heads, length, width) -> lengths first.
 
     mask: added to the scores. On a CPU the fused kernel's backward pass is several times slower in half precision.
     """
