@@ -215,6 +215,14 @@ def test_mentions_whole_words_without_negation() -> None:
     assert mentions("没有液体泼洒。", terms) == []
 
 
+def test_a_negative_term_is_mentioned_too() -> None:
+    terms = ["not seated", "seated", "无吸头"]
+    assert mentions("The plate is not seated.", terms) == ["not seated"]
+    assert mentions("The plate is seated, no spill.", terms) == ["seated"]
+    assert mentions("No plate is not seated.", terms) == []
+    assert mentions("3号位无吸头。", terms) == ["无吸头"]
+
+
 def test_contradictions() -> None:
     terms = ["damaged tip", "spill"]
     assert contradiction("A damaged tip. Verdict: normal.", terms) == "names_anomaly_says_normal"

@@ -117,9 +117,10 @@ def mentions(text: str, terms: Sequence[str]) -> list[str]:
             pattern = rf"(?<!\w){pattern}s?(?!\w)"
         for number, clause in enumerate(clauses):
             if re.search(pattern, clause):
-                if not _NEGATION.search(clause):
-                    found.append(term)
+                # The rest of the clause decides: the term itself may be negative ("not seated").
                 clauses[number] = re.sub(pattern, " ", clause)
+                if not _NEGATION.search(clauses[number]):
+                    found.append(term)
     return sorted(set(found))
 
 
