@@ -92,9 +92,26 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def make_parent(path: Path) -> None:
+    """Make the folder `path` will lie in. Raises InputError when a file stands there, OutsideError for the disk."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError("a file stands where a folder is needed", path.parent, "choose another output") from error
+    except OSError as error:
+        raise OutsideError(
+            f"cannot make the folder: {error.strerror}", path.parent, "mend the rights or the disk, then run again"
+        ) from error
+
+
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a file beside its place, fsync, rename. A reader sees the old bytes or the new ones, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file beside its place, fsync, rename. A reader sees the old bytes or the new ones, never half.
+
+    Raises InputError when the place is a folder, or a file stands where a folder is needed; OutsideError for the disk.
+    """
+    if path.is_dir():
+        raise InputError("the output is a folder, a file is written here", path, "give a file's name")
+    make_parent(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with aside.open("wb") as file:
@@ -174,10 +191,15 @@ def writing(
     """
     out = Path(out)
     check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parent(out)
     remove_dead_drafts(out)
     aside = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}{DRAFT_SUFFIX}")
-    aside.mkdir()
+    try:
+        aside.mkdir()
+    except OSError as error:
+        raise OutsideError(
+            f"cannot write the {kind}: {error.strerror}", out, "mend the rights or the disk, then run again"
+        ) from error
     draft = Draft(aside, params=dict(params or {}))
     try:
         yield draft
