@@ -245,7 +245,7 @@ def ask(
 @app.command(epilog="Example: deckbench score preds/S2.csv --data data/S2 --out scores/S2.json")
 def score(
     predictions: Annotated[Path, typer.Argument(help="FILE.csv made by `deckbench infer`.")],
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="Where score.json goes; an older score is replaced.")],
     data: Annotated[Path | None, typer.Option(help="The dataset: classes, steps and groups come from it.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
     ontology: Annotated[Path | None, typer.Option(help="Your own ontology yaml, for words in scene texts.")] = None,
@@ -366,7 +366,7 @@ def run(
 
 @app.command(epilog="Example: deckbench report --records results/records --out results/site")
 def report(
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="The site's folder; an older site is replaced.")],
     records: Annotated[Path, typer.Option(help="Folder of records.")] = Path("results/records"),
     check: Annotated[bool, typer.Option("--check", help="Also hold the records against the gates; exit 4.")] = False,
     as_json: Json = False,

@@ -195,3 +195,18 @@ def test_wrong_ontology(good: tuple[Path, Path], tmp_path: Path, text: str) -> N
         score(path, data=data, ontology=place)
     with pytest.raises(InputError, match="no such ontology"):
         score(path, data=data, ontology=tmp_path / "no.yaml")
+
+
+def test_only_a_score_is_replaced(good: tuple[Path, Path], tmp_path: Path) -> None:
+    said, data = good
+    before = said.read_bytes()
+    with pytest.raises(InputError, match="no score; it is not replaced"):
+        score(said, data=data, out=said, plots=tmp_path / "plots")
+    assert said.read_bytes() == before and not (tmp_path / "plots").exists()
+    with pytest.raises(InputError, match="no score; it is not replaced"):
+        score(said, data=data, out=tmp_path)
+    with pytest.raises(InputError, match="the place for plots is a file"):
+        score(said, data=data, plots=said)
+    score(said, data=data, out=tmp_path / "score.json")
+    score(said, data=data, out=tmp_path / "score.json", seed=1)
+    assert '"seed": 1' in (tmp_path / "score.json").read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench import artifact
+from deckbench.errors import InputError
 
 
 def score(
@@ -21,15 +22,17 @@ def score(
     """Score a prediction file; returns what `score.json` holds (`schema.Score`).
 
     data: the dataset the predictions were made on; it gives options, classes, steps, anomalies and groups. out: where
-    score.json is written, whole or not at all. plots: folder for SVG pictures. seed: of the bootstrap. ontology: names
-    of anomalies looked for in scene texts, by default those of the published task. The same inputs and seed give the
-    same bytes.
-    Raises InputError with `file:line` when the predictions are broken, unfinished, or do not fit the dataset.
+    score.json is written, whole or not at all; an older score there is replaced. plots: folder for SVG pictures. seed:
+    of the bootstrap. ontology: names of anomalies looked for in scene texts, by default those of the published task.
+    The same inputs and seed give the same bytes.
+    Raises InputError with `file:line` when the predictions are broken, unfinished, or do not fit the dataset, and when
+    `out` is something else than a score.
     """
     from deckbench.score import metrics, read, schema, stats
     from deckbench.score.terms import find_terms
 
     predictions = Path(predictions)
+    check_places(out, plots)
     table = read.read_predictions(predictions)
     manifest = read.read_manifest(predictions)
     data_content = None if data is None else read.check_data(manifest, predictions, Path(data))
@@ -77,6 +80,20 @@ def score(
     if out is not None:
         artifact.atomic_write(Path(out), json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return result
+
+
+def check_places(out: Path | None, plots: Path | None) -> None:
+    """Raises InputError before anything is written: only an older score is replaced, and plots go to a folder."""
+    if plots is not None and Path(plots).is_file():
+        raise InputError("the place for plots is a file, a folder is needed", plots, "choose another --plots")
+    if out is None or not Path(out).exists():
+        return
+    try:
+        older = json.loads(Path(out).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        older = None
+    if not isinstance(older, dict) or not {"schema_version", "kinds"} <= older.keys():
+        raise InputError("something is here that is no score; it is not replaced", out, "choose another --out")
 
 
 def groups_of(table: Any) -> tuple[list[str], str, list[str]]:
