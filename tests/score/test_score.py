@@ -128,6 +128,16 @@ def test_answers_may_be_the_options_text(tmp_path: Path) -> None:
     assert value(without, "accuracy") == 1.0
 
 
+def test_options_may_stand_in_the_prompt_alone(tmp_path: Path) -> None:
+    """A lab's own file: the dataset names no options, the prompt prints them."""
+    samples = [{**s, "option_a": "", "option_b": ""} for s in both_orders(4)]
+    data = make_data(tmp_path / "data", samples)
+    rows = [answered(s, "anomaly" if s["anomaly"] == "true" else "Normal.") for s in samples]
+    result = score(make_predictions(tmp_path / "p.csv", rows, data), data=data)
+    assert value(result, "accuracy") == 1.0
+    assert value(result, "order_consistency") == 1.0
+
+
 def test_questions_without_a_verdict(tmp_path: Path) -> None:
     """S1 choices have no anomaly: no detection metrics, balance over the gold letters."""
     samples = [choice(i, anomaly=i % 2 == 0, **{"class": "tip_rack"}) | {"anomaly": ""} for i in range(8)]

@@ -213,17 +213,23 @@ def join(table: pd.DataFrame, predictions: Path, fields: pd.DataFrame | None) ->
             )
     for name in JOINED:
         out[name] = fields[name].reindex(out["id"]).to_numpy()
-    return out
+    return _fill_options(out)
+
+
+def _fill_options(table: pd.DataFrame) -> pd.DataFrame:
+    """Options from the prompt's two lines where the dataset does not name them: `infer` reads them there too."""
+    asked = zip(table["kind"], table["question"], table["option_a"], table["option_b"], strict=True)
+    for at, (kind, question, *given) in zip(table.index, asked, strict=True):
+        if kind == "choice" and not all(given) and (options := options_of(str(question))):
+            table.at[at, "option_a"], table.at[at, "option_b"] = options
+    return table
 
 
 def _guess(table: pd.DataFrame) -> pd.DataFrame:
     """Options from the prompt's two lines; the verdict's truth from which of p_a and p_b is p_anomaly."""
     for name in JOINED:
         table[name] = pd.Series([None] * len(table), dtype=object)
-    for at, row in table.iterrows():
-        options = options_of(str(row["question"]))
-        if row["kind"] == "choice" and options:
-            table.at[at, "option_a"], table.at[at, "option_b"] = options
+    for at, row in _fill_options(table).iterrows():
         if row["kind"] == "scene":
             table.at[at, "anomaly"] = parse_scene(str(row["gold"]))
         elif row["kind"] == "choice" and not math.isnan(row["p_anomaly"]) and row["p_a"] != row["p_b"]:
