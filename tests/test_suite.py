@@ -42,6 +42,13 @@ def with_changes(**changes: Any) -> dict[str, Any]:
         (with_changes(train={"S1": {"data": ["S1:0"]}}), "must be above 0"),
         (with_changes(train={"S2": {"init": "S1", "data": ["S2"]}}), "init 'S1' must be a curriculum defined before"),
         (with_changes(models=[{"ref": "m", "curricula": ["S9"]}]), "the curriculum 'S9' is not among train"),
+        (with_changes(tests=[{"data": "S2"}, {"data": "S2", "condition": "again"}]), "tests: 'S2' is there twice"),
+        (with_changes(baselines=["majority", "majority"]), "baselines: 'majority' is there twice"),
+        (with_changes(models=[{"ref": "m"}, {"ref": "m"}]), "models: 'm' is there twice"),
+        (with_changes(models=[{"ref": "m", "curricula": ["S1", "S1"]}]), "model m: 'S1' is there twice"),
+        (with_changes(train={"base": {"data": ["S1"]}}), "base is taken"),
+        (with_changes(train={"S1 then S2": {"data": ["S1"]}}), "make a curriculum's name"),
+        (with_changes(tests=[{"data": "S2", "condition": "x" * 61}]), "condition: String should have at most 60"),
         ([1, 2], "a suite is a map of fields"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deckbench.errors import InputError
+
+
+CURRICULUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")  # what a record takes as a curriculum's name
 
 
 class Strict(BaseModel):
@@ -56,7 +60,7 @@ class TestSpec(Strict):
     """A dataset whose test part is asked. `condition` names the board's column: same distribution, shifted ..."""
 
     data: str
-    condition: str = "same distribution"
+    condition: str = Field(default="same distribution", max_length=60)
 
 
 class TrainSpec(Strict):
@@ -105,8 +109,11 @@ class Suite(Strict):
         for name in asked:
             if name not in self.data:
                 raise ValueError(f"the dataset {name!r} is not among data")
+        self.nothing_twice()
         order = list(self.train)
         for place, (name, spec) in enumerate(self.train.items()):
+            if name == "base" or not CURRICULUM.fullmatch(name):
+                raise ValueError(f"train {name}: letters, digits and +._- make a curriculum's name; base is taken")
             if spec.init is not None and spec.init not in order[:place]:
                 raise ValueError(f"train {name}: init {spec.init!r} must be a curriculum defined before it")
         for model in self.models:
@@ -114,6 +121,14 @@ class Suite(Strict):
                 if curriculum != "base" and curriculum not in self.train:
                     raise ValueError(f"model {model.ref}: the curriculum {curriculum!r} is not among train")
         return self
+
+    def nothing_twice(self) -> None:
+        """Every row of the page is named by model, curriculum and dataset, so none may be asked for twice."""
+        listed = {"tests": [t.data for t in self.tests], "models": [m.ref for m in self.models]}
+        listed |= {f"model {m.ref}": m.curricula for m in self.models} | {"baselines": self.baselines}
+        for where, names in listed.items():
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{where}: {twice[0]!r} is there twice")
 
 
 def split_weight(text: str) -> tuple[str, float]:
