@@ -141,14 +141,19 @@ def split_weight(text: str) -> tuple[str, float]:
 
 
 def load_suite(ref: str) -> tuple[Suite, Path]:
-    """A suite by path, or an embedded one by name (`demo`, `smoke`), and its file. Raises InputError."""
+    """A suite by path, or an embedded one, and its file. Raises InputError.
+
+    Embedded ones are found by name (`demo`, `smoke`) or as `tasks/suites/NAME.yaml` from any folder; another path that
+    is not there is an error, never the embedded suite of the same name.
+    """
     from deckbench.resources import tasks_folder
 
     path = Path(ref)
+    embedded = tasks_folder() / "suites"
+    if not path.is_file() and path.as_posix() in {path.stem, f"tasks/suites/{path.stem}.yaml"}:
+        path = embedded / f"{path.stem}.yaml"
     if not path.is_file():
-        path = tasks_folder() / "suites" / f"{Path(ref).stem}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in embedded.glob("*.yaml")))
         raise InputError("no such suite", ref, f"give a yaml file, or one of: {known}")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
