@@ -284,6 +284,25 @@ def test_a_benchs_times_come_before_those_of_the_inference(tmp_path: Path) -> No
     assert run.observed.bench == results
 
 
+def test_a_bench_that_comes_later_gets_into_the_record(tmp_path: Path) -> None:
+    """`run --only ROW` measures no latency; the whole suite does, and its answers make the same record."""
+    timed = [Timed(0.1, {"vision": 0.05}, 0.09, answer()) for _ in range(9)]
+    results = {
+        "engine": "torch",
+        "memory": {"before_bytes": 1, "peak_bytes": 5, "peak_is_own": True, "device_peak_bytes": None},
+        "kinds": {"choice": summarise(timed[:2], timed, 9)},
+    }
+    first = fake.record(tmp_path / "r", tmp_path / "w", p50=None)
+    before = artifact.read(first).content_hash
+    with_bench = {"latency": None, "bench": results}
+    assert fake.record(tmp_path / "r", tmp_path / "w", instead=with_bench) == first
+    latency = read_record(first).latency
+    assert latency is not None and latency.source == "bench" and artifact.read(first).content_hash == before
+    assert fake.record(tmp_path / "r", tmp_path / "w", p50=None) == first
+    assert read_record(first).latency == latency
+    assert [path.name for path in (tmp_path / "r").iterdir()] == [first.name]
+
+
 def answer() -> Answer:
     return Answer("A", 0.9, 0.1, 60, 2, {"vision": 0.05})
 

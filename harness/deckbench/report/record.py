@@ -7,6 +7,7 @@ stand under `observed` in the record's manifest (schema `Observed`), so that the
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -14,7 +15,9 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -570,9 +573,10 @@ def write_record(
 ) -> Path:
     """Write `out_root/<name>/` and return it. The name ends in 8 digits of the content's hash.
 
-    The same record written again is left as it is. score: the content of score.json. predictions, data: the predictions
-    CSV and the dataset folder they answer (both or neither). bench: `observed["results"]` of a bench; times come from
-    it, else from `latency` (kind of answer -> `Latency`), else from FILE.timings.csv beside the predictions, and are
+    The same record written again is left as it is, unless only now a bench has measured its times. score: the content
+    of score.json. predictions, data: the predictions CSV and the dataset folder they answer (both or neither). bench:
+    `observed["results"]` of a bench; times come from it, else from `latency` (kind of answer -> `Latency`), else from
+    FILE.timings.csv beside the predictions, and are
     kept unhashed. machine, packages: default, of this machine.
     Raises InputError when a field or a file is wrong.
     """
@@ -620,11 +624,15 @@ def write_record(
     parts = (record.pool.name, record.pool.words, record.task, record.model.name, record.curriculum or "baseline")
     out = out_root / f"{'-'.join(slug(part)[:40] for part in parts)}-{artifact.hash_json(body)[:8]}"
     if (out / artifact.MANIFEST).is_file():
-        artifact.read(out, ARTIFACT, verify=True)
-        return out
-    with artifact.writing(
-        out, ARTIFACT, inputs={entry.name: entry.sha256 for entry in record.inputs}, seed=seed
-    ) as draft:
+        older = artifact.read(out, ARTIFACT, verify=True)
+        if bench is None or older.observed.get("bench") is not None:
+            return out
+    with (
+        aside(out),
+        artifact.writing(
+            out, ARTIFACT, inputs={entry.name: entry.sha256 for entry in record.inputs}, seed=seed
+        ) as draft,
+    ):
         artifact.atomic_write(draft.path / RECORD, dump(body))
         if table is not None:
             (draft.path / SAMPLES).write_bytes(gzip_bytes(table))
@@ -633,6 +641,22 @@ def write_record(
             (draft.path / name).write_bytes(data_bytes)
         draft.observed.update(observed)
     return out
+
+
+@contextlib.contextmanager
+def aside(out: Path) -> Iterator[None]:
+    """Keep an older record hidden beside `out` while it is written anew; it comes back when that fails."""
+    if not (out / artifact.MANIFEST).is_file():
+        yield
+        return
+    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old")
+    out.rename(old)
+    try:
+        yield
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def plain(value: Mapping[str, Any] | BaseModel) -> dict[str, Any]:
