@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deckbench.errors import InputError
-from deckbench.runners.suite import data_needed, needed, targets_of
+from deckbench.runners.suite import Target, data_needed, learned_part, needed, targets_of
 from deckbench.suite import load_suite, split_weight
 
 GOOD: dict[str, Any] = {
@@ -100,6 +100,32 @@ def test_what_a_row_needs(tmp_path: Path) -> None:
     assert needed(suite, ["S1+S2"]) == ["S1", "S1+S2"]
     assert data_needed(suite, targets_of(suite)[:1], set()) == ["S2"]
     assert data_needed(suite, targets_of(suite)[1:2], {"S1", "S1+S2"}) == ["S1", "S2"]
+
+
+def test_baselines_learn_from_the_asked_dataset_where_it_can_be_learned_from(tmp_path: Path) -> None:
+    pool = {"task": "ot2-guided@1", "pool": "deck"}
+    data = {
+        "mine": pool,
+        "yours": pool,
+        "zh": {**pool, "lang": "zh"},
+        "asked": {**pool, "split": "test-only"},
+        "asked-zh": {**pool, "split": "test-only", "lang": "zh"},
+        "scenes": {"task": "ot2-scene@1", "pool": "deck", "split": "test-only"},
+    }
+    file = tmp_path / "suite.yaml"
+    file.write_text(yaml.safe_dump(with_changes(data=data, tests=[{"data": "mine"}], train={}, models=[])))
+    suite, _ = load_suite(str(file))
+
+    def learned(name: str, ref: str = "nearest", curriculum: str | None = None) -> str | None:
+        return learned_part(suite, Target(ref, curriculum, name, ""))
+
+    assert [learned(name) for name in ("mine", "yours", "zh", "asked", "asked-zh")] == [
+        *("mine", "yours", "zh", "mine", "zh")
+    ]
+    assert learned("mine", "blind:tiny-glm4v") is None
+    assert learned("mine", "tiny-glm4v", "base") is None
+    with pytest.raises(InputError, match="majority has nothing to learn from"):
+        data_needed(suite, [Target("majority", None, "scenes", "")], set())
 
 
 def test_weights() -> None:

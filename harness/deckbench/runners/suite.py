@@ -126,9 +126,9 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
 
 
 def data_needed(suite: Suite, targets: list[Target], curricula: set[str]) -> list[str]:
-    """The datasets some rows stand on, in the suite's order."""
+    """The datasets some rows stand on, in the suite's order. Raises InputError as `learned_part` does."""
     names = {target.data for target in targets}
-    names |= {train_part(suite, suite.data[target.data].task) for target in targets if target.curriculum is None}
+    names |= {name for target in targets if (name := learned_part(suite, target)) is not None}
     names |= {split_weight(text)[0] for curriculum in curricula for text in suite.train[curriculum].data}
     if suite.bench:
         names |= {name for name in suite.bench.data if any(target.curriculum for target in targets)}
@@ -337,13 +337,12 @@ def answer_and_score(run: Run, target: Target, adapter: Made | None) -> tuple[Pa
     from deckbench.infer import infer
     from deckbench.score import score
 
-    spec, data = run.suite.data[target.data], run.data[target.data]
-    learned = {train_part(run.suite, spec.task): None} if target.curriculum is None else {}
+    data, learned = run.data[target.data], learned_part(run.suite, target)
     key = {
         "model": identity_of(target.ref),
         "adapter": adapter.content_hash if adapter else None,
         "data": data.content_hash,
-        "train": [run.data[name].content_hash for name in learned],
+        "train": run.data[learned].content_hash if learned else None,
         "seed": run.suite.seed,
     }
     folder = run.place("answers", target.label, key)
@@ -353,7 +352,7 @@ def answer_and_score(run: Run, target: Target, adapter: Made | None) -> tuple[Pa
         began = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         infer(
-            model=learned_from(run, target.ref, spec),
+            model=f"{target.ref}:{run.data[learned].path}" if learned else target.ref,
             adapter=adapter.path if adapter else None,
             data=data.path,
             out=predictions,
@@ -366,9 +365,23 @@ def answer_and_score(run: Run, target: Target, adapter: Made | None) -> tuple[Pa
     return predictions, result
 
 
-def learned_from(run: Run, ref: str, spec: DataSpec) -> str:
-    """`majority` and `nearest` learn from the task's training part, also where the asked dataset has none."""
-    return f"{ref}:{run.data[train_part(run.suite, spec.task)].path}" if ref in {"majority", "nearest"} else ref
+def learned_part(suite: Suite, target: Target) -> str | None:
+    """The dataset whose training part `majority` and `nearest` learn from; None for what learns nothing here.
+
+    It is the asked one, or where that has no training part another one of its task, in its language if there is one.
+    Raises InputError when no dataset of the task has a training part.
+    """
+    if target.curriculum is not None or target.ref not in {"majority", "nearest"}:
+        return None
+    asked = suite.data[target.data]
+    able = [name for name, spec in suite.data.items() if spec.task == asked.task and spec.split != "test-only"]
+    if target.data in able:
+        return target.data
+    alike = [name for name in able if suite.data[name].lang == asked.lang]
+    if not able:
+        what = f"the baseline {target.ref} has nothing to learn from: no dataset of {asked.task} has a training part"
+        raise InputError(what, f"data {target.data}", f"add one that is split, or leave {target.ref} out of baselines")
+    return (alike or able)[0]
 
 
 def identity_of(ref: str) -> Any:
@@ -389,14 +402,6 @@ def flat(value: Any) -> dict[str, str]:
         elif entry is not None:
             found[str(key)] = str(entry)
     return found
-
-
-def train_part(suite: Suite, task: str) -> str:
-    """The dataset of this task that has a training part: baselines learn from it."""
-    for name, spec in suite.data.items():
-        if spec.task == task and spec.split != "test-only":
-            return name
-    return next(name for name, spec in suite.data.items() if spec.task == task)
 
 
 def pool_command(suite: Suite, name: str) -> str:
