@@ -307,7 +307,7 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
             "family": "baseline" if baseline else identity_of(target.ref)["family"],
             "kind": "baseline" if baseline else "model",
             "weights": "none" if baseline and not target.ref.startswith("blind:") else "trained",
-            "identity": flat(identity_of(target.ref)),
+            "identity": flat({**identity_of(target.ref), "adapter": adapter.content_hash if adapter else None}),
         },
         curriculum=target.curriculum,
         task=str(artifact.read(data.path, "dataset").content["params"]["task"]),

@@ -1,0 +1,58 @@
+"""What a suite writes into its records: who answered, where, on which frames, and how to do it again."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import fake
+import pytest
+
+from deckbench import artifact
+from deckbench.report.load import read_record
+from deckbench.report.record import Record
+from deckbench.runners import suite as runner
+from deckbench.suite import Suite
+
+SUITE: dict[str, Any] = {
+    "name": "mine",
+    "pools": {"deck": {"path": "my pools/deck"}},
+    "data": {"S2": {"task": "ot2-guided@1", "pool": "deck"}},
+    "tests": [{"data": "S2"}],
+    "train": {"S1": {"data": ["S2"]}},
+    "models": [{"ref": "tiny-glm4v", "curricula": ["base", "S1"]}],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Run:
+    """A run whose pool and dataset are there, and whose answers are invented."""
+    file = tmp_path / "suite.yaml"
+    file.write_text("name: mine\n")
+    params = {"task": "ot2-guided@1", "synthetic": False}
+    with artifact.writing(tmp_path / "data", "dataset", params=params) as draft:
+        fake.dataset(draft.path / "in")
+        for entry in list((draft.path / "in").iterdir()):
+            entry.rename(draft.path / entry.name)
+        (draft.path / "in").rmdir()
+    data = tmp_path / "data"
+    said = fake.predictions(tmp_path / "p.csv", data)
+    monkeypatch.setattr(runner, "answer_and_score", lambda *_: (said, fake.score(said, data)))
+    run = runner.Run(Suite.model_validate(SUITE), "mine.yaml", file, tmp_path / "work")
+    run.pools["deck"] = runner.Made(tmp_path, fake.sha("pool"))
+    run.data["S2"] = runner.Made(data, artifact.read(data).content_hash)
+    return run
+
+
+def written(run: runner.Run, adapter: str | None = None, condition: str = "same distribution") -> Record:
+    target = runner.Target("tiny-glm4v", "S1" if adapter else "base", "S2", condition)
+    made = runner.Made(Path("unused"), fake.sha(adapter)) if adapter else None
+    return read_record(runner.make_record(run, target, made, {})).record
+
+
+def test_an_adapter_is_part_of_the_models_identity(run: runner.Run) -> None:
+    """Else two trainings of one curriculum would share a row of the board."""
+    assert "adapter" not in written(run).model.identity
+    assert written(run, "one").model.identity["adapter"] == fake.sha("one")
+    assert written(run, "one").model.identity != written(run, "two").model.identity
