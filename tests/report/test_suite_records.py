@@ -13,7 +13,7 @@ from deckbench import artifact
 from deckbench.report.load import read_record
 from deckbench.report.record import Record
 from deckbench.runners import suite as runner
-from deckbench.suite import Suite
+from deckbench.suite import DataSpec, Suite
 
 SUITE: dict[str, Any] = {
     "name": "mine",
@@ -56,3 +56,17 @@ def test_an_adapter_is_part_of_the_models_identity(run: runner.Run) -> None:
     assert "adapter" not in written(run).model.identity
     assert written(run, "one").model.identity["adapter"] == fake.sha("one")
     assert written(run, "one").model.identity != written(run, "two").model.identity
+
+
+@pytest.mark.parametrize(
+    ("split", "condition", "part"),
+    [
+        ("group", "same distribution", "same distribution"),
+        ("group", "own words", "same distribution"),
+        ("group", "shifted", "shifted"),
+        ("test-only", "same distribution", "same distribution"),
+        ("test-only", "another lab", "shifted"),
+    ],
+)
+def test_frames_of_another_lab_are_not_of_the_same_distribution(split: str, condition: str, part: str) -> None:
+    assert runner.part_of(DataSpec(task="ot2-guided@1", pool="deck", split=split), condition) == part

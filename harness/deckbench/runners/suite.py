@@ -316,7 +316,7 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
             "name": spec.pool,
             "hash": pool.content_hash,
             "synthetic": bool(artifact.read(data.path, "dataset").content["params"]["synthetic"]),
-            "part": "shifted" if target.condition == "shifted" else "same distribution",
+            "part": part_of(spec, target.condition),
             "condition": target.condition,
             "board": suite.name,
         },
@@ -330,6 +330,15 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
         bench=timing.get(name),
         audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
     )
+
+
+def part_of(spec: DataSpec, condition: str) -> str:
+    """Are the frames like those of training? Not where the suite says so, nor on frames of their own by another name.
+
+    "another lab" on a pool of which nothing was trained on is a shift too, whatever the suite calls it.
+    """
+    alone = spec.split == "test-only" and condition != "same distribution"
+    return "shifted" if alone or condition == "shifted" else "same distribution"
 
 
 def answer_and_score(run: Run, target: Target, adapter: Made | None) -> tuple[Path, dict[str, Any]]:
