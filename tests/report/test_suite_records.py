@@ -10,6 +10,7 @@ import fake
 import pytest
 
 from deckbench import artifact
+from deckbench.cli import parse_settings
 from deckbench.report.load import read_record
 from deckbench.report.record import Record
 from deckbench.runners import suite as runner
@@ -70,3 +71,16 @@ def test_an_adapter_is_part_of_the_models_identity(run: runner.Run) -> None:
 )
 def test_frames_of_another_lab_are_not_of_the_same_distribution(split: str, condition: str, part: str) -> None:
     assert runner.part_of(DataSpec(task="ot2-guided@1", pool="deck", split=split), condition) == part
+
+
+def test_the_commands_of_a_record_can_be_typed(run: runner.Run) -> None:
+    """Quoted for a shell, with the pool where it lies and options as YAML."""
+    assert written(run).command == "deckbench run mine.yaml --only tiny-glm4v:base:S2"
+    run.ref = "my suite.yaml"
+    assert shlex.split(written(run).command)[2:4] == ["my suite.yaml", "--only"]
+    options = {"box_margin": [0, 0.35], "scene_counts": True, "box_style": "source-lab", "max_test": 4}
+    spec = DataSpec(task="ot2-guided@1", pool="deck", split="blocks=6,gap=4", options=options)
+    words = shlex.split(runner.build_command(spec, run.suite))
+    assert words[words.index("--pool") + 1] == "my pools/deck"
+    settings = parse_settings([words[at + 1] for at, word in enumerate(words) if word == "--set"])
+    assert settings == options

@@ -7,6 +7,7 @@ makes new folders beside the old ones, an unchanged one finds all done, and a br
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -290,7 +291,7 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
     suite, name, spec = run.suite, target.data, run.suite.data[target.data]
     data, pool = run.data[name], run.pools[spec.pool]
     predictions, result = answer_and_score(run, target, adapter)
-    command = f"deckbench run {run.ref} --only {target.label}"
+    command = shlex.join(["deckbench", "run", run.ref, "--only", target.label])
     inputs = [
         {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": build_command(spec, suite)},
         {"name": "pool", "kind": "pool", "sha256": pool.content_hash, "source": pool_command(suite, spec.pool)},
@@ -425,13 +426,15 @@ def pool_command(suite: Suite, name: str) -> str:
 
 
 def build_command(spec: DataSpec, suite: Suite) -> str:
-    """How the dataset is built."""
-    words = [
-        f"deckbench build {spec.task} --pool pools/{spec.pool} --out data --split {spec.split} --seed {suite.seed}"
-    ]
-    words += [f"--{name} {value}" for name, value in (("ontology", spec.ontology), ("qa", spec.qa)) if value]
-    words += [f"--set {key}={value}" for key, value in spec.options.items()]
-    return " ".join(words) + (f" --lang {spec.lang}" if spec.lang != "en" else "")
+    """How the dataset is built, as it can be typed beside the suite."""
+    pool = suite.pools[spec.pool].path or f"pools/{spec.pool}"
+    words = ["deckbench", "build", spec.task, "--pool", pool, "--out", "data"]
+    words += ["--split", spec.split, "--seed", str(suite.seed)]
+    for name, value in (("ontology", spec.ontology), ("qa", spec.qa)):
+        words += [f"--{name}", value] if value else []
+    for key, option in spec.options.items():
+        words += ["--set", f"{key}={option if isinstance(option, str) else json.dumps(option)}"]
+    return shlex.join(words + (["--lang", spec.lang] if spec.lang != "en" else []))
 
 
 def make_site(run: Run, records: list[Path]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -102,7 +103,11 @@ def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[
     from deckbench.runners.suite import run_suite
 
     source = next((entry for entry in known.inputs if entry.kind == "suite"), None)
-    if source is None or " --only " not in known.command:
+    try:
+        words = shlex.split(known.command)
+    except ValueError:  # a quote that is not closed: no suite wrote it
+        words = []
+    if source is None or "--only" not in words[:-1]:
         return NOT_HERE, "the record does not come from a suite"
     try:
         suite, file = load_suite(source.source)
@@ -117,7 +122,7 @@ def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[
             if (old / room).is_dir():
                 # links would do, but an artifact must not change under us while it is read
                 shutil.copytree(old / room, place / room, ignore=shutil.ignore_patterns(".*", "*.partial"))
-        result = run_suite(source.source, work=place, only=known.command.partition(" --only ")[2])
+        result = run_suite(source.source, work=place, only=words[words.index("--only") + 1])
         made = Path(result["records"][0])
         return compare(record, made, known)
 
