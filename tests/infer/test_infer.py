@@ -58,6 +58,7 @@ def test_columns_order_and_sidecars(go: Callable[..., artifact.Manifest], data: 
     assert manifest["content"]["files"]["predictions.csv"]["sha256"] == artifact.hash_file(tmp_path / "p.csv")
     assert artifact.hash_json(manifest["content"]) == manifest["content_hash"] == made.content_hash
     assert str(data) not in (tmp_path / "p.manifest.json").read_text()
+    assert made.observed["hardware"]["device"] == "cpu" and "torch" in made.observed["packages"]
     times = rows_of(tmp_path / "p.timings.csv")
     assert [row["id"] for row in times] == [row["id"] for row in rows]
     assert all(float(row["vision_s"]) > 0 and row["asked_together"] == "3" for row in times)

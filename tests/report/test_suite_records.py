@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,12 @@ def test_the_commands_of_a_record_can_be_typed(run: runner.Run) -> None:
     assert words[words.index("--pool") + 1] == "my pools/deck"
     settings = parse_settings([words[at + 1] for at, word in enumerate(words) if word == "--set"])
     assert settings == options
+
+
+def test_a_record_names_the_machine_that_answered(run: runner.Run, tmp_path: Path) -> None:
+    """Not the one that happens to write the record, and not a processor where a GPU was used."""
+    gpu = {**fake.MACHINE, "device": "cuda", "accelerators": [{"name": "Example GPU"}]}
+    observed = {"hardware": gpu, "packages": {"torch": "2.4.0"}}
+    (tmp_path / "p.manifest.json").write_text(json.dumps({"observed": observed}))
+    record = written(run)
+    assert record.hardware.device == "cuda" and record.packages == {"torch": "2.4.0"}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from deckbench import artifact
+from deckbench import artifact, hardware
 from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
@@ -114,7 +114,9 @@ def infer(
         answer_rest(answerer, pictures, done, file)
     rows = [row for number in range(len(pictures)) for row in done[number]["rows"]]
     times = [row for number in range(len(pictures)) for row in done[number]["times"]]
-    return publish(place, content, rows, times, wall_s=time.monotonic() - started)
+    device = str(getattr(getattr(answerer, "model", answerer), "device", "cpu"))  # `blind:M` wraps M
+    where = {"hardware": hardware.describe(device=device), "packages": hardware.packages()}
+    return publish(place, content, rows, times, observed={"wall_s": round(time.monotonic() - started, 3), **where})
 
 
 # What is asked
@@ -349,13 +351,13 @@ def publish(
     rows: Sequence[Sequence[str]],
     times: Sequence[Sequence[str]],
     *,
-    wall_s: float,
+    observed: dict[str, Any],
 ) -> Manifest:
     """Timings and manifest first, then FILE.csv, whose presence means done; then the journal goes."""
     predictions = table(COLUMNS, rows)
     entry = {"sha256": hashlib.sha256(predictions).hexdigest(), "size": len(predictions)}
     content = {**content, "files": {"predictions.csv": entry}}
-    observed = {"wall_s": round(wall_s, 3), "samples": len(rows)}
+    observed = {**observed, "samples": len(rows)}
     digest = artifact.hash_json(content)
     manifest = {"schema": artifact.SCHEMA, "content_hash": digest, "content": content, "observed": observed}
     artifact.atomic_write(place.timings, table(TIMINGS, times))

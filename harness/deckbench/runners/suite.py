@@ -330,7 +330,16 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
         data=data.path,
         bench=timing.get(name),
         audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
+        **answered_on(predictions),
     )
+
+
+def answered_on(predictions: Path) -> dict[str, Any]:
+    """The machine and packages that gave the answers, as `write_record` takes them: answers that were there already
+    may stem from another device or an older environment than the one that writes the record."""
+    place = predictions.with_name(f"{predictions.stem}.manifest.json")
+    observed = json.loads(place.read_text(encoding="utf-8"))["observed"] if place.is_file() else {}
+    return {"machine": observed.get("hardware"), "packages": observed.get("packages")}
 
 
 def part_of(spec: DataSpec, condition: str) -> str:
