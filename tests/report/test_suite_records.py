@@ -94,3 +94,14 @@ def test_a_record_names_the_machine_that_answered(run: runner.Run, tmp_path: Pat
     (tmp_path / "p.manifest.json").write_text(json.dumps({"observed": observed}))
     record = written(run)
     assert record.hardware.device == "cuda" and record.packages == {"torch": "2.4.0"}
+
+
+def test_a_detectors_new_labels_are_answered_anew(tmp_path: Path) -> None:
+    """The answers of `rule:FOLDER` are found again by this identity, so it changes with the folder's content."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    before = runner.identity_of(f"rule:{tmp_path / 'labels'}")
+    (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.1 0.1\n")
+    assert runner.identity_of(f"rule:{tmp_path / 'labels'}") != before
+    assert runner.identity_of("rule:gold") == {"baseline": "rule:gold"}
+    assert runner.identity_of("majority") == {"baseline": "majority"}

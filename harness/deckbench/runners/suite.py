@@ -404,10 +404,15 @@ def learned_part(suite: Suite, target: Target) -> str | None:
 
 
 def identity_of(ref: str) -> Any:
-    """Hashes of what answers; a baseline is its name and DeckBench's version."""
+    """Hashes of what answers; a baseline is its name, and the hash of the labels or dataset that the name points to."""
+    from deckbench.models import baselines
     from deckbench.models.load import model_identity
 
-    return {"baseline": ref} if ref.partition(":")[0] in {"majority", "nearest", "rule"} else model_identity(ref)
+    name, _, place = ref.partition(":")
+    if name not in baselines.NAMES:
+        return model_identity(ref)
+    pointed = baselines.load(ref).identity if place not in {"", "gold"} else {}
+    return {"baseline": ref, **{key: value for key, value in pointed.items() if key != "name"}}
 
 
 def flat(value: Any) -> dict[str, str]:
