@@ -105,3 +105,12 @@ def test_a_detectors_new_labels_are_answered_anew(tmp_path: Path) -> None:
     assert runner.identity_of(f"rule:{tmp_path / 'labels'}") != before
     assert runner.identity_of("rule:gold") == {"baseline": "rule:gold"}
     assert runner.identity_of("majority") == {"baseline": "majority"}
+
+
+def test_a_models_weights_are_hashed_once_a_run(run: runner.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    identity = runner.identity_of("tiny-glm4v")
+    monkeypatch.setattr(runner, "identity_of", lambda ref: asked.append(ref) or identity)
+    written(run)
+    written(run, "one")
+    assert asked == ["tiny-glm4v"]

@@ -43,7 +43,14 @@ class Run:
     data: dict[str, Made] = field(default_factory=dict)
     adapters: dict[tuple[str, str], Made] = field(default_factory=dict)
     audits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    identities: dict[str, Any] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
+
+    def identity(self, ref: str) -> Any:
+        """`identity_of`, once a run: hashing the weights of a large model takes minutes."""
+        if ref not in self.identities:
+            self.identities[ref] = identity_of(ref)
+        return self.identities[ref]
 
     def step(self, room: str, name: str, key: dict[str, Any], make: Callable[[Path], Any]) -> Made:
         """The folder of a step, made if it is not there. `key` holds all that decides its content."""
@@ -220,7 +227,6 @@ def make_audit(run: Run, name: str) -> dict[str, Any]:
 
 def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec) -> Made:
     """Train one curriculum stage, mixing in replayed data where the suite says so."""
-    from deckbench.models.load import model_identity
     from deckbench.train import train
     from deckbench.train.config import named_configs
 
@@ -228,7 +234,7 @@ def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec) -> Made:
     parts = [(run.data[name], weight) for name, weight in (split_weight(text) for text in spec.data)]
     data = parts[0][0] if len(parts) == 1 else make_mix(run, curriculum, parts)
     key = {
-        "model": model_identity(ref),
+        "model": run.identity(ref),
         "data": data.content_hash,
         "init": init.content_hash if init else None,
         "config": spec.config,
@@ -262,13 +268,12 @@ def make_mix(run: Run, curriculum: str, parts: list[tuple[Made, float]]) -> Made
 def make_bench(run: Run, ref: str, curriculum: str, adapter: Made | None, spec: BenchSpec) -> dict[str, Any]:
     """Latency of one model at one curriculum: dataset name -> measured results."""
     from deckbench.bench import bench
-    from deckbench.models.load import model_identity
 
     results = {}
     for name in spec.data:
         data = run.data[name]
         key = {
-            "model": model_identity(ref),
+            "model": run.identity(ref),
             "adapter": adapter.content_hash if adapter else None,
             "data": data.content_hash,
             "min_seconds": spec.min_seconds,
@@ -305,10 +310,10 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
         run.work / "records",
         model={
             "name": target.ref,
-            "family": "baseline" if baseline else identity_of(target.ref)["family"],
+            "family": "baseline" if baseline else run.identity(target.ref)["family"],
             "kind": "baseline" if baseline else "model",
             "weights": "none" if baseline and not target.ref.startswith("blind:") else "trained",
-            "identity": flat({**identity_of(target.ref), "adapter": adapter.content_hash if adapter else None}),
+            "identity": flat({**run.identity(target.ref), "adapter": adapter.content_hash if adapter else None}),
         },
         curriculum=target.curriculum,
         task=str(artifact.read(data.path, "dataset").content["params"]["task"]),
@@ -358,7 +363,7 @@ def answer_and_score(run: Run, target: Target, adapter: Made | None) -> tuple[Pa
 
     data, learned = run.data[target.data], learned_part(run.suite, target)
     key = {
-        "model": identity_of(target.ref),
+        "model": run.identity(target.ref),
         "adapter": adapter.content_hash if adapter else None,
         "data": data.content_hash,
         "train": run.data[learned].content_hash if learned else None,
