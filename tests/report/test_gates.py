@@ -43,6 +43,14 @@ def test_a_pool_that_is_synthetic_here_and_real_there(one: Path, tmp_path: Path)
     assert failed(one) == ["worlds"]
 
 
+def test_a_suite_may_ask_of_rendered_and_of_real_frames(one: Path, tmp_path: Path) -> None:
+    """One heading, two pools: they stand on two boards."""
+    data = fake.dataset(tmp_path / "data")
+    pool = {"name": "camera", "board": "Invented deck", "hash": fake.sha("camera"), "synthetic": False}
+    fake.record(one, tmp_path / "work", data=data, model="other", instead={"pool": pool})
+    assert failed(one) == []
+
+
 def test_too_few_answers(one: Path, tmp_path: Path) -> None:
     fake.record(one, tmp_path / "work", model="other", board="small", n=28)
     assert failed(one) == ["answers"]

@@ -55,11 +55,9 @@ def one_world(runs: Sequence[Run]) -> list[str]:
     found = []
     for run in runs:
         pool = run.record.pool
-        for key in (pool.hash, f"board {pool.heading}"):
-            other = said.setdefault(key, run)
-            if other.record.pool.synthetic != pool.synthetic:
-                found.append(f"{run.name}: the pool {pool.name!r} is synthetic here or in {other.name}, not in both")
-                break
+        other = said.setdefault(pool.hash.removeprefix("sha256:"), run)
+        if other.record.pool.synthetic != pool.synthetic:
+            found.append(f"{run.name}: the pool {pool.name!r} is synthetic here or in {other.name}, not in both")
     return found
 
 
