@@ -45,7 +45,7 @@ def bench(
     counted; at most max_queries. weights: `random` fills
     the network with seeded noise: same work, meaningless answers, never ranked. threads: of torch; default: its own.
     The artifact's content is what was asked of which model; the measured values are in `observed["results"]`, laid
-    out as `measure.Results` says. Raises InputError.
+    out as `measure.measure` says. Raises InputError.
     """
     from deckbench.bench.measure import measure
 

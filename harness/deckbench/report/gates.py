@@ -122,7 +122,7 @@ def blind_at_chance(runs: Sequence[Run]) -> list[str]:
 GATES: tuple[tuple[str, str, Callable[[Sequence[Run]], list[str]]], ...] = (
     ("samples", "every answer that was scored lies in its record", samples_fit),
     ("worlds", "no pool counts as synthetic in one record and as real in another", one_world),
-    ("answers", f"at least {MIN_ANSWERS} answers stand behind every number", enough_answers),
+    ("answers", f"every kind of answer was given at least {MIN_ANSWERS} times", enough_answers),
     ("intervals", "every headline number has an interval", intervals_given),
     ("audit", "the recorded audits of the datasets passed", audits_passed),
     ("blind", "a model that sees nothing answers at chance", blind_at_chance),

@@ -52,10 +52,10 @@ class Run:
 def record_folders(records: Path) -> list[Path]:
     """The folders of all records, by name. Raises InputError when the folder is missing or holds no record."""
     if not records.is_dir():
-        raise InputError("no such folder of records", records, "run `deckbench run` or `score --record` first")
+        raise InputError("no such folder of records", records, "`deckbench run` writes records")
     found = sorted(path for path in records.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
-        raise InputError("the folder holds no records", records, "run `deckbench run` or `score --record` first")
+        raise InputError("the folder holds no records", records, "`deckbench run` writes records")
     return found
 
 
