@@ -108,12 +108,13 @@ def test_threads_are_put_back(sleeper: Sleeper, tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_stops_at_max_queries(sleeper: Sleeper, tmp_path: Path) -> None:
+def test_stops_at_max_queries(sleeper: Sleeper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_data(tmp_path / "data")
     manifest = bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=60, max_queries=4, warmup=0)
     kinds = manifest.observed["results"]["kinds"]
     assert {kind: found["queries"] for kind, found in kinds.items()} == {"choice": 4, "scene": 4}
     assert kinds["choice"]["first_query_s"] is None and kinds["choice"]["latency"]["p90"] is None
+    assert "bench choice: 4 queries, too few for a median" in capsys.readouterr().err
 
 
 def test_at_least_enough_for_a_median(sleeper: Sleeper, tmp_path: Path) -> None:

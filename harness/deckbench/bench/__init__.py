@@ -97,7 +97,8 @@ def bench(
                 "packages": hardware.packages(),
             }
     for kind, found in results["kinds"].items():
-        say(f"bench {kind}: p50 {found['latency']['p50'] or 0:.4f} s over {found['latency']['n']} queries")
+        median, n = found["latency"]["p50"], found["latency"]["n"]
+        say(f"bench {kind}: {n} queries, " + ("too few for a median" if median is None else f"p50 {median:.4f} s"))
     return artifact.read(Path(out), "bench")
 
 
