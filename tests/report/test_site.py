@@ -309,6 +309,9 @@ def test_the_site_never_takes_the_place_of_the_records(one: Path, tmp_path: Path
             report(one, out=out)
     shutil.rmtree(tmp_path / "work")
     assert one.is_dir()
+    with pytest.raises(InputError, match="among the records"):
+        report(one, out=one / "site")
+    assert report(one, out=tmp_path / "site")["records"] == 1
 
 
 def test_a_site_beside_its_records_in_one_folder(one: Path, tmp_path: Path) -> None:

@@ -307,6 +307,8 @@ def check_place(records: Path, out: Path) -> bool:
     """Is there an older site at `out` to be replaced? Raises InputError when anything else is there."""
     if out.resolve() == records.resolve() or records.resolve().is_relative_to(out.resolve()):
         raise InputError("the site would take the place of the records", out, "choose another --out")
+    if out.resolve().is_relative_to(records.resolve()):
+        raise InputError("the site would stand among the records and be read as one", out, "choose another --out")
     if (out / artifact.MANIFEST).is_file():
         artifact.read(out, KIND)
         return True
