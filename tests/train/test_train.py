@@ -231,6 +231,14 @@ def test_an_unfinished_run_is_not_trodden_on(go: Callable[..., artifact.Manifest
     assert (tmp_path / "out.partial/checkpoint-5").is_dir()
 
 
+def test_resume_looks_at_the_output_before_it_trains(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/x").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        go(resume=True)
+    assert not (tmp_path / "out.partial").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -73,7 +73,7 @@ def train(
     data, out = Path(data), Path(out)
     started = time.monotonic()
     settings = load_config(config, overrides or {})
-    if not resume:
+    if not (resume and (out / artifact.MANIFEST).exists()):
         artifact.check_free(out)
     partial = out.with_name(f"{out.name}.partial")
     if partial.exists() and not resume:
