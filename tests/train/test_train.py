@@ -59,6 +59,11 @@ def test_it_learns_and_says_so(go: Callable[..., artifact.Manifest], tmp_path: P
     assert not list(made.path.glob("events*"))
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_any_whole_number_is_a_seed(go: Callable[..., artifact.Manifest], seed: int) -> None:
+    assert go(seed=seed, max_steps=1).content["seed"] == seed
+
+
 def test_accumulated_steps_are_the_mean_over_tokens(go: Callable[..., artifact.Manifest]) -> None:
     from safetensors.torch import load_file
 

@@ -229,13 +229,14 @@ def fit(run: Run) -> Path:
     from deckbench.train.trainer import LoraTrainer, Watch, arguments
 
     config, model = run.config, run.model
-    wrapped = lora.wrap(model, config, run.seed)
+    drawn = run.seed % 2**32  # numpy, which the Trainer seeds as well, takes no other number
+    wrapped = lora.wrap(model, config, drawn)
     if run.init is not None:
         lora.load_weights(wrapped, run.init)
     if config.gradient_checkpointing:
         model.module.language.gradient_checkpointing_enable({"use_reentrant": False})
     device = next(model.module.parameters()).device.type
-    given = arguments(config, partial=run.partial, steps=run.steps, seed=run.seed, device=device)
+    given = arguments(config, partial=run.partial, steps=run.steps, seed=drawn, device=device)
     batches = run.steps * config.accumulate
     collate = Collate(
         model.collate, PictureCache(open_picture, getattr(model, "shrink", as_it_is), config.cache_mb << 20)
