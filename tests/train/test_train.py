@@ -59,6 +59,17 @@ def test_it_learns_and_says_so(go: Callable[..., artifact.Manifest], tmp_path: P
     assert not list(made.path.glob("events*"))
 
 
+def test_of_several_gpus_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from deckbench.train.trainer import arguments
+
+    for name, value in (("is_available", True), ("device_count", 2), ("set_device", None), ("is_bf16_supported", True)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value, **__: value)
+    given = arguments(TrainConfig(), partial=tmp_path, steps=1, seed=0, device="cuda")
+    assert given.train_batch_size == 1  # one planned batch at a time
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_any_whole_number_is_a_seed(go: Callable[..., artifact.Manifest], seed: int) -> None:
     assert go(seed=seed, max_steps=1).content["seed"] == seed

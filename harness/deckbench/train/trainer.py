@@ -214,7 +214,7 @@ def arguments(config: TrainConfig, *, partial: Path, steps: int, seed: int, devi
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()
     )
-    return TrainingArguments(
+    given = TrainingArguments(
         output_dir=str(partial),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=config.accumulate,
@@ -241,3 +241,6 @@ def arguments(config: TrainConfig, *, partial: Path, steps: int, seed: int, devi
         label_names=["labels"],
         log_level="error",
     )
+    # With several GPUs in the machine the Trainer would take that many batches at a time and share them out by itself.
+    given._n_gpu = min(given.n_gpu, 1)
+    return given
