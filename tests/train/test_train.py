@@ -302,6 +302,16 @@ def test_full_disk_keeps_the_last_good_checkpoint(
     assert go(resume=True).content_hash == whole.content_hash
 
 
+def test_a_curve_that_cannot_be_written_can_be_gone_on_from(
+    go: Callable[..., artifact.Manifest], whole: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "out.logs").write_text("no folder")
+    with pytest.raises(OutsideError, match="learning curve"):
+        go()
+    (tmp_path / "out.logs").unlink()
+    assert go(resume=True).content_hash == whole.content_hash
+
+
 # Stages
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import pickle
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,20 +57,31 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         row = state.log_history[-1]
         if self.logs is None or "token_accuracy" not in row:
             return
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        with self.disk():
+            if self.writer is None:
+                from torch.utils.tensorboard import SummaryWriter
 
-            # A resumed run hides what the broken one logged past its last checkpoint.
-            self.writer = SummaryWriter(str(self.logs), purge_step=row["step"])
-        for name in ("loss", "token_accuracy", "lr", "grad_norm"):
-            self.writer.add_scalar(f"train/{name}", row[name], row["step"])
+                # A resumed run hides what the broken one logged past its last checkpoint.
+                self.writer = SummaryWriter(str(self.logs), purge_step=row["step"])
+            for name in ("loss", "token_accuracy", "lr", "grad_norm"):
+                self.writer.add_scalar(f"train/{name}", row[name], row["step"])
         if time.monotonic() - self.last >= PLAIN_EVERY_S:
             say(f"training: step {row['step']}/{state.max_steps}, loss {row['loss']:.4f}")
             self.last = time.monotonic()
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with self.disk():
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[None]:
+        """What the event files' disk fails with is no bug, and can be gone on from."""
+        try:
+            yield
+        except OSError as error:
+            what = f"cannot write the learning curve's events: {error.strerror}"
+            raise OutsideError(what, self.logs, "mend the disk or this folder, then run again with --resume") from error
 
 
 class LoraTrainer(Trainer):  # type: ignore[misc]
