@@ -385,6 +385,13 @@ def test_gradient_checkpointing_changes_nothing_but_memory(go: Callable[..., art
     assert all((old[name] - new[name]).abs().max() < 1e-6 for name in old)
 
 
+def test_after_diverging_the_way_out_is_named(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:
+    wild = {"lr": 1e30, "max_grad_norm": 1e30, "schedule": "constant", "save_every": 1}
+    with pytest.raises(InputError, match="diverged") as caught:
+        go(**wild)
+    assert (tmp_path / "out.partial").is_dir() and str(tmp_path / "out.partial") in str(caught.value)
+
+
 # The adapter folder
 
 

@@ -149,7 +149,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
             raise InputError(
                 f"the training diverged: the loss is {logs['loss']} at step {self.state.global_step}",
                 "lr",
-                "lower lr or max_grad_norm, and start again",
+                f"lower lr or max_grad_norm, and start anew (first remove {self.partial}, if it is there)",
             )
         logs["token_accuracy"] = int(self.right) / max(1, self.asked)
         logs["lr"] = logs.pop("learning_rate")
