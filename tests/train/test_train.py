@@ -385,6 +385,24 @@ def test_gradient_checkpointing_changes_nothing_but_memory(go: Callable[..., art
     assert all((old[name] - new[name]).abs().max() < 1e-6 for name in old)
 
 
+def test_a_last_gradient_that_is_no_number_is_noticed(
+    go: Callable[..., artifact.Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deckbench.train.trainer import LoraTrainer
+
+    real = LoraTrainer.training_step
+
+    def overflowing(self: Any, model: Any, *given: Any) -> Any:
+        loss = real(self, model, *given)
+        next(parameter for parameter in model.parameters() if parameter.grad is not None).grad.fill_(float("inf"))
+        return loss
+
+    monkeypatch.setattr(LoraTrainer, "training_step", overflowing)
+    with pytest.raises(InputError, match="diverged: the gradient is inf at step 1"):
+        go(max_steps=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_after_diverging_the_way_out_is_named(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:
     wild = {"lr": 1e30, "max_grad_norm": 1e30, "schedule": "constant", "save_every": 1}
     with pytest.raises(InputError, match="diverged") as caught:

@@ -142,12 +142,15 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep one row of the learning curve. Raises InputError when the loss is no number any more."""
+        """Keep one row of the learning curve. Raises InputError when the loss or its gradient is no number any more."""
         if "loss" not in logs:  # the Trainer's closing summary: times, which would differ between equal runs
             return
-        if not math.isfinite(logs["loss"]):
+        # A loss can still be a number where its gradient is none: the last step's would go into the adapter.
+        for what, value in (("loss", logs["loss"]), ("gradient", logs["grad_norm"])):
+            if math.isfinite(value):
+                continue
             raise InputError(
-                f"the training diverged: the loss is {logs['loss']} at step {self.state.global_step}",
+                f"the training diverged: the {what} is {value} at step {self.state.global_step}",
                 "lr",
                 f"lower lr or max_grad_norm, and start anew (first remove {self.partial}, if it is there)",
             )
