@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from deckbench.errors import OutsideError
 from deckbench.models.answer import Question
 from deckbench.models.glm4v.chat import Glm4v, load_glm4v
 from deckbench.models.glm4v.tiny import grid_waves, make_tiny
@@ -59,6 +63,19 @@ def test_a_saved_one_is_the_same_model(tiny: Glm4v, tmp_path: Path) -> None:
     frame, questions = Image.new("RGB", (64, 64), (9, 99, 200)), [Question("What is in slot 3?", "choice", 4)]
     one, two = tiny.answer(frame, questions)[0], loaded.answer(frame, questions)[0]
     assert (one.text, one.p_a, one.p_b) == (two.text, two.p_a, two.p_b)
+
+
+def test_a_full_disk_is_no_bug(tiny: Glm4v, tmp_path: Path) -> None:
+    def work() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        with pytest.raises(OutsideError, match="cannot write the weights"):
+            tiny.save(tmp_path / "model")
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_positions_are_told_apart() -> None:

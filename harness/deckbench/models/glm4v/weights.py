@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deckbench.errors import InputError
+from deckbench.errors import InputError, OutsideError
 from deckbench.models.glm4v.config import OFFICIAL, Glm4vConfig
 from deckbench.models.glm4v.files import INDEX, SINGLE, weight_files
 
@@ -114,6 +114,13 @@ def official_state(module: nn.Module, config: Glm4vConfig, dtype: torch.dtype | 
 
 
 def save_weights(module: nn.Module, config: Glm4vConfig, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write `folder`/model.safetensors in the official layout; the same weights give the same bytes."""
-    save_file(official_state(module, config, dtype), folder / SINGLE, metadata={"format": "pt"})
+    """Write `folder`/model.safetensors in the official layout; the same weights give the same bytes.
+
+    Raises OutsideError when the disk fails.
+    """
+    try:
+        save_file(official_state(module, config, dtype), folder / SINGLE, metadata={"format": "pt"})
+    except SafetensorError as error:  # no OSError, even when it is the disk that failed
+        what = f"cannot write the weights ({error})"
+        raise OutsideError(what, folder, "free some disk space, then run again") from error
     (folder / SINGLE).chmod(0o644)  # safetensors makes it private to its owner; a model folder is shared
