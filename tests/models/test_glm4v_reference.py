@@ -44,6 +44,16 @@ def test_another_scaling_factor_fails(shared: Path, model_folder: Path) -> None:
     assert not check(model_folder, shared / "oracles/glm4v/cases")["passed"]
 
 
+def test_a_logit_that_is_no_number_fails(shared: Path, tmp_path: Path) -> None:
+    cases = Path(shutil.copytree(shared / "oracles/glm4v/cases", tmp_path / "cases"))
+    last = max(cases.glob("case*.safetensors"))
+    state = load_file(last)
+    state["logits"][0, 0, 0] = float("nan")
+    save_file(state, last)
+    result = check(shared / "oracles/glm4v/model", cases)
+    assert not result["passed"] and result["max_abs_diff"] == float("inf")
+
+
 def test_only_frame_and_question_are_read_from_a_case(shared: Path, tmp_path: Path) -> None:
     cases = Path(shutil.copytree(shared / "oracles/glm4v/cases", tmp_path / "cases"))
     data = json.loads((cases / "cases-0.json").read_text())

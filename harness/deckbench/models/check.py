@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def check(folder: Path, cases: Path) -> dict[str, Any]:
         expanded = [*positions_there[: begin + 1], *middle, *positions_there[begin + 2 :]]
         made = model.generate(pixels, [question], [len(generated_there)])[0]
         stop = [i for i, token in enumerate(generated_there) if token in model.config.eos_token_id]
-        same_shape = logits.shape == logits_there.shape
+        far = float((logits - logits_there).abs().max()) if logits.shape == logits_there.shape else math.inf
         results.append(
             {
                 "case": case["frame"].name,
@@ -82,7 +83,7 @@ def check(folder: Path, cases: Path) -> dict[str, Any]:
                 "positions": batch["position_ids"][0].tolist() == expanded,
                 "pixels": bool(torch.equal(pixels, images_there)),
                 "generated": made.ids == generated_there[: stop[0] if stop else None],
-                "logits": float((logits - logits_there).abs().max()) if same_shape else float("inf"),
+                "logits": math.inf if math.isnan(far) else far,  # max() would pass over a NaN
             }
         )
     largest = max(result["logits"] for result in results)
