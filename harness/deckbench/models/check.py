@@ -61,8 +61,11 @@ def check(folder: Path, cases: Path) -> dict[str, Any]:
             generated_there = expected["generated"][0].tolist()
         except (SafetensorError, KeyError) as error:
             raise InputError(f"the case's tensors cannot be read ({error})", case["tensors"], MEND) from error
-        with Image.open(case["frame"]) as frame:
-            pixels = torch.from_numpy(preprocess.pixels(frame, model.config.vision.image_size))[None]
+        try:
+            with Image.open(case["frame"]) as frame:
+                pixels = torch.from_numpy(preprocess.pixels(frame, model.config.vision.image_size))[None]
+        except OSError as error:
+            raise InputError("the case's frame is no picture that can be read", case["frame"], MEND) from error
         question = prompt.question_ids(model.tokenizer, case["question"], newline=False)
         picture = pack.Picture(0, [pack.Branch(question)])
         batch = pack.pack(model.prefix, [[picture]], model.config.pad_token_id)
