@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deckbench import artifact
-from deckbench.dataset import Sample, read_samples
+from deckbench.dataset import Sample, read_file, read_samples
 from deckbench.errors import InputError
 from deckbench.models import baselines
 
@@ -281,6 +281,17 @@ def test_rule_finds_what_a_crop_was_cut_for(pool: Path, tmp_path: Path) -> None:
     ]
     samples = read_samples(dataset(tmp_path / "asked", rows), "test")
     assert texts(baselines.load(f"rule:{pool}"), samples) == ["A", "B", "tip, straight", ""]
+
+
+def test_rule_says_nothing_where_it_cannot_tell_what_is_asked_about(pool: Path, tmp_path: Path) -> None:
+    """Not "normal": a JSONL alone does not say where a box is, and labels alone not how large a frame was."""
+    crop = {"task": "ot2-concept@1", "stage": "S1", "ask": "Is there a tip in the picture?"}
+    crop |= {"option_a": "no", "option_b": "yes"}
+    rows = [box_row("b0", "bent", "60 35 80 65"), box_row("c0", "bent", "4 4 14 24", **crop)]
+    data = dataset(tmp_path / "asked", rows)
+    assert texts(baselines.load(f"rule:{pool}"), read_file(data / "test.jsonl")) == ["", ""]
+    (pool / "labels" / "classes.txt").write_text("\n".join(CLASSES))
+    assert texts(baselines.load(f"rule:{pool / 'labels'}"), read_samples(data, "test")) == ["B", ""]
 
 
 def test_rule_finds_things_in_regions(tmp_path: Path) -> None:

@@ -159,9 +159,14 @@ class Rule(Baseline):
         seen = self.objects(sample.frame, task.ontology)
         asked = with_noun(seen, found, task.ontology)
         if task.spec.picture == "box":
-            asked = in_box(sample, asked)
+            found_there = in_box(sample, asked)
         elif task.spec.picture == "crop":
-            asked = self.in_crop(sample, asked)
+            found_there = self.in_crop(sample, asked)
+        else:
+            found_there = asked
+        if found_there is None:
+            return say("")
+        asked = found_there
         about = found.question.about
         if about == "scene":
             return say(scene_text(found, task.ontology, sample.step, seen))
@@ -176,14 +181,14 @@ class Rule(Baseline):
             return choose(sample, found, half(asked, found.question.axis))
         return word(sample, found, asked, task.ontology)
 
-    def in_crop(self, sample: Sample, seen: list[Seen]) -> list[Seen]:
+    def in_crop(self, sample: Sample, seen: list[Seen]) -> list[Seen] | None:
         """Labels of the crop's own label's size in pixels, the nearest first: a crop does not say where it was cut.
 
-        Needs the frame's size, so a pool.
+        Needs the sample's box and the frame's size, so a built dataset and a pool; None without.
         """
         size = self.frame_size(str(sample.frame))
         if sample.box is None or size is None:
-            return []
+            return None
         x0, y0, x1, y1 = sample.box
 
         def off(item: Seen) -> float:
@@ -308,13 +313,14 @@ def with_noun(seen: list[Seen], found: Understood, ontology: Ontology) -> list[S
     return [item for item in seen if item.cls in fits]
 
 
-def in_box(sample: Sample, seen: list[Seen]) -> list[Seen]:
+def in_box(sample: Sample, seen: list[Seen]) -> list[Seen] | None:
     """Objects that lie in the drawn box, all that it fits about as well as the best (intersection over union).
 
     The one in the middle comes first: the box reaches past its object on every side, and may take in a neighbour.
+    None when it is not known where the box was drawn (a single JSONL file does not say).
     """
     if sample.box is None:
-        return []
+        return None
     with Image.open(sample.image) as picture:
         width, height = picture.size
     drawn = (sample.box[0] / width, sample.box[1] / height, sample.box[2] / width, sample.box[3] / height)
