@@ -253,6 +253,21 @@ def test_rule_reads_a_detectors_texts(pool: Path, tmp_path: Path) -> None:
     assert identity["name"] == "rule:labels" and len(identity["labels"]) == 64 and str(tmp_path) not in str(identity)
 
 
+def test_class_names_as_other_tools_write_them(pool: Path, tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    found.mkdir()
+    (found / "bent.txt").write_text("6 0.35 0.5 0.05 0.2 0.4\n")
+    (found / "classes.txt").write_bytes("\r\n".join([*CLASSES, ""]).encode("utf-8-sig"))
+    assert ask_rule(tmp_path, [frame_row("f0", "bent")], f"rule:{found}") == [("B", pytest.approx(0.7))]
+    (found / "bent.txt").write_text("8 0.35 0.5 0.05 0.2 0.4\n")
+    samples = read_samples(tmp_path / "asked", "test")
+    with pytest.raises(InputError, match="class 8 does not exist"):  # no class is named by the empty last line
+        baselines.load(f"rule:{found}").answer_samples(samples)
+    (found / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not UTF-8"):
+        baselines.load(f"rule:{found}").answer_samples(samples)
+
+
 def test_rule_describes_and_names(pool: Path, tmp_path: Path) -> None:
     scene = {"kind": "scene", "ask": "Describe the deck, then judge it."}
     rows = [

@@ -138,7 +138,13 @@ class Rule(Baseline):
                 continue
             return read_names(load(file), file)[0]
         listed = self.root / "classes.txt"
-        return tuple(listed.read_text(encoding="utf-8-sig").split("\n")) if listed.is_file() else None
+        if not listed.is_file():
+            return None
+        try:
+            lines = listed.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError("the class names are not UTF-8", listed, "save the file as UTF-8") from error
+        return tuple(line.strip() for line in lines)
 
     def objects(self, frame: str, ontology: Ontology) -> list[Seen]:
         """What is labelled in a frame, read once."""
