@@ -380,6 +380,13 @@ def test_wrong_folders(pool: Path, tmp_path: Path) -> None:
         baselines.load(f"rule:{pool}").answer_samples(foreign)
 
 
+def test_an_edited_training_set_has_no_identity(learned: Path) -> None:
+    text = (learned / "train.jsonl").read_text()
+    (learned / "train.jsonl").write_text(text.replace('"content": "B"', '"content": "A"'))
+    with pytest.raises(InputError, match="was changed since"):
+        _ = baselines.load(f"majority:{learned}").identity
+
+
 @pytest.mark.parametrize("ref", ["best", "majority:", "rule", "rule:", "nearest:", ""])
 def test_unknown_names(ref: str) -> None:
     with pytest.raises(InputError, match="is not a baseline"):

@@ -64,9 +64,9 @@ class Learner(Baseline):
 
 
 def hash_of(folder: Path) -> str:
-    """Content hash of a dataset folder. Raises InputError when it is none."""
+    """Content hash of a dataset folder, its files checked. Raises InputError when it is none or was edited."""
     if (folder / artifact.MANIFEST).is_file():
-        return artifact.read(folder, kind="dataset").content_hash
+        return artifact.read(folder, kind="dataset", verify=True).content_hash
     dataset.splits_of(folder)
     return artifact.hash_folder(folder)
 
