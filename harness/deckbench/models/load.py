@@ -50,7 +50,7 @@ def pick_device(device: str) -> str:
     except RuntimeError as error:
         raise InputError(f"{device!r} is not a device", "device", "use auto, cpu or cuda") from error
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("no GPU is usable by this torch", "device", "use --device cpu")
+        raise InputError("no GPU is usable by this torch", "device", "use auto or cpu")
     return device
 
 

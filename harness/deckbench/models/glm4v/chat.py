@@ -121,7 +121,7 @@ class Glm4v:
             length = len(self.prefix.ids) + len(ids) + limit
             if length > self.config.seq_length:
                 what = f"a question and its answer take {length} tokens; {self.name} reads {self.config.seq_length}"
-                raise InputError(what, f"{question.text[:60]}...", "shorten the question or --max-new-tokens")
+                raise InputError(what, f"{question.text[:60]}...", "shorten the question")
         seconds: dict[str, float] = {"preprocess": preprocessed - start}
         generated = self.generate(pixels, branches, limits, seconds)
         seconds["first_token"] = sum(seconds[stage] for stage in ("preprocess", "vision", "prefill"))
