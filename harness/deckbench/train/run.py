@@ -189,7 +189,7 @@ def take_up(run: Run) -> None:
 def quiet_machine(settings: TrainConfig) -> Iterator[None]:
     """No network, deterministic operations, the wished number of threads, numbers below 1e-38 taken as zero.
 
-    Everything is as before afterwards.
+    torch's settings and generator are as before afterwards.
     """
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ.setdefault(name, "1")
@@ -287,8 +287,6 @@ def publish(run: Run, last: Path, *, wall_s: float) -> Manifest:
     from deckbench.train.trainer import TRAINER_STATE, read_state
 
     rows = [row for row in json.loads((last / TRAINER_STATE).read_text())["log_history"] if "token_accuracy" in row]
-    if run.out.is_dir() and not any(run.out.iterdir()):
-        run.out.rmdir()
     with artifact.writing(
         run.out, "adapter", inputs=run.content["inputs"], params=run.content["params"], seed=run.seed
     ) as draft:
