@@ -147,6 +147,10 @@ class Ontology(Strict):
         """Plain spelling -> class."""
         return {plain_name(word): name for name, spec in self.classes.items() for word in (name, *spec.aliases)}
 
+    def class_of(self, name: str) -> str | None:
+        """The class that a name means, by any of its spellings; None when there is none."""
+        return name if name in self.classes else self.spellings.get(plain_name(name))
+
     @property
     def judges(self) -> bool:
         """Whether any class has a verdict."""
@@ -687,7 +691,7 @@ def map_classes(names: Sequence[str], used: Sequence[int], ontology: Ontology, w
     mapped: dict[int, str] = {}
     missing = []
     for index in sorted(set(used)):
-        cls = names[index] if names[index] in ontology.classes else ontology.spellings.get(plain_name(names[index]))
+        cls = ontology.class_of(names[index])
         if cls is None:
             missing.append(names[index])
         else:

@@ -131,6 +131,14 @@ def test_no_spill_decoy_where_a_spill_may_be_unlabelled(context: Make) -> None:
     assert decoys == {1}  # frame 2 says in frames.csv that it has one
 
 
+@pytest.mark.parametrize("word", ["spill", "Spill", " SPILL @transfer"])
+def test_anomalies_of_frames_csv_are_known_by_any_spelling(context: Make, word: str) -> None:
+    spilt = frame(0, [("spill", 0.5, 0.5, 0.1, 0.1)], anomalies=("spill",))
+    unlabelled = frame(1, [], anomalies=(word,))
+    assert not context("ot2-guided@1", [spilt, unlabelled]).lacks(1, "spill")
+    assert scenes.wrong_classes(context("ot2-scene@1", [spilt, unlabelled]), 1) == ["spill"]
+
+
 def test_matching_prefers_alike_boxes(context: Make) -> None:
     frames = [
         frame(0, (("trash_overfull", 0.2, 0.2, 0.2, 0.2),)),

@@ -113,14 +113,22 @@ class Context:
     def verdict(self, index: int, cls: str) -> Verdict | None:
         return self.ontology.verdict(cls, self.frames[index].step)
 
+    def said(self, index: int) -> list[str] | None:
+        """The anomalies that frames.csv names: the ontology's classes by any spelling, other words as they stand."""
+        said = self.frames[index].anomalies
+        if said is None:
+            return None
+        words = [item.partition("@")[0].strip() for item in said]
+        return [self.ontology.class_of(word) or word for word in words]
+
     def lacks(self, index: int, cls: str) -> bool:
         """Whether the frame certainly shows no `cls`: not labelled, and labels (or frames.csv) would have said so."""
         if cls in self.classes[index]:
             return False
         if self.synthetic or self.ontology.is_exhaustive(cls):
             return True
-        said = self.frames[index].anomalies
-        return said is not None and self.verdict(index, cls) == "anomaly" and cls not in plain_anomalies(said)
+        said = self.said(index)
+        return said is not None and self.verdict(index, cls) == "anomaly" and cls not in said
 
     def questions(self, *about: str) -> list[BankQuestion]:
         return [question for question in self.task.bank.questions if question.about in about]
@@ -129,11 +137,6 @@ class Context:
     def asks_presence(self) -> bool:
         wish = self.task.options.presence
         return wish == "always" or (wish == "auto" and not self.ontology.judges)
-
-
-def plain_anomalies(said: Iterable[str]) -> list[str]:
-    """Anomaly ids of frames.csv without their `@step`."""
-    return [item.partition("@")[0] for item in said]
 
 
 def asked_of(question: BankQuestion, cls: str | None) -> bool:

@@ -14,7 +14,6 @@ from deckbench.build.plan import (
     View,
     by_rank,
     pair_up,
-    plain_anomalies,
     round_robin,
     twins,
 )
@@ -52,7 +51,7 @@ def _judged(ctx: Context, asked: Asked, anomaly: bool) -> Asked:
 def wrong_classes(ctx: Context, index: int) -> list[str]:
     """The classes that are anomalies in a frame, by label or by frames.csv, in the ontology's order."""
     found = {cls for cls in ctx.classes[index] if ctx.verdict(index, cls) == "anomaly"}
-    found |= set(plain_anomalies(ctx.frames[index].anomalies or ()))
+    found |= set(ctx.said(index) or ())
     known = [cls for cls in ctx.ontology.classes if cls in found]
     return known + sorted(found - set(known))
 
