@@ -304,3 +304,8 @@ def test_a_bank_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "bank.yaml").write_bytes(BANK.replace("What", "Où").encode("latin-1", "replace"))
     with pytest.raises(InputError, match="not UTF-8"):
         load_bank(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["drop_tips", "Drop tips", "drop-tips"])
+def test_a_step_is_known_by_any_spelling(step: str) -> None:
+    assert load_ontology("ot2").verdict("multi_channel_tip", step) == "anomaly"

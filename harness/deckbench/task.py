@@ -166,7 +166,7 @@ class Ontology(Strict):
             return spec.verdict
         if step is None:
             return None if spec.without_step == "unknown" else spec.without_step
-        return "anomaly" if step in spec.anomaly_at else "normal"
+        return "anomaly" if plain_name(step) in map(plain_name, spec.anomaly_at) else "normal"
 
     def step_matters(self, noun: str) -> bool:
         """Whether the verdict on some class with this noun depends on the step."""
@@ -178,8 +178,9 @@ class Ontology(Strict):
         return a.kind_text == b.kind_text or second in a.overlaps or first in b.overlaps
 
 
+@lru_cache(maxsize=4096)
 def plain_name(name: str) -> str:
-    """A class name without case, blanks, hyphens and underscores."""
+    """A name of a class or a step without case, blanks, hyphens and underscores."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
