@@ -78,6 +78,14 @@ def test_csv_of_questions(folder: Path) -> None:
     assert (second.gold, second.kind, second.image.name) == ("", "open", "b.png")
 
 
+@pytest.mark.parametrize(
+    ("cell", "anomaly"), [("True", True), ("1", True), ("yes", True), ("FALSE", False), ("", None)]
+)
+def test_csv_words_for_anomaly(folder: Path, cell: str, anomaly: bool | None) -> None:
+    (folder / "x.csv").write_text(f"image,question,anomaly\nimages/a.png,q,{cell}\n")
+    assert read_file(folder / "x.csv")[0].anomaly is anomaly
+
+
 BAD_CSV = {
     "no image column": ("question\nq\n", ":1", "the column 'image' is missing"),
     "no question column": ("image\na.png\n", ":1", "the column 'question' is missing"),
@@ -86,6 +94,7 @@ BAD_CSV = {
     "missing picture": ("image,question\nimages/z.png,q\n", ":2", "is missing"),
     "leaves": ("image,question\n../a.png,q\n", ":2", "leaves the folder"),
     "open quote": ('image,question\n"images/a.png,q\n', "", "not a valid CSV"),
+    "anomaly": ("image,question,anomaly\nimages/a.png,q,bent tip\n", ":2", "anomaly: Input should be a valid boolean"),
     "kind": ("image,question,kind\nimages/a.png,q,poem\n", ":2", "kind"),
     "id twice": ("image,question,id\nimages/a.png,q,1\nimages/a.png,q,1\n", ":3", "occurs twice"),
 }

@@ -244,8 +244,6 @@ def read_file(path: Path, split: str = "test") -> list[Sample]:
 def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
     for number, record in csv_records(path, required=("image", "question")):
         data: dict[str, Any] = {key: value for key, value in record.items() if value != "" and key in _CSV_FIELDS}
-        if "anomaly" in data:
-            data["anomaly"] = str(data["anomaly"]).lower() == "true"
         data["messages"] = [
             {"role": "user", "content": record["question"], "image": record["image"]},
             {"role": "assistant", "content": record.get("answer") or ""},
