@@ -309,3 +309,11 @@ def test_a_bank_in_another_encoding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", ["drop_tips", "Drop tips", "drop-tips"])
 def test_a_step_is_known_by_any_spelling(step: str) -> None:
     assert load_ontology("ot2").verdict("multi_channel_tip", step) == "anomaly"
+
+
+def test_a_step_that_is_not_defined_is_unknown_not_normal() -> None:
+    data = load_ontology("ot2").model_dump()
+    data["classes"]["pcr_lid_closed"]["without_step"] = "unknown"
+    ontology = Ontology.model_validate(data)
+    assert ontology.verdict("pcr_lid_closed", "loading") is None
+    assert ontology.verdict("pcr_lid_closed", "setup") == "normal"

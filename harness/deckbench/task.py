@@ -147,6 +147,11 @@ class Ontology(Strict):
         """Plain spelling -> class."""
         return {plain_name(word): name for name, spec in self.classes.items() for word in (name, *spec.aliases)}
 
+    @cached_property
+    def step_spellings(self) -> dict[str, str]:
+        """Plain spelling -> step."""
+        return {plain_name(step): step for step in self.steps}
+
     def class_of(self, name: str) -> str | None:
         """The class that a name means, by any of its spellings; None when there is none."""
         return name if name in self.classes else self.spellings.get(plain_name(name))
@@ -160,13 +165,17 @@ class Ontology(Strict):
         return self.exhaustive if isinstance(self.exhaustive, bool) else cls in self.exhaustive
 
     def verdict(self, cls: str, step: str | None) -> Verdict | None:
-        """Whether class `cls` is normal or an anomaly at `step`; None: unknown, or not judged."""
+        """Whether class `cls` is normal or an anomaly at `step`; None: unknown, or not judged.
+
+        A step that the ontology does not define is an unknown step.
+        """
         spec = self.classes[cls]
         if spec.verdict != "depends":
             return spec.verdict
-        if step is None:
+        known = None if step is None else self.step_spellings.get(plain_name(step))
+        if known is None:
             return None if spec.without_step == "unknown" else spec.without_step
-        return "anomaly" if plain_name(step) in map(plain_name, spec.anomaly_at) else "normal"
+        return "anomaly" if known in spec.anomaly_at else "normal"
 
     def step_matters(self, noun: str) -> bool:
         """Whether the verdict on some class with this noun depends on the step."""

@@ -28,11 +28,10 @@ class Terms:
         nothing and is left out.
         """
         bad, good = set[str](), set[str]()
-        known = step if step in self.ontology.steps else None
         for cls, spec in self.ontology.classes.items():
             texts = [text for text in (spec.name, spec.state) if text is not None]
             words = {text.get(code).casefold() for text in texts for code in LANGS if lang in (None, code)}
-            (bad if self.ontology.verdict(cls, known) == "anomaly" else good).update(words)
+            (bad if self.ontology.verdict(cls, step) == "anomaly" else good).update(words)
         return sorted(bad - good)
 
 

@@ -361,8 +361,7 @@ def p_of(seen: list[Seen], task: Task, step: str | None) -> float:
     What a text lists is detected, however low its confidence c; the rule says (1 + c) / 2 for an anomaly, (1 - c) / 2
     for a normal object, 0 where nothing is.
     """
-    known = step if step in task.ontology.steps else None
-    judged = [(item.confidence, task.ontology.verdict(item.cls, known) == "anomaly") for item in seen]
+    judged = [(item.confidence, task.ontology.verdict(item.cls, step) == "anomaly") for item in seen]
     if task.spec.picture == "frame":
         return max(((1 + confidence) / 2 for confidence, wrong in judged if wrong), default=0.0)
     return next(((1 + confidence) / 2 if wrong else (1 - confidence) / 2 for confidence, wrong in judged), 0.0)
@@ -420,12 +419,11 @@ def word(sample: Sample, found: Understood, asked: list[Seen], ontology: Ontolog
 
 def scene_text(found: Understood, ontology: Ontology, step: str | None, seen: list[Seen]) -> str:
     """What is wrong, and the verdict; the rule does not describe the rest of the deck."""
-    known = step if step in ontology.steps else None
     present = {item.cls for item in seen}
     wrong = [
         spec.name.get(found.lang)
         for cls, spec in ontology.classes.items()
-        if cls in present and ontology.verdict(cls, known) == "anomaly"
+        if cls in present and ontology.verdict(cls, step) == "anomaly"
     ]
     verdict = found.question.options["anomaly" if wrong else "normal"].get(found.lang)
     if found.lang == "zh":
