@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -58,6 +59,31 @@ def test_the_same_part_twice_keeps_ids_unique(parts: dict[str, Path], tmp_path: 
     rows = table(tmp_path / "mix")
     assert rows["id"].is_unique
     assert len(rows) == 2 * len(table(parts["S2"]))
+
+
+def test_a_mix_of_mixes_keeps_every_picture_and_id(hand_pool: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    # The same frames with boxes drawn otherwise: same names, other pictures.
+    for seed in (6, 7):
+        build_dataset("ot2-guided@1", pool=hand_pool, out=tmp_path / f"S2-{seed}", split="pool", seed=seed, workers=1)
+    mix([(parts["S2"], 1.0), (tmp_path / "S2-6", 1.0)], out=tmp_path / "two")
+    wish = [tmp_path / "two", tmp_path / "S2-7"]
+    mix([(part, 1.0) for part in wish], out=tmp_path / "three")
+    rows = table(tmp_path / "three")
+    assert rows["id"].is_unique
+
+    def seen(dataset: Path) -> Counter[tuple[str, str]]:
+        found = table(dataset)
+        hashes = {image: artifact.hash_file(dataset / image) for image in set(found["image"])}
+        return Counter((text, hashes[image]) for text, image in zip(found["question"], found["image"], strict=True))
+
+    assert seen(tmp_path / "three") == seen(wish[0]) + seen(wish[1])
+
+
+def test_twins_of_two_parts_stay_apart(parts: dict[str, Path], tmp_path: Path) -> None:
+    mix([(parts["S2"], 1.0), (parts["S1"], 1.0)], out=tmp_path / "mix")
+    rows = table(tmp_path / "mix")
+    assert (rows[rows["twin"] != ""].groupby("twin")["task"].nunique() == 1).all()
+    assert set(rows[rows["kind"] == "open"]["twin"]) == {""}
 
 
 def test_a_group_on_both_sides_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:

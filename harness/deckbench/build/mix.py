@@ -13,8 +13,8 @@ from deckbench.build.rows import COLUMNS, SPLITS, Row, shuffled, write_tables
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError
 
-IMAGE, SPLIT, GROUP, FRAME, ID, PAIR = (
-    COLUMNS.index(name) for name in ("image", "split", "group", "frame", "id", "pair_id")
+IMAGE, SPLIT, GROUP, FRAME, ID, PAIR, TWIN = (
+    COLUMNS.index(name) for name in ("image", "split", "group", "frame", "id", "pair_id", "twin")
 )
 
 
@@ -49,16 +49,20 @@ def mix(parts: Sequence[tuple[Path, float]], *, out: Path, seed: int = 0) -> art
         (draft.path / "images").mkdir()
         rows: list[Row] = []
         ids: set[str] = set()
+        twins: set[str] = set()
         names: dict[str, tuple[int, str]] = {}
         for number, ((path, weight), table) in enumerate(zip(parts, tables, strict=True)):
             kept = _drawn(table, weight, seed, number)
-            rename = f"p{number}-" if any(row[ID] in ids for row in kept) else ""
+            rename = _free_prefix(number, ids, [row[ID] for row in kept])
+            renumber = _free_prefix(number, twins, [row[TWIN] for row in kept if row[TWIN]])
             for row in kept:
                 cells = list(row)
                 cells[ID], cells[PAIR] = rename + row[ID], rename + row[PAIR]
+                cells[TWIN] = row[TWIN] and renumber + row[TWIN]
                 cells[IMAGE] = _place(Path(path), row[IMAGE], number, names, draft.path)
                 rows.append(tuple(cells))
-                ids.add(cells[ID])
+            ids |= {row[ID] for row in rows}
+            twins |= {row[TWIN] for row in rows}
         rows = shuffled(rows, seed)
         write_tables(draft.path, rows)
         counts: dict[str, int] = {}
@@ -110,10 +114,18 @@ def _drawn(table: list[Row], weight: float, seed: int, number: int) -> list[Row]
     return [row for row in table if row[SPLIT] != "train" or row[IMAGE] in kept]
 
 
+def _free_prefix(number: int, taken: set[str], names: Sequence[str]) -> str:
+    """What part `number` puts before its names so that none is taken: mostly nothing. A part may be a mix itself."""
+    prefix = ""
+    while any(prefix + name in taken for name in names):
+        prefix += f"p{number}-"
+    return prefix
+
+
 def _place(source: Path, image: str, number: int, names: dict[str, tuple[int, str]], folder: Path) -> str:
     """Copy a picture in, once; a name that another part already has gets a prefix."""
     name = image.removeprefix("images/")
-    if names.get(name, (number, image)) != (number, image):
+    while names.get(name, (number, image)) != (number, image):  # again, for a part that is a mix has such names too
         name = f"p{number}-{name}"
     if name not in names:
         names[name] = (number, image)
