@@ -317,3 +317,10 @@ def test_a_step_that_is_not_defined_is_unknown_not_normal() -> None:
     ontology = Ontology.model_validate(data)
     assert ontology.verdict("pcr_lid_closed", "loading") is None
     assert ontology.verdict("pcr_lid_closed", "setup") == "normal"
+
+
+def test_kinds_with_one_word_in_either_language_are_never_the_two_options() -> None:
+    data = load_ontology("ot2").model_dump()
+    data["classes"]["white_plate"]["kind"] = {"en": "white plate", "zh": "孔板"}
+    data["classes"]["square_well_plate"]["kind"] = {"en": "square plate", "zh": "孔板"}
+    assert Ontology.model_validate(data).overlap("white_plate", "square_well_plate")

@@ -184,7 +184,8 @@ class Ontology(Strict):
     def overlap(self, first: str, second: str) -> bool:
         """Whether the kind of one may equally be said of the other."""
         a, b = self.classes[first], self.classes[second]
-        return a.kind_text == b.kind_text or second in a.overlaps or first in b.overlaps
+        one, two = a.kind_text, b.kind_text
+        return one.en == two.en or one.zh == two.zh or second in a.overlaps or first in b.overlaps
 
 
 @lru_cache(maxsize=4096)
