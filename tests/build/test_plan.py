@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,6 +138,19 @@ def test_anomalies_of_frames_csv_are_known_by_any_spelling(context: Make, word: 
     unlabelled = frame(1, [], anomalies=(word,))
     assert not context("ot2-guided@1", [spilt, unlabelled]).lacks(1, "spill")
     assert scenes.wrong_classes(context("ot2-scene@1", [spilt, unlabelled]), 1) == ["spill"]
+
+
+def test_a_question_for_one_class_is_asked_about_its_decoy(context: Make, tmp_path: Path) -> None:
+    (tmp_path / "bank.csv").write_text(
+        "id,kind,about,ask_en,ask_zh,normal_en,normal_zh,anomaly_en,anomaly_zh,classes\n"
+        "wet,choice,verdict,Is it dry?,干吗?,yes,是,no,否,spill\n",
+        encoding="utf-8",
+    )
+    labels: list[Label] = [("spill", 0.5, 0.5, 0.1, 0.1), ("trash_bin", 0.2, 0.2, 0.1, 0.1)]
+    frames = [frame(0, labels), frame(1, [("trash_overfull", 0.2, 0.2, 0.1, 0.1)])]
+    ctx = context("ot2-guided@1", frames, synthetic=True, qa=tmp_path)
+    assert [[asked.cls for asked in unit] for unit in boxes.plan(ctx, "train")] == [[None, "spill"]]
+    assert ctx.left.counts["no question is put about the class", "train", "trash_overfull"] == 2
 
 
 def test_matching_prefers_alike_boxes(context: Make) -> None:

@@ -37,10 +37,10 @@ def plan(ctx: Context, split: str) -> list[Unit]:
     phrasings = ctx.questions("verdict")
     turn: dict[Stratum, int] = defaultdict(int)
     for (noun, step), normal, anomaly in pairs:
-        able = [
-            question for question in phrasings if asked_of(question, normal.cls) and asked_of(question, anomaly.cls)
-        ]
+        shown = [view.cls for view in (normal, anomaly) if view.cls is not None]  # a decoy has no class
+        able = [question for question in phrasings if all(asked_of(question, cls) for cls in shown)]
         if not able:
+            ctx.left.add("no question is put about the class", split, str(anomaly.cls), count=2)
             continue
         order += [normal, anomaly]
         start = turn[noun, step]
