@@ -174,18 +174,19 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int) -> N
     assert ImageOps.exif_transpose(image).size == (80, 48), "nothing is left to turn a second time"
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "I;16", "1"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "I;16", "I;16B", "1"])
 def test_every_picture_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     grey = picture(0).convert("L")
-    if mode == "I;16":
-        image = Image.frombytes("I;16", grey.size, b"".join(bytes((0, value)) for value in grey.tobytes()))
+    if mode.startswith("I;16"):
+        order = 1 if mode == "I;16" else -1
+        image = Image.frombytes(mode, grey.size, b"".join(bytes((0, value))[::order] for value in grey.tobytes()))
     else:
         image = grey.convert("RGB").convert(mode) if mode in {"CMYK", "P", "RGBA"} else grey.convert(mode)
-    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    path = tmp_path / ("x.tif" if mode in {"CMYK", "I;16B"} else "x.png")
     image.save(path)
     opened = open_picture(path)
     assert opened.mode == "RGB"
-    if mode == "I;16":
+    if mode.startswith("I;16"):
         difference = max(abs(a - b) for a, b in zip(opened.convert("L").tobytes(), grey.tobytes(), strict=True))
         assert difference <= 1, "16 bits are scaled, not clipped to white"
 

@@ -143,7 +143,10 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit grey scaled to 8 bits, where Pillow's own conversion would clip it to white."""
-    return image.point(lambda value: value / 256).convert("L") if image.mode.startswith("I;16") else image
+    if not image.mode.startswith("I;16"):
+        return image
+    same = image if image.mode == "I;16" else image.convert("I")  # Pillow scales no big-endian picture
+    return same.point(lambda value: value / 256).convert("L")
 
 
 def decode_picture(data: bytes) -> Image.Image:
