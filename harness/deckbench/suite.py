@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from deckbench.errors import InputError
 
-
 CURRICULUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")  # what a record takes as a curriculum's name
 
 

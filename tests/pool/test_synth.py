@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import signal
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from deckbench.errors import InputError
+from deckbench.errors import InputError, OutsideError
 from deckbench.pool.synth import draw, scene, synth_pool
 from deckbench.pool.synth import geometry as geo
 from deckbench.pool.synth.camera import Camera, area, clip_to_frame, hull
@@ -306,6 +308,17 @@ def test_what_hides_is_drawn_last() -> None:
 def test_silly_requests_are_refused_and_leave_nothing(tmp_path: Path, change: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
         synth_pool(tmp_path / "pool", **{"frames": 4, "size": SIZE, **change})
+    assert list(tmp_path.iterdir()) == []
+
+
+def killed(job: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_ends_the_run_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deckbench.pool.synth.write.render_session", killed)
+    with pytest.raises(OutsideError, match="a worker process died"):
+        synth_pool(tmp_path / "pool", frames=24, workers=2)
     assert list(tmp_path.iterdir()) == []
 
 

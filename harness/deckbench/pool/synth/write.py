@@ -10,6 +10,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import yaml
 
 from deckbench import artifact, progress
 from deckbench.artifact import Manifest
-from deckbench.errors import InputError
+from deckbench.errors import InputError, OutsideError
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
 from deckbench.pool.synth.session import make_session
 
@@ -47,9 +49,16 @@ def run_jobs(jobs: list[Job], workers: int) -> Iterator[tuple[list[tuple[str, ..
     if workers == 1:
         yield from map(render_session, jobs)
         return
-    method = "fork" if sys.platform == "linux" else "spawn"
-    with multiprocessing.get_context(method).Pool(workers) as pool:
-        yield from pool.imap(render_session, jobs)
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    # Not multiprocessing.Pool: it waits for ever for a process that was killed.
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            yield from pool.map(render_session, jobs)
+        except BrokenProcessPool as error:
+            mend = "run again with fewer --workers"
+            raise OutsideError("a worker process died (out of memory?)", None, mend) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def check_request(frames: int, size: tuple[int, int], seed: int, workers: int | None, per_session: int) -> None:
