@@ -77,10 +77,12 @@ def test_unknown_name_lists_the_embedded_ones() -> None:
     assert "smoke" in str(caught.value.mend)
 
 
-@pytest.mark.parametrize("name", ["mine/demo.yaml", "demo.yml", "../smoke", "/gone/smoke.yaml"])
-def test_a_missing_file_is_not_an_embedded_suite(name: str) -> None:
+@pytest.mark.parametrize("path", ["mine/demo.yaml", "demo.yaml", "./suites/demo", "/nowhere/smoke.yml"])
+def test_a_missing_file_is_never_the_embedded_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no such suite"):
-        load_suite(name)
+        load_suite(path)
+    assert load_suite("tasks/suites/demo.yaml")[0].name == "demo"
 
 
 @pytest.mark.parametrize("name", ["demo", "smoke"])

@@ -149,8 +149,7 @@ def load_suite(ref: str) -> tuple[Suite, Path]:
 
     path = Path(ref)
     embedded = tasks_folder() / "suites"
-    # A missing file of one's own must not run an embedded suite that happens to have its name.
-    if not path.is_file() and path.parent in {Path(), Path("tasks/suites")} and path.suffix in {"", ".yaml"}:
+    if not path.is_file() and path.as_posix() in {path.stem, f"tasks/suites/{path.stem}.yaml"}:
         path = embedded / f"{path.stem}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in embedded.glob("*.yaml")))
