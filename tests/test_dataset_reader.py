@@ -134,3 +134,12 @@ def test_deep_json_is_refused(folder: Path) -> None:
     (folder / "x.jsonl").write_text('{"messages":' + "[" * 100_000 + "\n")
     with pytest.raises(InputError, match="not valid JSON"):
         list(read_jsonl(folder / "x.jsonl"))
+
+
+def test_messages_name_only_commands_that_exist(folder: Path) -> None:
+    (folder / "x.jsonl").write_text('{"conversations": []}\n{"messages": []}\n')
+    for text in ('{"conversations": []}', '{"messages": []}'):
+        (folder / "x.jsonl").write_text(text + "\n")
+        with pytest.raises(InputError) as caught:
+            list(read_jsonl(folder / "x.jsonl"))
+        assert "`deckbench " not in caught.value.message()

@@ -116,12 +116,14 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 raise InputError(f"a JSON object is expected, not {type(data).__name__}", where, "one object a line")
             if "messages" not in data:
                 raise InputError(
-                    "the row has no `messages`", where, "`deckbench import` reads other formats and writes this one"
+                    "the row has no `messages`",
+                    where,
+                    "each line needs a list `messages`, as in DeckBench's own datasets",
                 )
             try:
                 yield number, schema.model_validate(data)
             except ValidationError as error:
-                raise InputError(_first_fault(error), where, "mend this row; see `deckbench schema row`") from error
+                raise InputError(_first_fault(error), where, "mend this row") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
@@ -326,7 +328,7 @@ def splits_of(dataset: Path) -> list[str]:
         raise InputError(
             "the folder holds no train.jsonl, val.jsonl or test.jsonl",
             dataset,
-            "give a dataset folder (`deckbench build` or `deckbench import` makes one)",
+            "give a dataset folder (`deckbench build` makes one)",
         )
     return found
 
