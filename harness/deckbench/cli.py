@@ -62,7 +62,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
             raise InputError(f"cannot read {pair!r}", "--set", "write KEY=VALUE, such as --set lr=0.001")
         try:
             settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
             raise InputError(f"the value of {key!r} is not YAML", "--set", "quote it") from None
     return settings
 
