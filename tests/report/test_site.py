@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import fake
 import pytest
@@ -103,6 +104,15 @@ def test_there_is_a_page_for_every_run_and_links_lead_somewhere(made: Path) -> N
             if anchor:
                 there = ids if target == path else {a["id"] for _, a in Page(target).tags if "id" in a}
                 assert anchor in there
+
+
+def test_a_record_may_lie_in_a_folder_of_any_name(one: Path, folder: Path, tmp_path: Path) -> None:
+    folder.rename(one / "my run #1 (50%)")
+    report(one, out=tmp_path / "site")
+    for path in pages(tmp_path / "site"):
+        for link in Page(path).all("a"):
+            place = unquote(link["href"].partition("#")[0])
+            assert not place or (path.parent / place).is_file(), link
 
 
 def test_nothing_is_fetched_from_elsewhere(made: Path) -> None:
