@@ -135,6 +135,8 @@ def compare(old: Path, new: Path, known: Any) -> tuple[str, str]:
     after = {row["id"]: row for row in samples_of(new)}
     if before.keys() != after.keys():
         return DIFFERENT, "other samples were asked: the pool or the dataset came out otherwise"
+    if any(row[name] != after[key][name] for key, row in before.items() for name in ("question", "gold", "anomaly")):
+        return DIFFERENT, "the samples have other questions or gold answers: the pool or the dataset has changed"
     other = [key for key, row in before.items() if row["prediction"] != after[key]["prediction"]]
     if not other:
         return SAME_ANSWERS, "all answers are the same; probabilities or identities differ in their last digits"

@@ -1,0 +1,50 @@
+"""Verify: records done again, and what counts as the same."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import fake
+
+from deckbench.report.load import read_record
+from deckbench.runners.verify import DIFFERENT, SAME_ANSWERS, SAME_BYTES, compare, verify
+from deckbench.score import score
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change columns of a CSV: name -> function of the row."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, **{name: change(row) for name, change in changes.items()}} for row in rows)
+
+
+def record(place: Path, **changes: Any) -> Path:
+    """A record of invented answers with their real score. changes: to columns of the dataset and the predictions."""
+    data = fake.dataset(place / "data")
+    said = fake.predictions(place / "p.csv", data)
+    for path in (data / "samples.csv", said):
+        head = path.read_text(encoding="utf-8").partition("\n")[0].strip().split(",")
+        rewrite(path, **{name: change for name, change in changes.items() if name in head})
+    changed = {"predictions": said, "score": score(said, data=data)}
+    return fake.record(place / "r", place / "w", data=data, instead=changed)
+
+
+def test_a_record_scores_the_same_again(tmp_path: Path) -> None:
+    found = verify(record(tmp_path))
+    assert (found["verdict"], found["reproduced"]) == (SAME_BYTES, True)
+
+
+def test_other_gold_answers_are_not_the_same_record(tmp_path: Path) -> None:
+    """The model says the same, but the pool's labels have changed: nothing was reproduced."""
+    old = record(tmp_path / "old")
+    known = read_record(old).record
+    other = record(tmp_path / "new", gold=lambda row: "AB"[row["gold"] == "A"], answer=lambda row: "")
+    assert compare(old, other, known)[0] == DIFFERENT
+    parsed = record(tmp_path / "parsed", p_a=lambda row: "0.25")
+    assert compare(old, parsed, known)[0] == SAME_ANSWERS
+    assert compare(old, old, known)[0] == SAME_BYTES
