@@ -216,7 +216,7 @@ def make_audit(run: Run, name: str) -> dict[str, Any]:
     def make(out: Path) -> None:
         result = audit(data.path, seed=run.suite.seed)
         with artifact.writing(out, "audit", inputs={"dataset": data.content_hash}, seed=run.suite.seed) as draft:
-            (draft.path / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+            (draft.path / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
 
     made = run.step("audits", name, {"data": data.content_hash, "seed": run.suite.seed}, make)
     result: dict[str, Any] = json.loads((made.path / "audit.json").read_text(encoding="utf-8"))
