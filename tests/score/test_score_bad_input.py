@@ -210,3 +210,13 @@ def test_only_a_score_is_replaced(good: tuple[Path, Path], tmp_path: Path) -> No
     score(said, data=data, out=tmp_path / "score.json")
     score(said, data=data, out=tmp_path / "score.json", seed=1)
     assert '"seed": 1' in (tmp_path / "score.json").read_text()
+
+
+def test_a_dataset_that_was_edited(good: tuple[Path, Path]) -> None:
+    """Its groups and classes decide the intervals and tables; the score names the dataset by its hash."""
+    said, data = good
+    table = data / "samples.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace(",g1,", ",g2,"), encoding="utf-8")
+    with pytest.raises(InputError, match="changed since the dataset was built") as caught:
+        score(said, data=data)
+    assert caught.value.where == str(table)

@@ -134,14 +134,20 @@ def read_manifest(predictions: Path) -> dict[str, Any] | None:
 
 
 def data_hash(data: Path) -> str:
-    """Content hash of a dataset: of the folder's manifest, of a folder that has none, or of one file."""
+    """Content hash of a dataset: of the folder's manifest, of a folder that has none, or of one file.
+
+    Raises InputError when the table that is read from a finished dataset is not the one its manifest names.
+    """
     data = Path(data)
+    if data.is_dir() and (data / artifact.MANIFEST).is_file():
+        manifest = artifact.read(data, kind="dataset")
+        entry = manifest.content["files"].get("samples.csv")
+        table = data / "samples.csv"
+        if entry and not (table.is_file() and artifact.hash_file(table) == entry["sha256"]):
+            raise InputError("the table was changed since the dataset was built", table, "build the dataset again")
+        return manifest.content_hash
     if data.is_dir():
-        return (
-            artifact.read(data, kind="dataset").content_hash
-            if (data / artifact.MANIFEST).is_file()
-            else artifact.hash_folder(data)
-        )
+        return artifact.hash_folder(data)
     if data.is_file():
         return artifact.hash_file(data)
     raise InputError("not found; a dataset folder or file is expected here", data, "check --data")
