@@ -17,6 +17,7 @@ from deckbench.report.record import Record
 from deckbench.runners import suite as runner
 from deckbench.suite import DataSpec, Suite
 
+ANSWER_AND_SCORE = runner.answer_and_score
 SUITE: dict[str, Any] = {
     "name": "mine",
     "pools": {"deck": {"path": "my pools/deck"}},
@@ -114,3 +115,22 @@ def test_a_models_weights_are_hashed_once_a_run(run: runner.Run, monkeypatch: py
     written(run)
     written(run, "one")
     assert asked == ["tiny-glm4v"]
+
+
+def test_scene_texts_are_searched_with_the_suites_own_ontology(
+    run: runner.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task with an ontology of its own does not say where that lies, so the suite must."""
+    given: list[Path | None] = []
+
+    def score(*_: Any, out: Path, ontology: Path | None, **__: Any) -> None:
+        given.append(ontology)
+        out.write_text("{}")
+
+    monkeypatch.setattr("deckbench.infer.infer", lambda out, **_: out.write_text("id\n"))
+    monkeypatch.setattr("deckbench.score.score", score)
+    for ontology, seed in ((None, 0), ("mine.yaml", 1)):
+        data = {"S2": {**SUITE["data"]["S2"], "ontology": ontology}}
+        run.suite = Suite.model_validate({**SUITE, "data": data, "seed": seed})
+        ANSWER_AND_SCORE(run, runner.Target("rule:gold", None, "S2", "same distribution"), None)
+    assert given == [None, tmp_path / "mine.yaml"]

@@ -384,7 +384,8 @@ def answer_and_score(run: Run, target: Target, adapter: Made | None) -> tuple[Pa
         say(f"answers {target.label}: {time.monotonic() - began:.1f} s")
         run.made.append(f"answers/{target.label}")
     if not scores.is_file():
-        score(predictions, data=data.path, out=scores, seed=run.suite.seed)
+        own = beside_file(run, run.suite.data[target.data].ontology)
+        score(predictions, data=data.path, out=scores, seed=run.suite.seed, ontology=own)
     result: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
     return predictions, result
 
