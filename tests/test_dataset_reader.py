@@ -56,6 +56,13 @@ def test_pictures_may_be_listed_beside_the_messages(folder: Path) -> None:
     assert read_file(write(folder / "x.jsonl", row))[0].image.name == "b.png"
 
 
+def test_several_pictures_are_refused(folder: Path) -> None:
+    row = {"messages": turn("<image><image>q", "A", None), "images": ["images/a.png", "images/b.png"]}
+    with pytest.raises(InputError, match="has 2 pictures") as caught:
+        read_file(write(folder / "x.jsonl", row))
+    assert caught.value.where == f"{folder / 'x.jsonl'}:1" and caught.value.mend
+
+
 def test_boxes_and_language_come_from_samples_csv(folder: Path) -> None:
     write(folder / "test.jsonl", {"messages": turn("q", "A"), "id": "k"}, {"messages": turn("q", "B"), "id": "m"})
     (folder / "samples.csv").write_text("id,lang,box\nk,zh,1 2 3.5 4\nm,,\n")

@@ -156,6 +156,11 @@ class _Pictures:
 
 def _turns(row: Row, where: str) -> Iterator[tuple[str, str, str]]:
     """(picture, question, answer) of each user turn followed by an assistant turn."""
+    if row.images and len(row.images) > 1:
+        what = f"the row has {len(row.images)} pictures; a question is about one"
+        raise InputError(
+            what, where, "`deckbench import` tells turns with one picture each apart, and lists the others"
+        )
     picture = row.images[0] if row.images else None
     waiting: str | None = None
     found = False
