@@ -8,12 +8,13 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.build import boxes, crops, scenes
+from deckbench.build.export import write_exports
 from deckbench.build.pictures import (
     ANOMALY_COLOUR,
     NORMAL_COLOUR,
@@ -62,12 +63,14 @@ def build_dataset(
     max_train: int | None = None,
     max_val: int | None = None,
     max_test: int | None = None,
+    export: Sequence[str] = (),
 ) -> artifact.Manifest:
     """Make a dataset (DESIGN: files) from a task and a pool.
 
     task: `name@version` or a task folder. ontology, qa: a lab's own. lang: en, zh or both. split: group, pool,
     blocks=K,gap=G or test-only. options: task options (deckbench.task.Options); max_train, max_val, max_test: most
-    samples of a part in one language. The content depends on pool, task, options, split and seed, never on `workers`.
+    samples of a part in one language. export: formats of other tools (deckbench.build.export). The content depends on
+    pool, task, options, split, seed and export, never on `workers`.
     Raises InputError (nothing is written) and OutsideError.
     """
     from deckbench.pool.read import read_pool
@@ -99,6 +102,7 @@ def build_dataset(
         "synthetic": frames.synthetic,
         "ontology": definition.ontology.name,
         "options": definition.options.model_dump(mode="json"),
+        **({"export": list(export)} if export else {}),
     }
     with artifact.writing(Path(out), "dataset", inputs=inputs, params=params, seed=seed) as draft:
         images = draft.path / "images"
@@ -115,6 +119,7 @@ def build_dataset(
             rows = shuffled(rows, seed)
             _check_ids(rows)
             write_tables(draft.path, rows)
+            write_exports(draft.path, rows, export)
             _write_left_out(draft.path / LEFT_OUT, ctx, frames)
             for _ in track(_each(made), f"{definition.ref}: pictures", total):
                 pass
