@@ -17,8 +17,8 @@ def deckbench(*words: str, cwd: Path | None = None) -> subprocess.CompletedProce
 
 
 VERBS = (
-    "pool synth", "pool check", "pool group", "build", "mix", "audit", "train", "merge", "infer", "ask", "score",
-    "compare", "bench", "models ls", "models check", "models pretrain", "run", "report", "verify",
+    "pool synth", "pool check", "pool group", "build", "import", "mix", "audit", "train", "merge", "infer", "ask",
+    "score", "compare", "bench", "models ls", "models check", "models pretrain", "run", "report", "verify",
 )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ def test_help_loads_nothing_heavy() -> None:
         (["pool", "check", "nowhere"], "nowhere"),
         (["build", "ot2-guided@1", "--pool", "nowhere", "--out", "out"], "nowhere"),
         (["build", "ot2-nothing@1", "--pool", "nowhere", "--out", "out"], "there is no task 'ot2-nothing'"),
+        (["build", "ot2-guided@1", "--pool", "p", "--out", "out", "--export", "llava"], "format 'llava' is not known"),
+        (["import", "nowhere", "--out", "out"], "nowhere"),
         (["mix", "a:x", "--out", "out"], "cannot read the weight 'x'"),
         (["audit", "nowhere"], "nowhere"),
         (["train", "--model", "tiny-glm4v", "--data", "nowhere", "--out", "out"], "nowhere"),

@@ -122,9 +122,11 @@ def build(
     seed: Seed = 0,
     workers: Workers = None,
     skip_bad: SkipBad = False,
+    export: Annotated[str, typer.Option(help="Also write it for other tools: swift, phi3v, or both.")] = "",
 ) -> None:
     """Make a dataset from a task and a pool."""
     from deckbench.build import build_dataset
+    from deckbench.build.export import parse_formats
 
     options = parse_settings(settings or [])
     build_dataset(
@@ -139,6 +141,7 @@ def build(
         seed=seed,
         workers=workers,
         skip_bad=skip_bad,
+        export=parse_formats(export),
     )
     say(f"dataset: {out}")
 
@@ -159,6 +162,45 @@ def mix(
             raise InputError(f"cannot read the weight {weight!r}", text, "write DATASET:0.3") from None
     mix_datasets(parts, out=out, seed=seed)
     say(f"dataset: {out}")
+
+
+@app.command(
+    "import",
+    epilog="Example: deckbench import GLM_SFT/Singel --map region1=S1,all_box2=S2 --image-root /home/me/crops=crops "
+    "--pool pools/mine --out data/old",
+)
+def import_(
+    old: Annotated[Path, typer.Argument(help="The folder (or file) with old JSONL, JSON or CSV files.")],
+    out: Out,
+    maps: Annotated[list[str] | None, typer.Option("--map", help="FOLDER=STAGE,...: S1, S2, S3 or mix.")] = None,
+    image_roots: Annotated[
+        list[str] | None, typer.Option("--image-root", help="OLD=NEW: where the pictures of OLD lie now.")
+    ] = None,
+    pool: Annotated[Path | None, typer.Option(help="The pool the pictures come from: gives frames, groups.")] = None,
+    split: Annotated[str, typer.Option(help="files, group, train-only or test-only.")] = "files",
+    columns: Annotated[
+        list[str] | None, typer.Option(help="image=NAME,question=NAME,answer=NAME: columns of tables.")
+    ] = None,
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Make datasets from a lab's old files; every row that matches nothing is listed in unmatched.csv."""
+    from deckbench.build import import_old
+
+    result = import_old(
+        old,
+        out=out,
+        maps=maps or [],
+        image_roots=image_roots or [],
+        pool=pool,
+        split=split,
+        columns=columns or [],
+        seed=seed,
+        skip_bad=skip_bad,
+    )
+    show(result, as_json, [f"{name}: {one['counts']}" for name, one in result["datasets"].items()])
+    say(f"datasets: {out}" if len(result["datasets"]) > 1 else f"dataset: {out}")
 
 
 @app.command(epilog="Example: deckbench audit data/S2 --json")

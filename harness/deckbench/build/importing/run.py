@@ -1,0 +1,450 @@
+"""`import`: a lab's old files become datasets that every other step reads."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import shutil
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from deckbench import artifact
+from deckbench.build.importing import tables
+from deckbench.build.importing.places import Places, parse_roots
+from deckbench.build.importing.recover import Match, Old, recover
+from deckbench.build.importing.refused import KEPT, REASONS
+from deckbench.build.importing.sources import Asked, Listed, Mapped, Read, parse_maps, read_sources
+from deckbench.build.pictures import copy_suffix
+from deckbench.build.rows import SPLITS, Row, shuffled, write_tables
+from deckbench.errors import InputError
+from deckbench.parse import options_of, parse_scene
+from deckbench.pool.frame import Frame, Pool
+from deckbench.pool.picture import PictureError, inspect_picture, open_picture
+from deckbench.pool.split import known_groups, share_out
+from deckbench.pool.threads import in_threads
+from deckbench.progress import say, track
+
+UNMATCHED = "unmatched.csv"
+PICTURES = "pictures.csv"
+WAYS = ("files", "group", "train-only", "test-only")
+# Options whose words say which of them means that something is wrong.
+WRONG = frozenset({"anomaly", "abnormal", "anomalous", "异常", "不正常"})
+RIGHT = frozenset({"normal", "正常"})
+_INLINE = re.compile(r"\(?\bA\s*[.):.)::、]\s*(.+?)[\s,;,;]*\(?\bB\s*[.):.)::、]\s*(.+?)\s*$", re.DOTALL)
+_CJK = re.compile(r"[\u4e00-\u9fff]")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A picture that is there. path: one of the files with these bytes."""
+
+    path: Path
+    sha256: str
+    width: int
+    height: int
+
+
+def import_old(
+    old: Path,
+    *,
+    out: Path,
+    maps: Sequence[str] = (),
+    image_roots: Sequence[str] = (),
+    pool: Path | None = None,
+    split: str = "files",
+    columns: Sequence[str] = (),
+    seed: int = 0,
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Import a lab's old files. Returns what the command prints: counts by dataset, and what was not matched.
+
+    maps: `FOLDER=STAGE`, joined by commas; with several folders `out` holds one dataset each, under the folder's name.
+    image_roots: `OLD=NEW`, where pictures lie now. pool: frames and groups are recovered from it. split: `files` (as
+    the files' names say), `group` (anew, by the pool's groups), `train-only`, `test-only`. columns: `question=NAME`,
+    for tables with other headers. The content depends on the files, the pool and the options, never on where they lie.
+    Raises InputError; nothing is written then.
+    """
+    started = time.monotonic()
+    old, out = Path(old), Path(out)
+    artifact.check_free(out)
+    if not old.exists():
+        raise InputError("not found; a folder or file to import is expected here", old, "check the path")
+    if split not in WAYS:
+        raise InputError(f"{split!r} is not a way to split", "--split", f"use {', '.join(WAYS)}")
+    if split == "group" and pool is None:
+        raise InputError("groups are not known without a pool", "--split", "give --pool, or keep --split files")
+    named = parse_columns(columns)
+    maps_read = parse_maps(old, maps)
+    places = Places(old if old.is_dir() else old.parent, parse_roots(image_roots))
+    read = read_sources(old, maps_read, places, named)
+    facts = look_at(read)
+    classes = tables.compare(old, maps_read, named, read)
+    if not read.asked:
+        refuse_empty(read, places, old)
+    frames = None if pool is None else _read_pool(pool, skip_bad)
+    matches: dict[str, Match] = {}
+    if frames is not None:
+        matches = find(read, maps_read, facts, frames)
+        list_strangers(read, matches)
+    give_stages(read, maps_read, matches)
+    give_parts(read, split, matches, facts, seed)
+    if not read.asked:
+        refuse_empty(read, places, old)
+    read.asked, repeated = without_repeats(read)
+
+    inputs: dict[str, Any] = {"files": {name: entry["sha256"] for name, entry in sorted(read.files.items())}}
+    inputs |= {"pool": frames.content_hash} if frames is not None else {}
+    synthetic = frames is not None and frames.synthetic
+    report: dict[str, Any] = {"rows": read.rows, "repeated": repeated, "datasets": {}}
+    params = {"task": None, "import": {m.name: m.stage for m in maps_read}, "split": split, "synthetic": synthetic}
+    single = len(maps_read) == 1
+    kind = "dataset" if single else "import"
+    with artifact.writing(out, kind, inputs=inputs, params=params, seed=seed) as draft:
+        for mapped in maps_read:
+            mine = [asked for asked in read.asked if asked.dataset == mapped.name]
+            if single:
+                summary = write_dataset(draft.path, mine, facts, matches, frames, classes, seed)
+                draft.params |= summary
+            elif mine:
+                own = {**params, "stage": mapped.stage}
+                with artifact.writing(draft.path / mapped.name, "dataset", inputs=inputs, params=own, seed=seed) as one:
+                    summary = write_dataset(one.path, mine, facts, matches, frames, classes, seed)
+                    one.params |= summary
+            else:
+                summary = {"counts": {}}
+            report["datasets"][mapped.name] = {"stage": mapped.stage, **summary}
+        write_unmatched(draft.path / UNMATCHED, read.listed)
+        reasons = Counter(one.reason for one in read.listed)
+        report["unmatched"] = dict(sorted(reasons.items()))
+        report["encodings"] = {name: entry["encoding"] for name, entry in sorted(read.files.items())}
+        draft.params |= {"rows": read.rows, "repeated": repeated, "unmatched": report["unmatched"]}
+        draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "encodings": report["encodings"]}
+        if pool is not None:
+            draft.observed["pool"] = str(Path(pool).resolve())
+    tell(report, places)
+    return report
+
+
+def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
+    """`question=NAME` -> {"question": "NAME"}. Raises InputError."""
+    found = {}
+    for pair in (part for text in pairs for part in text.split(",") if part.strip()):
+        ours, equals, theirs = pair.partition("=")
+        if not equals or ours.strip() not in {"image", "question", "answer"} or not theirs.strip():
+            raise InputError(f"cannot read {pair!r}", "--columns", "write image=NAME, question=NAME or answer=NAME")
+        found[ours.strip()] = theirs.strip()
+    return found
+
+
+def _read_pool(pool: Path, skip_bad: bool) -> Pool:
+    from deckbench.pool.read import read_pool
+
+    return read_pool(pool, skip_bad=skip_bad)
+
+
+def look_at(read: Read) -> dict[str, Facts]:
+    """Open every picture once; rows about those that cannot be read are listed. Returns sha256 -> facts."""
+    paths = list(dict.fromkeys(asked.picture for asked in read.asked))
+
+    def look(path: Path) -> Facts | PictureError:
+        try:
+            seen = inspect_picture(path)
+        except PictureError as error:
+            return error
+        return Facts(path, seen.sha256, seen.width, seen.height)
+
+    seen = in_threads(look, iter(paths))
+    looks = dict(zip(paths, track(seen, "looking at pictures", total=len(paths)), strict=True))
+    facts: dict[str, Facts] = {}
+    kept = []
+    for asked in read.asked:
+        found = looks[asked.picture]
+        if isinstance(found, PictureError):
+            what = f"{asked.named}: {found}"
+            read.listed.append(Listed(asked.dataset, asked.file, asked.row, "unreadable-picture", what))
+        else:
+            asked.sha256 = found.sha256
+            facts.setdefault(found.sha256, found)
+            kept.append(asked)
+    read.asked = kept
+    return facts
+
+
+def refuse_empty(read: Read, places: Places, old: Path) -> None:
+    """Nothing can be imported: say why, and what would help."""
+    reasons = Counter(one.reason for one in read.listed)
+    words = "; ".join(f"{count} x {REASONS[reason]}" for reason, count in reasons.most_common(4))
+    mend = "give the folder that holds .jsonl, .json or .csv files, and name its parts with --map FOLDER=STAGE"
+    if reasons["absolute-path"]:
+        mend = f"say where the pictures lie now, such as --image-root {places.strangers.most_common(1)[0][0]}=FOLDER"
+    elif reasons["unknown-group"]:
+        mend = "keep the files' own parts with --split files, or give the pool that the pictures come from"
+    raise InputError(f"no sample can be imported ({words or 'no files with samples'})", old, mend)
+
+
+def find(read: Read, maps: Sequence[Mapped], facts: Mapping[str, Facts], pool: Pool) -> dict[str, Match]:
+    """sha256 of a picture -> where it comes from."""
+    stage = {one.name: one.stage for one in maps}
+    stages: dict[str, set[str]] = defaultdict(set)
+    stems: dict[str, str] = {}
+    for asked in read.asked:
+        stages[asked.sha256].add(stage[asked.dataset])
+        stems.setdefault(asked.sha256, PurePath(asked.named.replace("\\", "/")).stem)
+    pictures = []
+    for key, fact in facts.items():
+        sure = stages[key] & {"S1", "S2", "S3"} or {"S1", "S2"}
+        crop, whole = "S1" in sure, bool(sure & {"S2", "S3"})
+        pictures.append(Old(fact.path, stems[key], key, fact.width, fact.height, crop, whole))
+    by_path = {fact.path: key for key, fact in facts.items()}
+    return {by_path[path]: match for path, match in recover(pictures, pool, known_groups(pool)).items()}
+
+
+def list_strangers(read: Read, matches: Mapping[str, Match]) -> None:
+    """List pictures that are not in the pool, once each."""
+    seen = set(matches)
+    for asked in read.asked:
+        if asked.sha256 not in seen:
+            seen.add(asked.sha256)
+            read.listed.append(Listed(asked.dataset, asked.file, asked.row, "not-in-pool", asked.named))
+
+
+def give_stages(read: Read, maps: Sequence[Mapped], matches: Mapping[str, Match]) -> None:
+    """A sample's stage is its folder's; in a mixed folder that of the other folder with its picture, else by match."""
+    stage = {one.name: one.stage for one in maps}
+    known = {asked.sha256: stage[asked.dataset] for asked in read.asked if stage[asked.dataset] in {"S1", "S2"}}
+    for asked in read.asked:
+        asked.stage = stage[asked.dataset]
+        if asked.stage == "mix":
+            match = matches.get(asked.sha256)
+            by_match = "" if match is None else "S1" if match.how in {"label", "name"} else "S2"
+            asked.stage = known.get(asked.sha256) or by_match
+
+
+def give_parts(read: Read, split: str, matches: Mapping[str, Match], facts: Mapping[str, Facts], seed: int) -> None:
+    """Every sample's part: train, val or test. Raises InputError when the files do not say it."""
+    if split in {"train-only", "test-only"}:
+        for asked in read.asked:
+            asked.part = split.partition("-")[0]
+        return
+    if split == "files":
+        silent = next((asked for asked in read.asked if not asked.part), None)
+        if silent is not None:
+            raise InputError(
+                "the file's name does not say whether it is train, val or test",
+                silent.file,
+                "rename it (train.jsonl), or use --split group (with --pool), train-only or test-only",
+            )
+        return
+    sizes: dict[str, int] = {}
+    for key in facts:
+        if key in matches:
+            sizes[matches[key].group] = sizes.get(matches[key].group, 0) + 1
+    if len(sizes) < 3:
+        what = f"the pictures come from {len(sizes)} of the pool's groups: too few to fill train, val and test"
+        raise InputError(what, "--split", "keep --split files, or use test-only")
+    parts = share_out(sizes, seed)
+    kept = []
+    for asked in read.asked:
+        if asked.sha256 in matches:
+            asked.part = parts[matches[asked.sha256].group]
+            kept.append(asked)
+        else:
+            read.listed.append(Listed(asked.dataset, asked.file, asked.row, "unknown-group", asked.named))
+    read.asked = kept
+
+
+def without_repeats(read: Read) -> tuple[list[Asked], int]:
+    """Samples without those that a dataset's part has already, and their number; contradictions are listed."""
+    seen: set[tuple[str, ...]] = set()
+    answers: dict[tuple[str, ...], Asked] = {}
+    kept = []
+    for asked in read.asked:
+        question = (asked.dataset, asked.sha256, asked.question)
+        same = (*question, asked.answer, asked.part)
+        if same in seen:
+            continue
+        seen.add(same)
+        first = answers.setdefault(question, asked)
+        if first.answer != asked.answer:
+            what = f"{asked.named}: {asked.question[:60]} -> {asked.answer[:20]}; {first.file}:{first.row} has another"
+            read.listed.append(Listed(asked.dataset, asked.file, asked.row, "other-answer", what))
+        kept.append(asked)
+    return kept, len(read.asked) - len(kept)
+
+
+def options_in(question: str) -> tuple[str, str] | None:
+    """The two options that a question names, on two lines or at its end (`... A. yes B. no`)."""
+    found = options_of(question)
+    if found is None and (match := _INLINE.search(question)) is not None:
+        found = match[1].strip().rstrip(".;,"), match[2].strip().rstrip(".。)")
+    return found if found is not None and all(found) and found[0] != found[1] else None
+
+
+def anomaly_of(kind: str, answer: str, options: tuple[str, str] | None) -> bool | None:
+    """Whether the right answer says that something is wrong, where its words tell."""
+    if kind == "scene":
+        return parse_scene(answer)
+    if kind != "choice" or options is None:
+        return None
+    words = [option.strip().strip(".。").casefold() for option in options]
+    wrong, right = [word in WRONG for word in words], [word in RIGHT for word in words]
+    if sorted(wrong) != [False, True] or sorted(right) != [False, True]:
+        return None
+    return wrong[answer == "B"]
+
+
+def write_dataset(
+    folder: Path,
+    mine: Sequence[Asked],
+    facts: Mapping[str, Facts],
+    matches: Mapping[str, Match],
+    pool: Pool | None,
+    classes: Mapping[str, Mapping[str, str]],
+    seed: int,
+) -> dict[str, Any]:
+    """Pictures, samples.csv, JSONL and pictures.csv of one dataset; returns its counts."""
+    (folder / "images").mkdir()
+    frames = {} if pool is None else {frame.id: frame for frame in pool.frames}
+    images: dict[str, str] = {}
+    for asked in mine:
+        if asked.sha256 not in images:
+            images[asked.sha256] = copy_in(facts[asked.sha256], asked, folder)
+    rows = pair_up([row_of(asked, images, facts, matches, frames, classes) for asked in mine])
+    rows = shuffled(rows, seed)
+    write_tables(folder, rows)
+    how = write_pictures(folder / PICTURES, mine, images, matches)
+    counts = Counter(row[2] for row in rows)
+    kinds = Counter(row[5] for row in rows)
+    return {
+        "counts": {part: counts[part] for part in SPLITS if counts[part]},
+        "kinds": dict(sorted(kinds.items())),
+        "pictures": dict(sorted(how.items())),
+    }
+
+
+def copy_in(fact: Facts, asked: Asked, folder: Path) -> str:
+    """Copy a picture into images/; what other readers may not open, or would show turned, is encoded anew."""
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", PurePath(asked.named.replace("\\", "/")).stem).strip("-")[:32]
+    suffix = copy_suffix(fact.path)
+    name = f"images/{stem + '-' if stem else ''}{fact.sha256[:10]}{suffix or '.png'}"
+    if suffix is not None:
+        shutil.copyfile(fact.path, folder / name)
+    else:
+        open_picture(fact.path).save(folder / name, "PNG")
+    return name
+
+
+def row_of(
+    asked: Asked,
+    images: Mapping[str, str],
+    facts: Mapping[str, Facts],
+    matches: Mapping[str, Match],
+    frames: Mapping[str, Frame],
+    classes: Mapping[str, Mapping[str, str]],
+) -> Row:
+    """One row of samples.csv. Unknown frames are named after the picture; unknown groups stay empty."""
+    letter = asked.answer in {"A", "B"}
+    scene = not letter and parse_scene(asked.answer) is not None
+    kind = "choice" if letter else "scene" if scene else "open"
+    options = options_in(asked.question) if letter else None
+    anomaly = anomaly_of(kind, asked.answer, options)
+    match = matches.get(asked.sha256)
+    frame = frames.get(match.frame) if match is not None and match.frame is not None else None
+    texts = classes.get(asked.stage, {})
+    cls = (match.cls if match is not None else None) or texts.get(tables.key(asked.question, asked.answer), "")
+    digest = hashlib.sha256(f"{asked.sha256}\0{asked.question}\0{asked.answer}\0{asked.part}".encode()).hexdigest()
+    fact = facts[asked.sha256]
+    return (
+        digest[:16],
+        digest[:16],
+        asked.part,
+        asked.stage if asked.stage != "mix" else "",
+        "",
+        kind,
+        f"picture-{asked.sha256[:12]}" if match is None or match.frame is None else match.frame,
+        "" if match is None else match.group,
+        images[asked.sha256],
+        asked.question,
+        asked.answer,
+        options[0] if options else "",
+        options[1] if options else "",
+        asked.answer if not scene else "anomaly" if anomaly else "normal",
+        "" if anomaly is None else str(anomaly).lower(),
+        cls,
+        (frame.step if frame is not None else None) or "",
+        "zh" if _CJK.search(asked.question) else "en",
+        " ".join(str(round(side, 1)) for side in match.box) if match is not None and match.box is not None else "",
+        str(fact.width),
+        str(fact.height),
+        "",
+        "",
+    )
+
+
+def pair_up(rows: Sequence[Row]) -> list[Row]:
+    """Two rows that ask the same with their options exchanged get one pair_id, so that position bias is seen."""
+    found: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        if row[11] and row[12]:
+            low, high = sorted(row[11:13])
+            stem = row[9]
+            for option in sorted((low, high), key=len, reverse=True):  # "normal" stands inside "abnormal"
+                stem = stem.replace(option, "\0")
+            found[row[2], row[8], stem, low, high].append(number)
+    out = list(rows)
+    for numbers in found.values():
+        if len(numbers) == 2:
+            first, second = (rows[number] for number in numbers)
+            if first[11] == second[12] and first[10] != second[10]:
+                out[numbers[1]] = (second[0], first[1], *second[2:])
+    return out
+
+
+def write_pictures(
+    path: Path, mine: Sequence[Asked], images: Mapping[str, str], matches: Mapping[str, Match]
+) -> Counter[str]:
+    """Where every picture comes from; returns how many were recovered in which way."""
+    how: Counter[str] = Counter()
+    seen: set[str] = set()
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image", "old", "sha256", "frame", "group", "found_by", "difference", "class"))
+        for asked in mine:
+            if asked.sha256 in seen:
+                continue
+            seen.add(asked.sha256)
+            match = matches.get(asked.sha256)
+            found = ("", "", "", "", "")
+            if match is not None:
+                gap = "" if match.difference is None else f"{match.difference:.3f}"
+                found = (match.frame or "", match.group, match.how, gap, match.cls or "")
+            how[found[2] or "unknown"] += 1
+            writer.writerow((images[asked.sha256], asked.named, asked.sha256, *found))
+    return how
+
+
+def write_unmatched(path: Path, listed: Sequence[Listed]) -> None:
+    """Every row that matched nothing, and every one that was left out; in the order of files and rows."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("dataset", "file", "row", "reason", "imported", "what", "meaning"))
+        for one in sorted(listed, key=lambda one: (one.dataset, one.file, one.row, one.reason, one.what)):
+            kept = "yes" if one.reason in KEPT else "no"
+            writer.writerow((one.dataset, one.file, one.row, one.reason, kept, one.what, REASONS[one.reason]))
+
+
+def tell(report: Mapping[str, Any], places: Places) -> None:
+    """What a person should know at once."""
+    for reason, count in report["unmatched"].items():
+        say(f"{count} x {reason}: {REASONS[reason]}")
+    if places.strangers:
+        folder, count = places.strangers.most_common(1)[0]
+        say(f"{count} rows name pictures in {folder}; if they are elsewhere now: --image-root {folder}=FOLDER")
+    guessed = [name for name, encoding in report["encodings"].items() if encoding == "gb18030"]
+    if guessed:
+        say(f"read as GB18030, for they are not UTF-8: {', '.join(guessed[:5])}" + (" ..." if guessed[5:] else ""))
