@@ -161,6 +161,14 @@ def test_split_by_group_keeps_groups_together(tree: Tree, tmp_path: Path) -> Non
     assert reasons["unknown-group"] == 1
 
 
+def test_a_table_alone_is_a_dataset(tree: Tree, tmp_path: Path) -> None:
+    words = {"maps": [".=S2"], "image_roots": [tree.image_root], "split": "test-only"}
+    report = import_old(tree.root / "YOLO_QA_2.csv", **words, out=tmp_path / "q2")
+    assert report["datasets"]["YOLO_QA_2"]["counts"] == {"test": 13}
+    assert report["unmatched"] == {"missing-picture": 1, "no-samples": 1}
+    assert {sample.stage for sample in read_samples(tmp_path / "q2", "test")} == {"S2"}
+
+
 def test_without_a_pool_frames_are_named_after_pictures(tree: Tree, tmp_path: Path) -> None:
     import_old(tree.singel, maps=["all_no_box=S3"], image_roots=[tree.image_root], out=tmp_path / "S3")
     artifact.read(tmp_path / "S3", "dataset", verify=True)
