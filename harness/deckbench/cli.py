@@ -380,6 +380,8 @@ def models_pretrain(
     pool: Annotated[list[Path], typer.Option(help="Synthetic pools; give it several times.")],
     out: Out,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
+    init: Annotated[Path | None, typer.Option(help="A base to go on from, instead of a fresh one.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; default: the recipe's.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Make the base of the embedded model again: it learns to name what stands on a deck."""
@@ -387,8 +389,8 @@ def models_pretrain(
 
     if model != "tiny-glm4v":
         raise InputError(f"{model!r} is not pretrained here", "model", "only tiny-glm4v is")
-    recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
-    pretrain(pool, out=out, recipe=recipe)
+    given = {key: value for key, value in (("steps", steps), ("lr", lr)) if value is not None}
+    pretrain(pool, out=out, recipe=Recipe(seed=seed, **given), init=init)  # type: ignore[arg-type]
     say(f"model: {out}")
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from deckbench.resources import tasks_folder
 
 RARE_WEIGHT = 4.0  # of a rare state in the cells' loss
 MAX_REPEAT = 60  # characters; longer texts cost more than they teach
+TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)  # of a jinja template
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def work(
             rng = np.random.default_rng([recipe.seed, step, index])
             frame = relit(Image.open(path).convert("RGB"), rng, recipe.light)
             first, *rest = deck_talk.views(frame, scene, rng, recipe.boxes, recipe.crops)
-            again = [deck_talk.repeat(texts[int(rng.integers(len(texts)))])] if texts and rng.random() < 0.3 else []
+            again = [deck_talk.repeat(some_text(texts, rng))] if texts else []
             whole.append((first.image, [*first.turns, *again]))
             grids[0].append(deck_talk.grid_labels(scene, first, side))
             grids[1].extend(deck_talk.grid_labels(scene, view, side) for view in rest)
@@ -235,7 +237,10 @@ def work(
 
 
 def texts_of(folder: Path) -> list[str]:
-    """Every string value of the task and ontology yaml files: the words the stages will use."""
+    """Every string value of the task and ontology yaml files, templates without their tags: the stages' words.
+
+    A token that the base never had to say is out of reach for the stages, since LoRA leaves the output head alone.
+    """
     import yaml
 
     def strings(value: Any) -> Iterator[str]:
@@ -249,7 +254,19 @@ def texts_of(folder: Path) -> list[str]:
                 yield from strings(item)
 
     files = sorted(p for p in folder.rglob("*.yaml") if p.parent.name != "suites")
-    return [text for file in files for text in strings(yaml.safe_load(file.read_text(encoding="utf-8")))]
+    found = [text for file in files for text in strings(yaml.safe_load(file.read_text(encoding="utf-8")))]
+    found += [word for text in found for tag in TAG.findall(text) for word in re.findall(r"'([^']+)'", tag)]
+    return [" ".join(TAG.sub(" ", text).split()) for text in found]
+
+
+def some_text(texts: Sequence[str], rng: np.random.Generator) -> str:
+    """One to four of the texts as one, since a word behind another has a token of its own."""
+    joint = (" ", ", ", ". ", ": ")[int(rng.integers(4))]
+    text = texts[int(rng.integers(len(texts)))]
+    for _ in range(int(rng.integers(4))):
+        longer = joint.join((text, texts[int(rng.integers(len(texts)))]))
+        text = longer if len(longer) <= MAX_REPEAT else text
+    return text
 
 
 def corpus_of(scenes: list[tuple[Path, dict[str, Any]]], frames: int = 400) -> list[str]:
@@ -262,10 +279,11 @@ def corpus_of(scenes: list[tuple[Path, dict[str, Any]]], frames: int = 400) -> l
     return texts
 
 
-def pretrain(pools: list[Path], *, out: Path, recipe: Recipe | None = None) -> None:
+def pretrain(pools: list[Path], *, out: Path, recipe: Recipe | None = None, init: Path | None = None) -> None:
     """Teach a fresh tiny-glm4v to name what it sees; writes a checkpoint folder (bfloat16 weights) at `out`.
 
-    A broken run, called again, goes on from its last state in `<out>.partial`.
+    init: a base to go on from, instead of a fresh one; it looks already, and the cells' loss is left out. A broken run,
+    called again, goes on from its last state in `<out>.partial`.
     """
     import torch
     import torch.multiprocessing as mp
@@ -274,14 +292,17 @@ def pretrain(pools: list[Path], *, out: Path, recipe: Recipe | None = None) -> N
     from deckbench.models.glm4v.tiny import make_tiny
 
     recipe = recipe or Recipe()
+    if init is not None:
+        recipe = replace(recipe, cells=0.0, cells_end=0.0)
     artifact.check_free(out)
     scenes = read_scenes(pools)
     home = out.with_name(f"{out.name}.partial")
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "start").is_dir():
-        make_tiny(corpus=corpus_of(scenes), seed=recipe.seed).save(home / "start")
+        fresh = load_glm4v(init, dtype=torch.float32) if init else make_tiny(corpus_of(scenes), recipe.seed)
+        fresh.save(home / "start")
     port = 20000 + os.getpid() % 20000
-    texts = sorted({text for text in texts_of(tasks_folder()) if len(text) <= MAX_REPEAT and "{" not in text})
+    texts = sorted({text for text in texts_of(tasks_folder()) if 0 < len(text) <= MAX_REPEAT})
     mp.spawn(work, args=(scenes, texts, str(home), recipe, port), nprocs=recipe.nproc)
     model = load_glm4v(home / "start")
     model.module.load_state_dict(torch.load(home / "state.pt", weights_only=True)["module"])
