@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deckbench.errors import InputError
+from deckbench.models import pack
 from deckbench.models.answer import Question
-from deckbench.models.glm4v import pack, preprocess, prompt
+from deckbench.models.glm4v import preprocess, prompt
 from deckbench.models.glm4v.chat import Glm4v, linears_matched, load_glm4v
-from deckbench.models.glm4v.model import IGNORE
+from deckbench.models.loss import IGNORE
 
 TOLERANCE = 1e-5
 TEXTS = [
@@ -45,8 +46,8 @@ def logits_alone(model: Glm4v, frame: Image.Image, text: str, answer: str | None
 
 def test_a_padded_batch_gives_the_logits_of_one_by_one(small: Glm4v, frames: list[Image.Image]) -> None:
     questions = [prompt.question_ids(small.tokenizer, text) for text in TEXTS[:4]]
-    rows = [[pack.Picture(i, [pack.Branch(ids)])] for i, ids in enumerate(questions)]
-    batch = pack.pack(small.prefix, rows, small.config.pad_token_id)
+    rows = [[pack.Picture(small.prefix, i, [pack.Branch(ids)])] for i, ids in enumerate(questions)]
+    batch = pack.pack(rows, small.config.pad_token_id)
     batch.pop("labels")
     assert len({len(ids) for ids in questions}) == 4  # so there is padding
     pixels = torch.cat([pixels_of(small, frame) for frame in frames])
@@ -242,10 +243,10 @@ def test_the_mask_is_honoured_by_the_language_model(small: Glm4v, frames: list[I
 
     def second(first_question: str, first_frame: Image.Image) -> torch.Tensor:
         rows = [
-            pack.Picture(0, [pack.Branch(prompt.question_ids(small.tokenizer, first_question))]),
-            pack.Picture(1, [pack.Branch(prompt.question_ids(small.tokenizer, TEXTS[0]))]),
+            pack.Picture(small.prefix, 0, [pack.Branch(prompt.question_ids(small.tokenizer, first_question))]),
+            pack.Picture(small.prefix, 1, [pack.Branch(prompt.question_ids(small.tokenizer, TEXTS[0]))]),
         ]
-        batch = pack.pack(small.prefix, [rows], small.config.pad_token_id)
+        batch = pack.pack([rows], small.config.pad_token_id)
         batch.pop("labels")
         pixels = torch.cat([pixels_of(small, first_frame), pixels_of(small, frames[1])])
         with torch.inference_mode():

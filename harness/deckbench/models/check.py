@@ -47,7 +47,8 @@ def check(folder: Path, cases: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from deckbench.models.glm4v import pack, preprocess, prompt
+    from deckbench.models import pack
+    from deckbench.models.glm4v import preprocess, prompt
     from deckbench.models.glm4v.chat import load_glm4v
 
     found = read_cases(Path(cases))
@@ -67,8 +68,8 @@ def check(folder: Path, cases: Path) -> dict[str, Any]:
         except OSError as error:
             raise InputError("the case's frame is no picture that can be read", case["frame"], MEND) from error
         question = prompt.question_ids(model.tokenizer, case["question"], newline=False)
-        picture = pack.Picture(0, [pack.Branch(question)])
-        batch = pack.pack(model.prefix, [[picture]], model.config.pad_token_id)
+        picture = pack.Picture(model.prefix, 0, [pack.Branch(question)])
+        batch = pack.pack([[picture]], model.config.pad_token_id)
         batch.pop("labels")
         with torch.inference_mode():
             logits = model.module(pixel_values=pixels, **batch).logits

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 
 from deckbench.errors import InputError
+from deckbench.models import files, pack
 from deckbench.models.answer import Answer, Question
-from deckbench.models.glm4v import files, pack, preprocess, prompt, weights
-from deckbench.models.glm4v.config import CONFIG, Glm4vConfig, read_config, read_json
+from deckbench.models.generate import Generated, greedy, prefill, wait
+from deckbench.models.glm4v import preprocess, prompt, weights
+from deckbench.models.glm4v.config import CONFIG, GLM4V, TOKENIZER, Glm4vConfig, read_config, read_json
 from deckbench.models.glm4v.model import Glm4vModule
 from deckbench.models.glm4v.tokenizer import Tokenizer, read_tokenizer
+from deckbench.models.weights import memory_hash, save_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,17 +37,6 @@ VISION_LINEARS = (
 )
 
 
-@dataclass(frozen=True)
-class Generated:
-    """ids: greedy tokens without the stop token. first: logits at the answer's first position, float32.
-    steps: forward passes that made it, the stop token's included. decode_s: wall time from the first token on."""
-
-    ids: list[int]
-    first: Tensor
-    steps: int
-    decode_s: float
-
-
 class Glm4v:
     """GLM-4V behind DeckBench's model interface.
 
@@ -55,7 +44,7 @@ class Glm4v:
     small_files: the checkpoint's files beside config and weights, written back unchanged by `save`.
     """
 
-    family = files.FAMILY
+    family = GLM4V.name
 
     def __init__(
         self,
@@ -84,13 +73,12 @@ class Glm4v:
     @cached_property
     def base(self) -> dict[str, Any]:
         """Hashes of the base's config, tokenizer and weights, adapters not counted (see `files.identity`)."""
+        small = {name: self.files[name] for name in TOKENIZER}
         if self.source is not None:
-            return files.identity(self.name, self.config.raw, self.files, files.weight_hashes(self.source))
-        digest = hashlib.sha256()
-        for name, tensor in weights.official_state(self.module, self.config).items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.view(torch.uint8).numpy().tobytes())
-        return files.identity(self.name, self.config.raw, self.files, {"memory": digest.hexdigest()})
+            found: Any = files.weight_hashes(self.source, GLM4V)
+        else:
+            found = memory_hash(weights.official_state(self.module, self.config))
+        return files.identity(self.name, GLM4V, self.config.raw, small, found)
 
     @property
     def base_hash(self) -> str:
@@ -161,104 +149,30 @@ class Glm4v:
         try:
             begin = time.perf_counter()
             features = self.module.vision(pixels.to(self.dtype))
-            self._wait()
+            wait(self.device)
             seen = time.perf_counter()
-            shared = self._prefill_prefix(features)
+            ids = torch.tensor([self.prefix.ids], device=self.device)
+            shared = prefill(self.module.language, self.prefix, self.module.embed(ids, features))
             generated: list[Generated] = []
-            prefill = time.perf_counter() - seen
+            prefill_s = time.perf_counter() - seen
             for at in range(0, len(branches), QUESTIONS_AT_ONCE):
                 chunk = slice(at, at + QUESTIONS_AT_ONCE)
-                made, chunk_prefill = self._generate_chunk(copy.deepcopy(shared), branches[chunk], limits[chunk])
+                made, chunk_s = greedy(
+                    self.module.language,
+                    copy.deepcopy(shared),
+                    self.prefix,
+                    branches[chunk],
+                    limits[chunk],
+                    pad_id=self.config.pad_token_id,
+                    stops=self.config.eos_token_id,
+                )
                 generated += made
-                prefill += chunk_prefill
+                prefill_s += chunk_s
         finally:
             self.module.train(was_training)
         if seconds is not None:
-            seconds |= {"vision": seen - begin, "prefill": prefill}
+            seconds |= {"vision": seen - begin, "prefill": prefill_s}
         return generated
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def _prefill_prefix(self, features: Tensor) -> Any:
-        """The cache of the shared prefix, one row. features: (1, tokens + 2, width)."""
-        language = self.module.language
-        cache = DynamicCache(config=language.config)
-        ids = torch.tensor([self.prefix.ids], device=self.device)
-        language.model(
-            inputs_embeds=self.module.embed(ids, features),
-            attention_mask=pack.branch_mask(torch.zeros_like(ids), torch.zeros_like(ids)),
-            position_ids=torch.tensor([self.prefix.positions], device=self.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        self._wait()
-        return cache
-
-    def _generate_chunk(
-        self, cache: Any, branches: Sequence[Sequence[int]], limits: Sequence[int]
-    ) -> tuple[list[Generated], float]:
-        """Greedy answers behind `cache` (the prefix, one row; used up here), and the questions' prefill time."""
-        start = time.perf_counter()
-        device, language = self.device, self.module.language
-        rows, width = len(branches), max(len(branch) for branch in branches)
-        cache.batch_repeat_interleave(rows)
-        pad = self.config.pad_token_id
-        lengths = torch.tensor([len(branch) for branch in branches], device=device)
-        tokens = torch.tensor([[*branch, *[pad] * (width - len(branch))] for branch in branches], device=device)
-        places = torch.arange(width, device=device)
-        real = places < lengths[:, None]
-        branch_of = torch.where(real, 1, pack.PADDING)
-        prefix = branch_of.new_full((rows, len(self.prefix.ids)), pack.SHARED)
-        seen = torch.cat((prefix, branch_of), dim=1)
-        hidden = language.model(
-            input_ids=tokens,
-            attention_mask=pack.branch_mask(seen.clamp(max=0), seen)[:, :, prefix.shape[1] :],
-            position_ids=torch.where(real, self.prefix.next_position + places, 0),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        last = hidden[torch.arange(rows, device=device), lengths - 1]
-        logits = language.lm_head(last).float()
-        first = logits.cpu()
-        self._wait()
-        prefilled = time.perf_counter()
-        made: list[list[int]] = [[] for _ in branches]
-        steps, ended_s = [0] * rows, [0.0] * rows
-        stops = set(self.config.eos_token_id)
-        alive = list(range(rows))  # the branch of each row still in the batch
-        visible = seen != pack.PADDING
-        while alive:
-            chosen = logits.argmax(dim=-1).tolist()
-            keep = []
-            for row, branch in enumerate(alive):
-                steps[branch] += 1
-                if chosen[row] not in stops:
-                    made[branch].append(chosen[row])
-                    if steps[branch] < limits[branch]:
-                        keep.append(row)
-                        continue
-                ended_s[branch] = time.perf_counter() - prefilled
-            if not keep:
-                break
-            if len(keep) < len(alive):
-                index = torch.tensor(keep, device=device)
-                cache.batch_select_indices(index)
-                visible, lengths = visible[index], lengths[index]
-                alive = [alive[row] for row in keep]
-            visible = torch.cat((visible, visible.new_ones(len(alive), 1)), dim=1)
-            hidden = language.model(
-                input_ids=torch.tensor([[chosen[row]] for row in keep], device=device),
-                attention_mask=visible[:, None, None, :],
-                position_ids=(self.prefix.next_position + lengths)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            lengths = lengths + 1
-            logits = language.lm_head(hidden[:, -1]).float()
-        done = [Generated(*parts) for parts in zip(made, first, steps, ended_s, strict=True)]
-        return done, prefilled - start
 
     # Training
 
@@ -271,6 +185,7 @@ class Glm4v:
         """
         pictures = [
             pack.Picture(
+                self.prefix,
                 index,
                 [
                     pack.Branch(
@@ -281,11 +196,11 @@ class Glm4v:
             )
             for index, (_, pairs) in enumerate(items)
         ]
-        rows = pack.fill_rows([picture.length(self.prefix) for picture in pictures])
+        rows = pack.fill_rows([picture.length for picture in pictures])
         pixels = preprocess.batch([image for image, _ in items], self.config.vision.image_size)
         return {
             "pixel_values": torch.from_numpy(pixels),
-            **pack.pack(self.prefix, [[pictures[i] for i in row] for row in rows], self.config.pad_token_id),
+            **pack.pack([[pictures[i] for i in row] for row in rows], self.config.pad_token_id),
         }
 
     def shrink(self, image: Image) -> Image:
@@ -306,7 +221,7 @@ class Glm4v:
         by tensor.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        weights.save_weights(self.module, self.config, folder, dtype)
+        save_state(weights.official_state(self.module, self.config, dtype), folder)
         kind = str(dtype or self.dtype).removeprefix("torch.")
         for name, data in self.files.items():
             (folder / name).write_bytes(data)

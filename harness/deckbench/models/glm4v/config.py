@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deckbench.errors import InputError
+from deckbench.models import files
+from deckbench.models.files import Family
 
 CONFIG = "config.json"
 MODEL_TYPE = "chatglm"
 OFFICIAL = "give the folder of a GLM-4V checkpoint in the official layout"
+GLM4V = Family("glm4v", "GLM-4V", OFFICIAL)
+TOKENIZER = ("tokenizer.model", "tokenizer_config.json")
+number = partial(files.number, family=GLM4V)
+unknown_keys = partial(files.unknown_keys, family=GLM4V)
+read_json = partial(files.read_json, family=GLM4V)
 
 # Settings of the original code that have a second branch nobody publishes weights for: only this value is implemented.
 FIXED: dict[str, Any] = {
@@ -100,29 +107,6 @@ class Glm4vConfig:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
-def number(
-    data: Mapping[str, Any], key: str, where: str | Path, kind: type, *, least: float = 0, scope: str = ""
-) -> Any:
-    """`data[key]` when it is a finite number of `kind` above `least` (booleans are no numbers); else InputError."""
-    if key not in data:
-        raise InputError(f"the key {scope}{key!r} is missing", where, OFFICIAL)
-    value = data[key]
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if good and kind is int:
-        good = isinstance(value, int)
-    if not good or not (least < value < float("inf")):
-        wanted = "an integer" if kind is int else "a number"
-        raise InputError(f"the key {scope}{key!r} must be {wanted} above {least:g}, not {value!r}", where, OFFICIAL)
-    return kind(value)
-
-
-def unknown_keys(data: Mapping[str, Any], known: set[str], where: str | Path, scope: str = "") -> None:
-    """Refuse keys nobody reads: a setting that is silently dropped would give a silently different model."""
-    for key in sorted(set(data) - known):
-        if not key.startswith("_"):
-            raise InputError(f"unknown key {scope}{key!r}", where, "this is not a GLM-4V setting; remove it")
-
-
 def parse_vision(data: Any, where: str | Path) -> VisionConfig:
     """The `vision_config` object. Raises InputError naming the key."""
     scope = "vision_config."
@@ -187,16 +171,6 @@ def parse_config(data: Any, where: str | Path) -> Glm4vConfig:
     if values["kv_channels"] % 4:
         raise InputError("'kv_channels' must be a multiple of 4 (half of it is rotated, in pairs)", where, OFFICIAL)
     return Glm4vConfig(**values, vision=parse_vision(data.get("vision_config"), where), raw=data)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of a checkpoint. Raises InputError when it is missing or damaged."""
-    if not path.is_file():
-        raise InputError(f"the checkpoint has no {path.name}", path, OFFICIAL)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not readable as JSON ({error})", path, "copy the checkpoint again") from error
 
 
 def read_config(folder: Path) -> Glm4vConfig:

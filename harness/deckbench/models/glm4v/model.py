@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import GlmConfig, GlmForCausalLM
 
 from deckbench.models.glm4v.config import Glm4vConfig
 from deckbench.models.glm4v.vision import VisionTower
-
-IGNORE = -100  # label of a position that has no loss, as everywhere in torch and transformers
+from deckbench.models.loss import Output, answer_loss
 
 
 def language_config(config: Glm4vConfig) -> Any:
@@ -39,18 +36,6 @@ def language_config(config: Glm4vConfig) -> Any:
     # The masks built here are boolean, which only this attention reads as "may attend".
     language._attn_implementation = "sdpa"
     return language
-
-
-@dataclass
-class Output:
-    """loss: scalar or None. logits: (rows, length, vocabulary), or (labelled positions, vocabulary) with labels."""
-
-    loss: Tensor | None
-    logits: Tensor
-
-    def __getitem__(self, key: str | int) -> Any:
-        """transformers' Trainer reads outputs by name or by place."""
-        return getattr(self, key) if isinstance(key, str) else (self.loss, self.logits)[key]
 
 
 class Glm4vModule(nn.Module):  # type: ignore[misc]
@@ -90,8 +75,7 @@ class Glm4vModule(nn.Module):  # type: ignore[misc]
         pixel_values: (pictures, 3, size, size) float, in the images' order or in that which pixel_index names.
         input_ids, position_ids, labels: (rows, length) int64. attention_mask: (rows, 1, length, length) bool, True
         where a position (row) may attend to another (column).
-        With labels, the output head runs only where a label is set and the loss is the mean over those tokens (the
-        sum over `num_items_in_batch` when given, so that gradient accumulation weighs all tokens alike).
+        The loss is that of `answer_loss`, num_items_in_batch its `count`.
         """
         if pixel_index is not None:
             pixel_values = pixel_values[pixel_index]
@@ -104,11 +88,4 @@ class Glm4vModule(nn.Module):  # type: ignore[misc]
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
-        if labels is None:
-            return Output(None, self.language.lm_head(hidden))
-        wanted = labels[:, 1:]
-        chosen = wanted != IGNORE
-        logits = self.language.lm_head(hidden[:, :-1][chosen])
-        total = F.cross_entropy(logits.float(), wanted[chosen], reduction="sum")
-        count = chosen.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return Output(total / count, logits)
+        return answer_loss(self.language.lm_head, hidden, labels, num_items_in_batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deckbench.models import pack
 from deckbench.models.glm4v.config import Glm4vConfig
 from deckbench.models.glm4v.tokenizer import Tokenizer
 
@@ -14,20 +15,13 @@ STOP = "<|user|>"
 
 
 @dataclass(frozen=True)
-class Prefix:
-    """The part of the prompt all questions about a frame share, up to and including the end of image.
+class Prefix(pack.Prefix):
+    """The shared part, up to and including the end of image; the image's tokens share one position.
 
-    ids, positions: the image expanded to its tokens, which share one position. short: ids with the one placeholder of
-    the published format. next_position: where a question goes on.
+    short: ids with the one placeholder of the published format.
     """
 
-    ids: tuple[int, ...]
-    positions: tuple[int, ...]
     short: tuple[int, ...]
-
-    @property
-    def next_position(self) -> int:
-        return self.positions[-1] + 1
 
 
 def make_prefix(tokenizer: Tokenizer, config: Glm4vConfig) -> Prefix:

@@ -8,11 +8,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deckbench.models.glm4v.model import IGNORE
-from deckbench.models.glm4v.prompt import Prefix
+from deckbench.models.loss import IGNORE
 
 PADDING = -1
 SHARED = 0
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The part of the prompt that all questions about a frame share, its image expanded to as many ids as features.
+
+    ids, positions: one of each a token. next_position: where a question goes on.
+    """
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+
+    @property
+    def next_position(self) -> int:
+        return self.positions[-1] + 1
 
 
 @dataclass(frozen=True)
@@ -25,14 +39,16 @@ class Branch:
 
 @dataclass(frozen=True)
 class Picture:
-    """One frame's place in a batch: which of the batch's pixel tensors, and the questions about it."""
+    """One frame's place in a batch: its prefix, which of the batch's pixel tensors, and the questions about it."""
 
+    prefix: Prefix
     pixels: int
     branches: Sequence[Branch]
 
-    def length(self, prefix: Prefix) -> int:
+    @property
+    def length(self) -> int:
         """Tokens of prefix and branches."""
-        return len(prefix.ids) + sum(len(branch.question) + len(branch.answer) for branch in self.branches)
+        return len(self.prefix.ids) + sum(len(branch.question) + len(branch.answer) for branch in self.branches)
 
 
 def branch_mask(picture: Tensor, branch: Tensor) -> Tensor:
@@ -69,7 +85,7 @@ def fill_rows(lengths: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-def pack(prefix: Prefix, rows: Sequence[Sequence[Picture]], pad_id: int) -> dict[str, Tensor]:
+def pack(rows: Sequence[Sequence[Picture]], pad_id: int) -> dict[str, Tensor]:
     """The tensors of a batch but the pixels, padded on the right.
 
     Returns input_ids, position_ids, labels (all (rows, length) int64), attention_mask ((rows, 1, length, length)
@@ -85,6 +101,7 @@ def pack(prefix: Prefix, rows: Sequence[Sequence[Picture]], pad_id: int) -> dict
     for row in rows:
         columns: tuple[list[int], ...] = ([], [], [], [], [])
         for place, picture in enumerate(row):
+            prefix = picture.prefix
             parts = [(prefix.ids, prefix.positions, [IGNORE] * len(prefix.ids), SHARED)]
             for number, branch in enumerate(picture.branches, 1):
                 tokens = (*branch.question, *branch.answer)
