@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from deckbench.errors import InputError
 from deckbench.models import pack
+from deckbench.models.answer import Answer, Question
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,33 @@ def greedy(
         logits = language.lm_head(hidden[:, -1]).float()
     done = [Generated(*parts) for parts in zip(made, first, steps, ended_s, strict=True)]
     return done, prefilled - start
+
+
+def check_lengths(questions: Sequence[Question], tokens_in: Sequence[int], most: int, name: str) -> None:
+    """Raises InputError when a question and its answer are longer than the model `name` reads (`most` tokens)."""
+    for question, length in zip(questions, tokens_in, strict=True):
+        if length + question.max_new_tokens > most:
+            what = f"a question and its answer take {length + question.max_new_tokens} tokens; {name} reads {most}"
+            raise InputError(what, f"{question.text[:60]}...", "shorten the question")
+
+
+def answers(
+    questions: Sequence[Question],
+    tokens_in: Sequence[int],
+    generated: Sequence[Generated],
+    *,
+    letters: Mapping[str, Sequence[int]],
+    decode: Callable[[Sequence[int]], str],
+    seconds: Mapping[str, float],
+) -> list[Answer]:
+    """What was generated as answers. letters: ids of the spellings of A and B. seconds: of the frame's stages."""
+    first_token = sum(seconds[stage] for stage in ("preprocess", "vision", "prefill"))
+    done = []
+    for question, length, made in zip(questions, tokens_in, generated, strict=True):
+        p_a = p_b = None
+        if question.kind == "choice":
+            shares = made.first.softmax(dim=-1)
+            p_a, p_b = (float(shares[list(letters[letter])].sum()) for letter in "AB")
+        times = {**seconds, "first_token": first_token, "decode": made.decode_s}
+        done.append(Answer(decode(made.ids), p_a, p_b, length, made.steps, times))
+    return done

@@ -18,7 +18,7 @@ from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 from deckbench.errors import InputError
 from deckbench.models import files, pack
 from deckbench.models.answer import Answer, Question
-from deckbench.models.generate import Generated, greedy, prefill, wait
+from deckbench.models.generate import Generated, answers, check_lengths, greedy, prefill, wait
 from deckbench.models.glm4v import preprocess, prompt, weights
 from deckbench.models.glm4v.config import CONFIG, GLM4V, TOKENIZER, Glm4vConfig, read_config, read_json
 from deckbench.models.glm4v.model import Glm4vModule
@@ -104,32 +104,12 @@ class Glm4v:
             pixels = torch.zeros_like(pixels)
         preprocessed = time.perf_counter()
         branches = [prompt.question_ids(self.tokenizer, question.text) for question in questions]
-        limits = [question.max_new_tokens for question in questions]
-        for question, ids, limit in zip(questions, branches, limits, strict=True):
-            length = len(self.prefix.ids) + len(ids) + limit
-            if length > self.config.seq_length:
-                what = f"a question and its answer take {length} tokens; {self.name} reads {self.config.seq_length}"
-                raise InputError(what, f"{question.text[:60]}...", "shorten the question")
+        tokens_in = [len(self.prefix.ids) + len(ids) for ids in branches]
+        check_lengths(questions, tokens_in, self.config.seq_length, self.name)
         seconds: dict[str, float] = {"preprocess": preprocessed - start}
-        generated = self.generate(pixels, branches, limits, seconds)
-        seconds["first_token"] = sum(seconds[stage] for stage in ("preprocess", "vision", "prefill"))
-        answers = []
-        for question, ids, made in zip(questions, branches, generated, strict=True):
-            p_a = p_b = None
-            if question.kind == "choice":
-                shares = made.first.softmax(dim=-1)
-                p_a, p_b = (float(shares[self.letters[letter]].sum()) for letter in "AB")
-            answers.append(
-                Answer(
-                    text=self.tokenizer.decode(made.ids),
-                    p_a=p_a,
-                    p_b=p_b,
-                    tokens_in=len(self.prefix.ids) + len(ids),
-                    tokens_out=made.steps,
-                    seconds={**seconds, "decode": made.decode_s},
-                )
-            )
-        return answers
+        generated = self.generate(pixels, branches, [question.max_new_tokens for question in questions], seconds)
+        decode = self.tokenizer.decode
+        return answers(questions, tokens_in, generated, letters=self.letters, decode=decode, seconds=seconds)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def generate(
