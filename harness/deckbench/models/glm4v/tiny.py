@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deckbench.models.glm4v import tokenizer
 from deckbench.models.glm4v.chat import GENERATION, Glm4v
 from deckbench.models.glm4v.config import parse_config
 from deckbench.models.glm4v.model import Glm4vModule
 from deckbench.models.glm4v.tiny_vocab import SPECIAL, vocabulary_files
+from deckbench.models.waves import grid_waves
 
 NAME = "tiny-glm4v"
 VOCABULARY = 1500  # text tokens; the embedding is padded to a multiple of 32 behind the specials
@@ -75,17 +76,6 @@ def tiny_config(text_tokens: int = VOCABULARY, **sizes: Any) -> dict[str, Any]:
         "vision_config": vision,
         **sizes,
     }
-
-
-def grid_waves(side: int, width: int) -> Tensor:
-    """(side * side, width) sine-cosine values of row and column, each half the width (ViT's fixed 2-D embedding)."""
-    frequencies = 1.0 / 100.0 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
-    waves = torch.cat((angles.sin(), angles.cos()), dim=1)
-    rows = waves[:, None].expand(-1, side, -1)
-    columns = waves[None].expand(side, -1, -1)
-    both = torch.cat((rows, columns), dim=2).reshape(side * side, -1)
-    return torch.nn.functional.pad(both, (0, width - both.shape[1])).float()
 
 
 def initialise(module: Glm4vModule, seed: int) -> None:
