@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from deckbench.models.glm4v.chat import Glm4v
+    from deckbench.models.phi3v.chat import Phi3v
 
 PACKAGED = {"tiny-glm4v": Path(__file__).parent / "glm4v" / "tiny"}
 BLIND = "blind:"
@@ -76,11 +77,40 @@ def model_folder(ref: str) -> tuple[Path, str]:
     return folder, folder.resolve().name
 
 
+def split_ref(ref: str) -> tuple[Path, str, int | None]:
+    """(folder, name, number of crops) of `REF` or `REF?num_crops=N`. Raises InputError as `model_folder` does."""
+    plain, mark, option = ref.rpartition("?")
+    if not mark or Path(ref).is_dir():
+        return (*model_folder(ref), None)
+    key, _, value = option.partition("=")
+    if key != "num_crops" or not value.isdecimal():
+        raise InputError(f"{option!r} is not an option of a model", ref, "write FOLDER?num_crops=4")
+    folder, name = model_folder(plain)
+    if family_of(folder) != "phi3v":
+        raise InputError("only Phi-3-vision cuts a frame into crops", ref, "leave ?num_crops away")
+    return folder, f"{name}?{option}", int(value)
+
+
+def family_of(folder: Path) -> str:
+    """The family of a checkpoint folder, by its config's `model_type`. Raises InputError for one not known."""
+    from deckbench.models.files import Family, read_json
+
+    types = {"chatglm": "glm4v", "phi3_v": "phi3v"}
+    mend = "give the folder of a GLM-4V or Phi-3-vision checkpoint in the official layout"
+    config = read_json(folder / "config.json", family=Family("", "", mend))
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in types:
+        what = f"'model_type' is {kind!r}; known are {', '.join(types)}"
+        raise InputError(what, folder / "config.json", mend)
+    return types[kind]
+
+
 def known_models() -> dict[str, str]:
     """Name or form of reference -> one line on it."""
     return {
         "tiny-glm4v": "the embedded default: GLM-4V at 3 million weights, shipped in the package",
-        "FOLDER": "a GLM-4V checkpoint in the official layout (config.json with model_type chatglm)",
+        "FOLDER": "a GLM-4V or Phi-3-vision checkpoint in the official layout (model_type chatglm or phi3_v)",
+        "FOLDER?num_crops=N": "Phi-3-vision with at most N tiles a frame, in place of the checkpoint's own number",
         "blind:MODEL": "the same model, its frames blanked: what the question alone gives away",
         "majority[:DATASET]": "baseline: the more frequent answer of the train part",
         "nearest[:DATASET]": "baseline: the answer of the most similar training frame",
@@ -93,9 +123,14 @@ def model_identity(ref: str) -> dict[str, Any]:
     if ref.startswith(BLIND):
         base = model_identity(ref.removeprefix(BLIND))
         return {**base, "name": f"{BLIND}{base['name']}", "blank": True}
+    folder, name, num_crops = split_ref(ref)
+    if family_of(folder) == "phi3v":
+        from deckbench.models.phi3v.files import folder_identity as phi3v_identity
+
+        return phi3v_identity(folder, name, num_crops)
     from deckbench.models.glm4v.files import folder_identity
 
-    return folder_identity(*model_folder(ref))
+    return folder_identity(folder, name)
 
 
 def base_of(manifest: artifact.Manifest) -> tuple[str, str]:
@@ -108,7 +143,7 @@ def base_of(manifest: artifact.Manifest) -> tuple[str, str]:
     raise InputError("the manifest does not say which base the adapter belongs to", manifest.path, "train it again")
 
 
-def check_adapter(adapter: Path, model: Glm4v) -> artifact.Manifest:
+def check_adapter(adapter: Path, model: Glm4v | Phi3v) -> artifact.Manifest:
     """Refuse an adapter that is pickled, damaged, or was trained on another base. Raises InputError."""
     manifest = artifact.read(adapter, kind="adapter", verify=True)
     if not (adapter / ADAPTER_WEIGHTS).is_file():
@@ -128,7 +163,7 @@ def check_adapter(adapter: Path, model: Glm4v) -> artifact.Manifest:
     return manifest
 
 
-def apply_adapter(model: Glm4v, adapter: Path) -> None:
+def apply_adapter(model: Glm4v | Phi3v, adapter: Path) -> None:
     """Merge an adapter into the model's weights, so that it runs at the base's speed.
 
     `merge` writes the very same sums, so a merged folder and base plus adapter answer alike.
@@ -164,11 +199,18 @@ def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", d
         from deckbench.models import baselines
 
         return baselines.load(ref)
-    from deckbench.models.glm4v.chat import load_glm4v
-
-    folder, name = model_folder(ref)
+    folder, name, num_crops = split_ref(ref)
     where = pick_device(device)
-    model = load_glm4v(folder, dtype=pick_dtype(dtype, where), device=where, name=name)
+    kind = pick_dtype(dtype, where)
+    model: Glm4v | Phi3v
+    if family_of(folder) == "phi3v":
+        from deckbench.models.phi3v.chat import load_phi3v
+
+        model = load_phi3v(folder, dtype=kind, device=where, name=name, num_crops=num_crops)
+    else:
+        from deckbench.models.glm4v.chat import load_glm4v
+
+        model = load_glm4v(folder, dtype=kind, device=where, name=name)
     if adapter is not None:
         apply_adapter(model, Path(adapter))
     return model
