@@ -67,6 +67,12 @@ def train_glm4v(session: nox.Session) -> None:
     verb(session, "train")
 
 
+@nox.session(name="train-phi3v")
+def train_phi3v(session: nox.Session) -> None:
+    """`deckbench train ARGS`, such as `--model MODELS/Phi-3-vision-128k-instruct --data data/S1 --out adapters/S1`."""
+    verb(session, "train")
+
+
 @nox.session
 def infer(session: nox.Session) -> None:
     """`deckbench infer ARGS`."""
