@@ -32,6 +32,7 @@ from deckbench.resources import tasks_folder
 
 RARE_WEIGHT = 4.0  # of a rare state in the cells' loss
 MAX_REPEAT = 60  # characters; longer texts cost more than they teach
+FORMS = 0.7  # part of the texts to repeat that have the form of a scene answer, by far the longest there is
 TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)  # of a jinja template
 
 
@@ -170,6 +171,7 @@ def work(
         heads.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
         start = int(state["step"])
+    forms = scene_forms()
     began, losses = time.monotonic(), []
     for step, chosen in batches(len(scenes), recipe, rank, start):
         whole, parts = [], []
@@ -179,7 +181,8 @@ def work(
             rng = np.random.default_rng([recipe.seed, step, index])
             frame = relit(Image.open(path).convert("RGB"), rng, recipe.light)
             first, *rest = deck_talk.views(frame, scene, rng, recipe.boxes, recipe.crops)
-            again = [deck_talk.repeat(some_text(texts, rng))] if texts else []
+            text = forms[int(rng.integers(len(forms)))] if rng.random() < FORMS else some_text(texts, rng)
+            again = [deck_talk.repeat(text)]
             whole.append((first.image, [*first.turns, *again]))
             grids[0].append(deck_talk.grid_labels(scene, first, side))
             grids[1].extend(deck_talk.grid_labels(scene, view, side) for view in rest)
@@ -257,6 +260,25 @@ def texts_of(folder: Path) -> list[str]:
     found = [text for file in files for text in strings(yaml.safe_load(file.read_text(encoding="utf-8")))]
     found += [word for text in found for tag in TAG.findall(text) for word in re.findall(r"'([^']+)'", tag)]
     return [" ".join(TAG.sub(" ", text).split()) for text in found]
+
+
+def scene_forms(count: int = 400) -> list[str]:
+    """Texts in the form of the scene task's answers, whatever they say drawn by chance: form, and nothing to learn."""
+    from deckbench.task import load_task, render
+
+    task = load_task("ot2-scene@1")
+    classes = [spec for spec in task.ontology.classes.values() if spec.scene]
+    forms = []
+    rng = np.random.default_rng(count)
+    for question in (question for question in task.bank.questions if question.answer and question.kind == "scene"):
+        for _ in range(count):
+            seen = [classes[int(i)] for i in rng.permutation(len(classes))[: int(rng.integers(1, 4))]]
+            wrong = [classes[int(i)].name.get("en") for i in rng.permutation(len(classes))[: int(rng.integers(3))]]
+            nouns = task.ontology.nouns
+            parts = [{"noun": nouns[c.nouns[0]].get("en"), "states": [(c.state or c.name).get("en")]} for c in seen]
+            verdict = list(question.options.values())[int(rng.integers(2))].get("en")
+            forms.append(render(question.answer.get("en"), {"parts": parts, "wrong": wrong, "verdict": verdict}))
+    return forms
 
 
 def some_text(texts: Sequence[str], rng: np.random.Generator) -> str:
