@@ -270,7 +270,9 @@ def scene_forms(count: int = 400) -> list[str]:
     classes = [spec for spec in task.ontology.classes.values() if spec.scene]
     forms = []
     rng = np.random.default_rng(count)
-    for question in (question for question in task.bank.questions if question.answer and question.kind == "scene"):
+    for question in task.bank.questions:
+        if question.kind != "scene" or question.answer is None:
+            continue
         for _ in range(count):
             seen = [classes[int(i)] for i in rng.permutation(len(classes))[: int(rng.integers(1, 4))]]
             wrong = [classes[int(i)].name.get("en") for i in rng.permutation(len(classes))[: int(rng.integers(3))]]
