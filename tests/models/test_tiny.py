@@ -67,6 +67,7 @@ def test_a_saved_one_is_the_same_model(tiny: Glm4v, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_no_bug(tiny: Glm4v, tmp_path: Path) -> None:
     def work() -> None:
+        torch.set_num_threads(1)  # the parent's threads are not there after a fork, and their pool waits for them
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         with pytest.raises(OutsideError, match="cannot write the weights"):
