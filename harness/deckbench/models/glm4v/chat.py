@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +16,16 @@ from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 from deckbench.errors import InputError
 from deckbench.models import files, pack
 from deckbench.models.answer import Answer, Question
+from deckbench.models.chat import GENERATION, QUESTIONS_AT_ONCE, Chat
 from deckbench.models.generate import Generated, answers, check_lengths, greedy, prefill, wait
 from deckbench.models.glm4v import preprocess, prompt, weights
 from deckbench.models.glm4v.config import CONFIG, GLM4V, TOKENIZER, Glm4vConfig, read_config, read_json
 from deckbench.models.glm4v.model import Glm4vModule
 from deckbench.models.glm4v.tokenizer import Tokenizer, read_tokenizer
-from deckbench.models.weights import memory_hash, save_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GENERATION = "generation_config.json"
-QUESTIONS_AT_ONCE = 64  # branches decoded together; bounds the memory of the expanded cache
 LANGUAGE_LINEARS = r"language\.model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate_up_proj|down_proj))"
 VISION_LINEARS = (
     r"vision\.transformer\.layers\.\d+\.(attention\.(query_key_value|dense)|mlp\.fc[12])"
@@ -37,58 +33,23 @@ VISION_LINEARS = (
 )
 
 
-class Glm4v:
-    """GLM-4V behind DeckBench's model interface.
+class Glm4v(Chat):
+    """GLM-4V behind DeckBench's model interface."""
 
-    module: the torch network (peft may wrap it; adapters put into it are used by `answer` too).
-    small_files: the checkpoint's files beside config and weights, written back unchanged by `save`.
-    """
+    family, checkpoint = GLM4V.name, GLM4V
+    module: Glm4vModule
+    config: Glm4vConfig
 
-    family = GLM4V.name
-
-    def __init__(
-        self,
-        module: Glm4vModule,
-        config: Glm4vConfig,
-        tokenizer: Tokenizer,
-        *,
-        name: str,
-        small_files: Mapping[str, bytes],
-        source: Path | None = None,
-        adapter: str | None = None,
-    ) -> None:
-        self.module, self.config, self.tokenizer = module, config, tokenizer
-        self.name, self.files, self.source, self.adapter = name, dict(small_files), source, adapter
+    def __init__(self, module: Glm4vModule, config: Glm4vConfig, tokenizer: Tokenizer, **named: Any) -> None:
+        super().__init__(module, config, tokenizer, **named)
         self.prefix = prompt.make_prefix(tokenizer, config)
-        self.letters = {letter: tokenizer.spellings(letter) for letter in "AB"}
 
-    @property
-    def device(self) -> torch.device:
-        return self.module.vision.boi.device
+    def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        return weights.official_state(self.module, self.config, dtype)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.module.vision.boi.dtype
-
-    @cached_property
-    def base(self) -> dict[str, Any]:
-        """Hashes of the base's config, tokenizer and weights, adapters not counted (see `files.identity`)."""
+    def describe(self, weights: Any) -> dict[str, Any]:
         small = {name: self.files[name] for name in TOKENIZER}
-        if self.source is not None:
-            found: Any = files.weight_hashes(self.source, GLM4V)
-        else:
-            found = memory_hash(weights.official_state(self.module, self.config))
-        return files.identity(self.name, GLM4V, self.config.raw, small, found)
-
-    @property
-    def base_hash(self) -> str:
-        """One hash of the base, whatever its folder is called."""
-        return str(self.base["hash"])
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What was computed with: the base's hashes, the adapter's, the number type; never a path."""
-        return {**self.base, "adapter": self.adapter, "dtype": str(self.dtype).removeprefix("torch.")}
+        return files.identity(self.name, GLM4V, self.config.raw, small, weights)
 
     # Asking
 
@@ -191,22 +152,6 @@ class Glm4v:
         """The full-match pattern of the linear layers that get adapters: all of the language model's, and with
         `vision` all of the tower's and the projector's. Embeddings and output head never."""
         return f"{LANGUAGE_LINEARS}|{VISION_LINEARS}" if vision else LANGUAGE_LINEARS
-
-    # Files
-
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write an official checkpoint folder: weights, config, generation config, tokenizer (its image size kept).
-
-        Weights are written in `dtype`, or as they are. A folder loaded and saved in its own dtype is equal tensor
-        by tensor.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        save_state(weights.official_state(self.module, self.config, dtype), folder)
-        kind = str(dtype or self.dtype).removeprefix("torch.")
-        for name, data in self.files.items():
-            (folder / name).write_bytes(data)
-        raw = {**self.config.raw, "torch_dtype": kind}
-        (folder / CONFIG).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def linears_matched(module: torch.nn.Module, pattern: str) -> list[str]:

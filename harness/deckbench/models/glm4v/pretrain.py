@@ -155,6 +155,8 @@ def work(
     torch.manual_seed(recipe.seed)
     # one reads the tower's end, where it learns fastest, and one what the language model is given
     heads = torch.nn.ModuleList(torch.nn.Linear(model.config.hidden_size, len(LABELS) + 1) for _ in range(2))
+    for head in heads:
+        torch.nn.init.zeros_(head.weight)  # says nothing to the tower before it has learned something itself
     rare = torch.tensor([float(s in deck_talk.RARE or k in deck_talk.RARE_KINDS) for k, s in LABELS] + [0.0])
     features: list[Any] = []
     module.vision.conv.register_forward_hook(lambda _, __, output: features.append(output.flatten(2).transpose(1, 2)))
@@ -306,7 +308,7 @@ def corpus_of(scenes: list[tuple[Path, dict[str, Any]]], frames: int = 400) -> l
 def pretrain(pools: list[Path], *, out: Path, recipe: Recipe | None = None, init: Path | None = None) -> None:
     """Teach a fresh tiny-glm4v to name what it sees; writes a checkpoint folder (bfloat16 weights) at `out`.
 
-    init: a base to go on from, instead of a fresh one; it looks already, and the cells' loss is left out. A broken run,
+    init: a base to go on from, instead of a fresh one; it looks already, and the cells' loss never leads. A broken run,
     called again, goes on from its last state in `<out>.partial`.
     """
     import torch
@@ -317,7 +319,7 @@ def pretrain(pools: list[Path], *, out: Path, recipe: Recipe | None = None, init
 
     recipe = recipe or Recipe()
     if init is not None:
-        recipe = replace(recipe, cells=0.0, cells_end=0.0)
+        recipe = replace(recipe, cells=recipe.cells_end)
     artifact.check_free(out)
     scenes = read_scenes(pools)
     home = out.with_name(f"{out.name}.partial")

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
+from deckbench.models.chat import GENERATION
+from deckbench.models.fresh import fill, grid_waves
 from deckbench.models.glm4v import tokenizer
-from deckbench.models.glm4v.chat import GENERATION, Glm4v
+from deckbench.models.glm4v.chat import Glm4v
 from deckbench.models.glm4v.config import parse_config
 from deckbench.models.glm4v.model import Glm4vModule
 from deckbench.models.glm4v.tiny_vocab import SPECIAL, vocabulary_files
-from deckbench.models.waves import grid_waves
 
 NAME = "tiny-glm4v"
 VOCABULARY = 1500  # text tokens; the embedding is padded to a multiple of 32 behind the specials
@@ -81,30 +81,15 @@ def tiny_config(text_tokens: int = VOCABULARY, **sizes: Any) -> dict[str, Any]:
 def initialise(module: Glm4vModule, seed: int) -> None:
     """Fill a fresh module's weights, a pure function of seed and sizes.
 
-    Linear layers start at deviation 1/sqrt(inputs), those that end a residual branch smaller by the depth; the
-    vision positions start as waves over rows and columns, since random ones take most of the training to find places.
+    The vision positions start as waves over rows and columns, since random ones take most of the training to find
+    places.
     """
     generator = torch.Generator().manual_seed(seed)
-    config = module.glm4v_config
-    ends = ("o_proj", "down_proj")
+    config, vision = module.glm4v_config, module.vision
+    fill(module, generator, {"o_proj": config.num_layers, "down_proj": config.num_layers})
     with torch.no_grad():
-        for name, part in module.named_modules():
-            if isinstance(part, nn.Linear | nn.Conv2d):
-                deviation = part.weight[0].numel() ** -0.5
-                if name.endswith(ends):
-                    deviation /= math.sqrt(2 * config.num_layers)
-                part.weight.normal_(0.0, deviation, generator=generator)
-                if part.bias is not None:
-                    part.bias.zero_()
-            elif isinstance(part, nn.Embedding):
-                part.weight.normal_(0.0, 0.02 if "position" in name else 0.5, generator=generator)
-            elif isinstance(part, nn.LayerNorm):
-                part.weight.fill_(1.0)
-                part.bias.zero_()
-        vision = module.vision
-        vision.patch_embedding.position_embedding.weight[1:] += grid_waves(
-            config.vision.grid, config.vision.hidden_size
-        )
+        waves = grid_waves(config.vision.grid, config.vision.hidden_size)
+        vision.patch_embedding.position_embedding.weight[1:] += waves
         vision.patch_embedding.cls_embedding.normal_(0.0, 0.02, generator=generator)
         vision.boi.normal_(0.0, 0.5, generator=generator)
         vision.eoi.normal_(0.0, 0.5, generator=generator)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from deckbench.errors import InputError
-from deckbench.models import files, pack
+from deckbench.models import pack
 from deckbench.models.answer import Answer, Question
+from deckbench.models.chat import GENERATION, QUESTIONS_AT_ONCE, Chat
 from deckbench.models.generate import Generated, answers, check_lengths, greedy, prefill, wait
 from deckbench.models.phi3v import preprocess, prompt, weights
 from deckbench.models.phi3v.config import (
@@ -32,25 +32,20 @@ from deckbench.models.phi3v.config import (
 from deckbench.models.phi3v.files import identity
 from deckbench.models.phi3v.model import Phi3vModule
 from deckbench.models.phi3v.tokenizer import Tokenizer, read_tokenizer
-from deckbench.models.weights import memory_hash, save_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GENERATION = "generation_config.json"
-QUESTIONS_AT_ONCE = 64  # branches decoded together, at most
 CACHE_BYTES = 4 << 30  # of the copies of the prefix's keys and values: without grouped heads they are large
 LANGUAGE_LINEARS = r"language\.model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj|down_proj))"
 
 
-class Phi3v:
-    """Phi-3-vision behind DeckBench's model interface.
+class Phi3v(Chat):
+    """Phi-3-vision behind DeckBench's model interface. stops: end tokens beside the config's and the prompt's own."""
 
-    module: the torch network (peft may wrap it; adapters put into it are used by `answer` too).
-    small_files: the checkpoint's files beside config and weights, written back unchanged by `save`.
-    """
-
-    family = PHI3V.name
+    family, checkpoint = PHI3V.name, PHI3V
+    module: Phi3vModule
+    config: Phi3vConfig
 
     def __init__(
         self,
@@ -59,44 +54,19 @@ class Phi3v:
         preprocessor: Preprocessor,
         tokenizer: Tokenizer,
         *,
-        name: str,
-        small_files: Mapping[str, bytes],
         stops: Sequence[int] = (),
-        source: Path | None = None,
-        adapter: str | None = None,
+        **named: Any,
     ) -> None:
-        self.module, self.config, self.preprocessor, self.tokenizer = module, config, preprocessor, tokenizer
-        self.name, self.files, self.source, self.adapter = name, dict(small_files), source, adapter
-        self.letters = {letter: tokenizer.spellings(letter) for letter in "AB"}
+        super().__init__(module, config, tokenizer, **named)
+        self.preprocessor = preprocessor
         ends = (tokenizer.special[token] for token in (prompt.END, prompt.OVER))
         self.stops = frozenset([*config.eos_token_id, *stops, *ends])
 
-    @property
-    def device(self) -> torch.device:
-        return self.module.vision.glb_GN.device
+    def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        return weights.official_state(self.module, dtype)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.module.vision.glb_GN.dtype
-
-    @cached_property
-    def base(self) -> dict[str, Any]:
-        """Hashes of the base's configs, tokenizer and weights, adapters not counted (see `files.identity`)."""
-        if self.source is not None:
-            found: Any = files.weight_hashes(self.source, PHI3V)
-        else:
-            found = memory_hash(weights.official_state(self.module))
-        return identity(self.name, self.config.raw, self.preprocessor, self.files, found)
-
-    @property
-    def base_hash(self) -> str:
-        """One hash of the base, whatever its folder is called."""
-        return str(self.base["hash"])
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What was computed with: the base's hashes, the adapter's, the number type; never a path."""
-        return {**self.base, "adapter": self.adapter, "dtype": str(self.dtype).removeprefix("torch.")}
+    def describe(self, weights: Any) -> dict[str, Any]:
+        return identity(self.name, self.config.raw, self.preprocessor, self.files, weights)
 
     # Asking
 
@@ -269,21 +239,6 @@ class Phi3v:
         run = "|".join(str(layer) for layer in range(self.config.vision.num_hidden_layers - 1))
         tower = rf"vision\.img_processor\.vision_model\.encoder\.layers\.({run})\.(self_attn\.\w+_proj|mlp\.fc[12])"
         return rf"{LANGUAGE_LINEARS}|{tower}|vision\.img_projection\.[02]"
-
-    # Files
-
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write an official checkpoint folder: weights, configs (the number of crops in use), tokenizer.
-
-        Weights are written in `dtype`, or as they are. A folder loaded and saved in its own dtype is equal tensor
-        by tensor.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        save_state(weights.official_state(self.module, dtype), folder)
-        for name, data in self.files.items():
-            (folder / name).write_bytes(data)
-        kind = str(dtype or self.dtype).removeprefix("torch.")
-        (folder / CONFIG).write_bytes(json_bytes({**self.config.raw, "torch_dtype": kind}))
 
 
 def joined(head: Generated, tail: Generated) -> Generated:

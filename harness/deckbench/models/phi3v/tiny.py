@@ -8,14 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
+from deckbench.models.fresh import fill, grid_waves
 from deckbench.models.phi3v import tokenizer
 from deckbench.models.phi3v.chat import Phi3v
 from deckbench.models.phi3v.config import PREPROCESSOR, json_bytes, parse_config, parse_preprocessor
 from deckbench.models.phi3v.model import Phi3vModule
 from deckbench.models.phi3v.tiny_vocab import vocabulary_files
-from deckbench.models.waves import grid_waves
 
 NAME = "tiny-phi3v"
 VOCABULARY = 1500  # text tokens; the embedding is padded to a multiple of 32 behind the specials
@@ -94,32 +93,21 @@ def tiny_config(tokens: int, over: int, **sizes: Any) -> dict[str, Any]:
 def initialise(module: Phi3vModule, seed: int) -> None:
     """Fill a fresh module's weights, a pure function of seed and sizes.
 
-    Linear layers start at deviation 1/sqrt(inputs), those that end a residual branch smaller by the depth; the
-    vision positions start as waves over rows and columns, since random ones take most of the training to find places.
+    The vision positions start as waves over rows and columns, since random ones take most of the training to find
+    places.
     """
     generator = torch.Generator().manual_seed(seed)
-    config = module.phi3v_config
+    config, vision = module.phi3v_config, module.vision
     depths = {"o_proj": config.num_hidden_layers, "down_proj": config.num_hidden_layers}
     depths |= {"out_proj": config.vision.num_hidden_layers, "fc2": config.vision.num_hidden_layers}
+    fill(module, generator, depths)
+    embeddings = vision.img_processor.vision_model.embeddings
+    side = config.vision.image_size // config.vision.patch_size
     with torch.no_grad():
-        for name, part in module.named_modules():
-            if isinstance(part, nn.Linear | nn.Conv2d):
-                deviation = part.weight[0].numel() ** -0.5
-                deviation /= math.sqrt(2 * depths.get(name.rpartition(".")[2], 0.5))
-                part.weight.normal_(0.0, deviation, generator=generator)
-                if part.bias is not None:
-                    part.bias.zero_()
-            elif isinstance(part, nn.Embedding):
-                part.weight.normal_(0.0, 0.02 if "position" in name else 0.5, generator=generator)
-            elif isinstance(part, nn.LayerNorm):
-                part.weight.fill_(1.0)
-                part.bias.zero_()
-        embeddings = module.vision.img_processor.vision_model.embeddings
-        side = config.vision.image_size // config.vision.patch_size
         embeddings.position_embedding.weight[1:] += grid_waves(side, config.vision.hidden_size)
         embeddings.class_embedding.normal_(0.0, 0.02, generator=generator)
-        module.vision.glb_GN.normal_(0.0, 0.5, generator=generator)
-        module.vision.sub_GN.normal_(0.0, 0.5, generator=generator)
+        vision.glb_GN.normal_(0.0, 0.5, generator=generator)
+        vision.sub_GN.normal_(0.0, 0.5, generator=generator)
         module.language.lm_head.weight.normal_(0.0, 0.02, generator=generator)
 
 

@@ -1,0 +1,94 @@
+"""What a loaded checkpoint is and how it is written back, whatever its family: the part that GLM-4V and Phi-3 share."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deckbench.models import files
+from deckbench.models.weights import memory_hash, save_state
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+QUESTIONS_AT_ONCE = 64  # branches decoded together at most; bounds the memory of the expanded cache
+
+
+class Chat(ABC):
+    """A loaded checkpoint behind DeckBench's model interface.
+
+    module: the torch network (peft may wrap it; adapters put into it are used by `answer` too).
+    small_files: the checkpoint's files beside config and weights, written back unchanged by `save`.
+    """
+
+    checkpoint: files.Family
+    family: str
+
+    def __init__(
+        self,
+        module: Any,
+        config: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        small_files: Mapping[str, bytes],
+        source: Path | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        self.module, self.config, self.tokenizer = module, config, tokenizer
+        self.name, self.files, self.source, self.adapter = name, dict(small_files), source, adapter
+        self.letters: dict[str, list[int]] = {letter: tokenizer.spellings(letter) for letter in "AB"}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type of the module's own weights, whatever adapters are in it."""
+        return next(self.module.parameters()).dtype
+
+    @abstractmethod
+    def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """The weights under the names of the official checkpoint, in `dtype` or as they are."""
+
+    @abstractmethod
+    def describe(self, weights: Any) -> dict[str, Any]:
+        """The base's identity (`files.identity`), given what its weights are."""
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """Hashes of the base's config, tokenizer and weights, adapters not counted (see `files.identity`)."""
+        if self.source is not None:
+            return self.describe(files.weight_hashes(self.source, self.checkpoint))
+        return self.describe(memory_hash(self.official_state()))
+
+    @property
+    def base_hash(self) -> str:
+        """One hash of the base, whatever its folder is called."""
+        return str(self.base["hash"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What was computed with: the base's hashes, the adapter's, the number type; never a path."""
+        return {**self.base, "adapter": self.adapter, "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write an official checkpoint folder: weights, config, generation config, tokenizer and preprocessing files.
+
+        Weights are written in `dtype`, or as they are. A folder loaded and saved in its own dtype is equal tensor
+        by tensor.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        save_state(self.official_state(dtype), folder)
+        for name, data in self.files.items():
+            (folder / name).write_bytes(data)
+        raw = {**self.config.raw, "torch_dtype": str(dtype or self.dtype).removeprefix("torch.")}
+        (folder / CONFIG).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
