@@ -42,6 +42,7 @@ def test_help_loads_nothing_heavy() -> None:
     ("words", "message"),
     [
         (["pool", "synth", "out", "--frames", "8", "--size", "big"], "cannot read 'big' as a size"),
+        (["pool", "synth", "out", "--frames", "8", "--emphasis", "spill"], "cannot read 'spill'"),
         (["pool", "synth", "out", "--frames", "0"], "frames"),
         (["pool", "check", "nowhere"], "nowhere"),
         (["build", "ot2-guided@1", "--pool", "nowhere", "--out", "out"], "nowhere"),

@@ -51,6 +51,15 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def parse_factors(pairs: list[str]) -> dict[str, float]:
+    """`["damaged_tip=10"]` -> {"damaged_tip": 10.0}. Raises InputError."""
+    try:
+        return {kind: float(factor) for kind, factor in (pair.split("=") for pair in pairs)}
+    except ValueError:
+        mend = "write KIND=FACTOR, such as --emphasis damaged_tip=10"
+        raise InputError(f"cannot read {', '.join(pairs)!r}", "--emphasis", mend) from None
+
+
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """`["lr=0.001", "rank=8"]` -> {"lr": 0.001, "rank": 8}; values are YAML. Raises InputError."""
     import yaml
@@ -74,12 +83,16 @@ def pool_synth(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels.")] = "704x396",
     seed: Seed = 0,
     shifted: Annotated[bool, typer.Option("--shifted", help="Unseen poses, lights, labware, anomaly shapes.")] = False,
+    emphasis: Annotated[
+        list[str] | None, typer.Option(help="KIND=FACTOR: an anomaly FACTOR times as likely as usual; repeat.")
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Render labelled frames of an OT-2 deck (the embedded default pool)."""
     from deckbench.pool.synth import synth_pool
 
-    synth_pool(out, frames=frames, size=parse_size(size), seed=seed, shifted=shifted, workers=workers)
+    more = parse_factors(emphasis or [])
+    synth_pool(out, frames=frames, size=parse_size(size), seed=seed, shifted=shifted, workers=workers, emphasis=more)
     say(f"pool: {out}")
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -303,12 +304,29 @@ def test_what_hides_is_drawn_last() -> None:
         ({"seed": -1}, "seed"),
         ({"workers": 0}, "workers"),
         ({"frames_per_session": 0}, "frames_per_session"),
+        ({"emphasis": {"flood": 2.0}}, "no kind of anomaly"),
+        ({"emphasis": {"spill": -1.0}}, "at least 0"),
+        ({"emphasis": {"spill": float("nan")}}, "at least 0"),
     ],
 )
 def test_silly_requests_are_refused_and_leave_nothing(tmp_path: Path, change: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
         synth_pool(tmp_path / "pool", **{"frames": 4, "size": SIZE, **change})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_emphasis_changes_which_anomalies_there_are_and_not_how_many() -> None:
+    def kinds(emphasis: tuple[tuple[str, float], ...]) -> list[set[str]]:
+        found = []
+        for session in range(12):
+            plan = replace(scene.sample_plan(3, session, 8, SIZE, False), emphasis=emphasis)
+            found += [set(made.scene["anomalies"]) for made in script_session(Stage(plan), 3, False)]
+        return found
+
+    usual, wet = kinds(()), kinds((("damaged_tip", 0.0), ("spill", 50.0)))
+    assert sum(map(bool, usual)) == pytest.approx(sum(map(bool, wet)), abs=4)
+    assert not any("damaged_tip" in found for found in wet)
+    assert sum("spill" in found for found in wet) > 3 * sum("spill" in found for found in usual) > 0
 
 
 def killed(job: Any) -> Any:

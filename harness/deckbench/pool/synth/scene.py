@@ -124,6 +124,7 @@ class Plan:
     step_s: float
     steps: tuple[str, ...]
     lid_angle: float
+    emphasis: tuple[tuple[str, float], ...] = ()  # kinds of anomaly that are so many times as likely as usual
 
 
 @dataclass(frozen=True)

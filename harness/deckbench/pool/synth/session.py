@@ -383,7 +383,10 @@ def possible(draft: Draft) -> dict[str, float]:
         weights["lid"] = LID_WEIGHT[draft.step]
     else:
         del weights["lid"]
-    return weights
+    for name, factor in draft.stage.plan.emphasis:
+        if name in weights:
+            weights[name] *= factor
+    return {name: weight for name, weight in weights.items() if weight > 0}
 
 
 def add_anomalies(draft: Draft, rng: Rng, count: int) -> list[str]:
@@ -641,9 +644,11 @@ def script_session(stage: Stage, seed: int, shifted: bool) -> Iterator[Scripted]
         yield Scripted(name, truth, objects, scene)
 
 
-def make_session(seed: int, session: int, frames: int, size: tuple[int, int], shifted: bool) -> Iterator[Made]:
-    """All frames of one session, from (seed, shifted, session, frames, size) alone."""
-    stage = Stage(sample_plan(seed, session, frames, size, shifted))
+def make_session(
+    seed: int, session: int, frames: int, size: tuple[int, int], shifted: bool, emphasis: tuple[tuple[str, float], ...]
+) -> Iterator[Made]:
+    """All frames of one session, a pure function of the arguments."""
+    stage = Stage(replace(sample_plan(seed, session, frames, size, shifted), emphasis=emphasis))
     for index, frame in enumerate(script_session(stage, seed, shifted)):
         scene = frame.scene
         row = (frame.name, scene["session"], f"{frame.truth.time_s:.1f}", scene["step"], ";".join(scene["anomalies"]))

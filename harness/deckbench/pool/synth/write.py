@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,19 +21,20 @@ from deckbench import artifact, progress
 from deckbench.artifact import Manifest
 from deckbench.errors import InputError, OutsideError
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
-from deckbench.pool.synth.session import make_session
+from deckbench.pool.synth.session import WEIGHTS, make_session
 
 MIN_SIZE, MAX_SIDE = (160, 90), 4096
 JPEG = {"quality": 90, "subsampling": 1}
-Job = tuple[str, int, int, int, tuple[int, int], bool]
+Emphasis = tuple[tuple[str, float], ...]
+Job = tuple[str, int, int, int, tuple[int, int], bool, Emphasis]
 
 
 def render_session(job: Job) -> tuple[list[tuple[str, ...]], str]:
     """Write one session's pictures and labels; returns its frames.csv rows and scenes.jsonl lines."""
-    folder, seed, session, frames, size, shifted = job
+    folder, seed, session, frames, size, shifted, emphasis = job
     rows: list[tuple[str, ...]] = []
     lines = []
-    for made in make_session(seed, session, frames, size, shifted):
+    for made in make_session(seed, session, frames, size, shifted, emphasis):
         buffer = io.BytesIO()
         made.picture.save(buffer, "JPEG", **JPEG)
         (Path(folder) / f"{made.name}.jpg").write_bytes(buffer.getvalue())
@@ -79,6 +80,16 @@ def check_request(frames: int, size: tuple[int, int], seed: int, workers: int | 
         raise InputError(f"{per_session} frames per session were asked for", "frames_per_session", "give at least 1")
 
 
+def check_emphasis(emphasis: Mapping[str, float]) -> dict[str, float]:
+    """The factors in the order of their kinds. Raises InputError for an unknown kind, or a factor that is none."""
+    for kind, factor in emphasis.items():
+        if kind not in WEIGHTS:
+            raise InputError(f"{kind!r} is no kind of anomaly", "--emphasis", f"known kinds: {', '.join(WEIGHTS)}")
+        if not 0 <= factor < float("inf"):
+            raise InputError(f"the factor {factor} of {kind} is none", "--emphasis", "give a number of at least 0")
+    return dict(sorted(emphasis.items()))
+
+
 def synth_pool(
     out: Path,
     *,
@@ -88,14 +99,17 @@ def synth_pool(
     shifted: bool = False,
     workers: int | None = None,
     frames_per_session: int = 8,
+    emphasis: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Render a synthetic pool of labelled OT-2 frames into the new folder `out`.
 
     size: width and height in pixels. shifted: camera poses, lights, labware and anomaly shapes outside the normal
-    range. workers: processes (default: one per core); the bytes do not depend on it. Raises InputError.
+    range. workers: processes (default: one per core); the bytes do not depend on it. emphasis: kinds of anomaly (those
+    of `session.WEIGHTS`) that are so many times as likely as usual. Raises InputError.
     """
     size = (int(size[0]), int(size[1])) if len(size) == 2 else size
     check_request(frames, size, seed, workers, frames_per_session)
+    emphasis = check_emphasis(emphasis or {})
     sessions = -(-frames // frames_per_session)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or cores, sessions)
@@ -105,6 +119,8 @@ def synth_pool(
         "shifted": shifted,
         "frames_per_session": frames_per_session,
     }
+    if emphasis:
+        params["emphasis"] = emphasis
     start = time.monotonic()
     with artifact.writing(Path(out), "pool", params=params, seed=seed) as draft:
         for name in ("images", "labels"):
@@ -112,7 +128,7 @@ def synth_pool(
         jobs: list[Job] = []
         for session in range(sessions):
             count = min(frames_per_session, frames - session * frames_per_session)
-            jobs.append((str(draft.path), seed, session, count, size, shifted))
+            jobs.append((str(draft.path), seed, session, count, size, shifted, tuple(emphasis.items())))
         with (
             (draft.path / "frames.csv").open("w", encoding="utf-8", newline="") as table,
             (draft.path / "scenes.jsonl").open("w", encoding="utf-8", newline="\n") as scenes,
