@@ -254,7 +254,8 @@ def read(path: Path, kind: str | None = None, *, verify: bool = False) -> Manife
             "the manifest's hash does not fit its content", place, "it was edited; make the artifact again"
         )
     if kind is not None and manifest.kind != kind:
-        raise InputError(f"this is a {manifest.kind}, not a {kind}", path, f"give the folder of a {kind}")
+        found, wanted = (f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in (manifest.kind, kind))
+        raise InputError(f"this is {found}, not {wanted}", path, f"give the folder of {wanted}")
     if verify:
         for name, entry in manifest.content["files"].items():
             if not (path / name).is_file() or hash_file(path / name) != entry["sha256"]:

@@ -105,7 +105,7 @@ def test_only_datasets_can_be_mixed(parts: dict[str, Path], hand_pool: Path, tmp
     for path, expected in (
         (hand_pool, "no manifest.json"),
         (tmp_path / "absent", "not found"),
-        (tmp_path / "other", "this is a adapter"),
+        (tmp_path / "other", "this is an adapter"),
     ):
         with pytest.raises(InputError, match=expected):
             mix([(parts["S2"], 1.0), (path, 1.0)], out=tmp_path / "mix")

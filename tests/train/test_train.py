@@ -488,7 +488,7 @@ def break_input(kind: str, whole: artifact.Manifest, data: Path, tmp_path: Path)
         case "another kind of artifact":
             with artifact.writing(tmp_path / "a", "dataset") as draft:
                 (draft.path / "x").write_text("x")
-            return {"init": tmp_path / "a"}, "this is a dataset, not a adapter"
+            return {"init": tmp_path / "a"}, "this is a dataset, not an adapter"
         case "an adapter of another base":
             other = micro_world.make_model(tmp_path / "m/micro", seed=9)
             return {"init": whole.path, "model": str(other)}, "another base"
