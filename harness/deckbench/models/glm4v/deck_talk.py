@@ -19,6 +19,7 @@ QA = tuple[str, str]
 
 CHOICE = "{question}\nA. {a}\nB. {b}\nAnswer with A or B only."
 BOX_COLOUR = (255, 40, 40)
+REACH = 0.035  # of the frame's width: what a widened box around a tip holds to either side of its middle
 
 # state -> how often an object in that state is picked for a box or a crop, against 1 for an ordinary one
 RARE = {"bent": 48.0, "missing": 48.0, "tilted": 24.0, "holes": 24.0, "heaped": 16.0, "wet": 24.0, "bare": 16.0}
@@ -202,9 +203,17 @@ def object_turns(obj: dict[str, Any], rng: np.random.Generator, where: str) -> l
     return turns
 
 
+def clear(obj: dict[str, Any], objects: Sequence[dict[str, Any]]) -> bool:
+    """Whether a box around the object would show its state only: a straight tip right beside a bent one is not clear."""
+    if (obj["kind"], obj["state"]) != ("tip", "straight"):
+        return True
+    odd = [o["box"] for o in objects if o["kind"] == "tip" and o["state"] != "straight"]
+    return all(abs(box[0] + box[2] - obj["box"][0] - obj["box"][2]) / 2 > REACH for box in odd)
+
+
 def pick_object(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
-    """One labelled object, rare states and kinds preferred."""
-    objects = scene["objects"]
+    """One labelled object that is clear, rare states and kinds preferred."""
+    objects = [obj for obj in scene["objects"] if clear(obj, scene["objects"])]
     weights = np.array([RARE.get(o["state"], 1.0) * RARE_KINDS.get(o["kind"], 1.0) for o in objects])
     return dict(objects[int(rng.choice(len(objects), p=weights / weights.sum()))])
 
