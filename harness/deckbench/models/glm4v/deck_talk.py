@@ -204,7 +204,7 @@ def object_turns(obj: dict[str, Any], rng: np.random.Generator, where: str) -> l
 
 
 def clear(obj: dict[str, Any], objects: Sequence[dict[str, Any]]) -> bool:
-    """Whether a box around the object would show its state only: a straight tip right beside a bent one is not clear."""
+    """Whether a box around the object shows its state only: a straight tip right beside a bent one is not clear."""
     if (obj["kind"], obj["state"]) != ("tip", "straight"):
         return True
     odd = [o["box"] for o in objects if o["kind"] == "tip" and o["state"] != "straight"]
