@@ -15,7 +15,7 @@ from deckbench.errors import InputError
 from deckbench.pool.check import check_pool
 from deckbench.pool.frame import ERROR, KINDS
 from deckbench.pool.picture import MAX_PIXELS, open_picture
-from deckbench.pool.read import read_pool
+from deckbench.pool.read import read_pool, scan_pool
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -274,6 +274,25 @@ def test_bad_pictures_are_found(tmp_path: Path, name: str, full: bool) -> None:
     with pytest.raises(InputError) as caught:
         open_picture(root / "images/train/a.jpg")
     assert "a.jpg" in str(caught.value)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_processes_see_what_threads_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
+    broken = {f"images/train/{name}.jpg": data for name, (_, data) in broken_pictures().items()}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = jpeg(picture(1), exif=exif)
+    names = [Path(name).name for name in broken] + ["good.jpg", "turned.jpg"]
+    root = write_pool(
+        tmp_path, frames={f"train/{name}": ROW for name in names}, files={**broken, "images/train/turned.jpg": turned}
+    )
+    seen = []
+    for least in (len(names) + 1, 1):
+        monkeypatch.setattr("deckbench.pool.read.FOR_PROCESSES", least)
+        seen.append(scan_pool(root, full=full, workers=2))
+    assert seen[0] == seen[1]
+    assert [frame.id for frame in seen[1].frames] == ["images/train/good", "images/train/turned"]
+    assert {problem.kind for problem in seen[1].errors} == {kind for kind, _ in broken_pictures().values()}
 
 
 FILES: dict[str, tuple[str, dict[str, str | bytes]]] = {

@@ -84,7 +84,7 @@ def build_dataset(
     chosen = {**dict(options or {}), **{key: value for key, value in limits.items() if value is not None}}
     definition = load_task(task, ontology=ontology, qa=qa, options=chosen)
     artifact.check_free(Path(out))
-    frames = read_pool(Path(pool), skip_bad=skip_bad)
+    frames = read_pool(Path(pool), skip_bad=skip_bad, workers=workers)
     used = [box.cls for frame in frames.frames for box in frame.boxes]
     classes = map_classes(frames.names, used, definition.ontology, pool)
     parts = _split(frames, split, seed)

@@ -11,15 +11,14 @@ import random
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from deckbench.errors import InputError, OutsideError
+from deckbench.cores import processes
+from deckbench.errors import InputError
 from deckbench.pool.picture import EXIF_ORIENTATION, open_picture
 
 JPEG_QUALITY = 92
@@ -176,20 +175,10 @@ def making(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[Iterator
     if workers <= 1 or len(chunks) <= 1:
         yield (_lone(_make_chunk(chunk, str(folder))) for chunk in chunks)
         return
-    context = get_context("forkserver")  # not fork: the caller may have threads (torch, progress)
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
-        waiting = deque(pool.submit(_make_chunk, chunk, str(folder)) for chunk in chunks)
-        try:
-            yield _results(waiting)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with processes(min(workers, len(chunks))) as pool:
+        yield _results(deque(pool.submit(_make_chunk, chunk, str(folder)) for chunk in chunks))
 
 
 def _results(waiting: deque[Future[tuple[int, InputError | None]]]) -> Iterator[int]:
-    try:
-        while waiting:
-            yield _lone(waiting.popleft().result())
-    except BrokenProcessPool as error:
-        mend = "run again with fewer --workers"
-        raise OutsideError("a worker process died (out of memory?)", None, mend) from error
+    while waiting:
+        yield _lone(waiting.popleft().result())

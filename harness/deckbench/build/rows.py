@@ -21,6 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 JSONL_FIELDS = ("id", "pair_id", "frame", "group", "task", "stage", "kind", "option_a", "option_b")
 Row = tuple[str, ...]
+encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes a new one for each call
 
 
 def languages(lang: str) -> tuple[Lang, ...]:
@@ -63,7 +64,7 @@ class Writer:
             answer = self._answer(asked, lang)
             gold = asked.value if question.kind == "scene" else answer
         tail = [question.id] + ([asked.region] if asked.region else []) + ([asked.noun] if asked.noun else [])
-        pair = "-".join([Path(picture.name).stem, *tail, *([lang] if self.several else [])]).replace(":", "-")
+        pair = "-".join([picture.name.rpartition(".")[0], *tail, *([lang] if self.several else [])]).replace(":", "-")
         if question.about in {"kind", "state"} and asked.other is not None:
             pair += f"-{asked.other}"
         key = f"{pair}-{'ba' if swapped else 'ab'}" if both else pair
@@ -191,4 +192,4 @@ def as_json(row: Mapping[str, str]) -> str:
     data["anomaly"] = {"true": True, "false": False}.get(row["anomaly"])
     data["class"] = row["class"] or None
     data["step"] = row["step"] or None
-    return json.dumps(data, ensure_ascii=False) + "\n"
+    return encode(data) + "\n"

@@ -57,7 +57,10 @@ class PictureError(Exception):
 
     def __init__(self, kind: str, text: str) -> None:
         self.kind = kind
-        super().__init__(text)
+        super().__init__(kind, text)  # both, so that it survives pickling between processes
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 @dataclass(frozen=True)

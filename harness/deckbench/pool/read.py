@@ -10,23 +10,27 @@ import contextlib
 import hashlib
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from deckbench import progress
 from deckbench.artifact import canonical
+from deckbench.cores import in_processes, in_threads
+from deckbench.cores import workers as cores
 from deckbench.errors import InputError
 from deckbench.pool.frame import ERROR, KINDS, NOTICE, Box, Frame, Pool, Problem
 from deckbench.pool.framescsv import NAME as FRAMES_CSV
 from deckbench.pool.framescsv import FrameIndex, FrameInfo, normal, read_frames_csv
 from deckbench.pool.labels import parse_labels
-from deckbench.pool.picture import OTHER_PICTURE_SUFFIXES, SUFFIXES, PictureError, inspect_picture
-from deckbench.pool.threads import in_threads
+from deckbench.pool.picture import OTHER_PICTURE_SUFFIXES, SUFFIXES, PictureError, PictureFacts, inspect_picture
 from deckbench.pool.yamlfile import PoolYaml, read_yaml
 
 __all__ = ["KINDS", "Box", "Frame", "Pool", "Problem", "Scan", "read_pool", "scan_pool"]
 
 SHOWN_PROBLEMS = 8
+FOR_PROCESSES = 300  # pictures; for fewer, processes start more slowly than threads finish
 # Texts that labelling tools leave in a labels folder; they are no label files.
 NOT_LABELS = frozenset({"classes.txt", "labels.txt", "notes.txt", "readme.txt", "predefined_classes.txt"})
 
@@ -265,26 +269,43 @@ def label_folders(pictures: Path) -> list[Path]:
     return [pictures]
 
 
-def examine(found: Found, root: Path, names: tuple[str, ...], full: bool) -> tuple[Frame | None, list[Problem]]:
-    """Open one picture and its labels. A frame is None when an error spoils it."""
-    problems: list[Problem] = []
-    file = shown(found.path, root)
+def look(path: Path, full: bool) -> PictureFacts | PictureError:
+    """`inspect_picture`, for another process: what it raises is given back."""
     try:
-        facts = inspect_picture(found.path, full=full)
+        return inspect_picture(path, full=full)
     except PictureError as error:
-        return None, [Problem(error.kind, str(error), file, None, found.id)]
+        return error
+
+
+def look_at_all(found: list[Found], full: bool, count: int) -> Iterator[PictureFacts | PictureError]:
+    """Every picture's facts in order, decoded on `count` cores while the caller reads labels."""
+    paths = [item.path for item in found]
+    if len(paths) >= FOR_PROCESSES and count > 1:
+        return in_processes(partial(look, full=full), paths, count)
+    return in_threads(partial(look, full=full), iter(paths))
+
+
+def examine(
+    found: Found, facts: PictureFacts | PictureError, root: Path, names: tuple[str, ...]
+) -> tuple[Frame | None, list[Problem]]:
+    """A picture's facts and its labels as a frame; None when an error spoils it."""
+    problems: list[Problem] = []
+    if isinstance(facts, PictureError):
+        return None, [Problem(facts.kind, str(facts), shown(found.path, root), None, found.id)]
     if facts.turned:
         text = "EXIF turns the picture; it is read upright, and so must its labels be"
-        problems.append(Problem("picture-turned", text, file, None, found.id))
+        problems.append(Problem("picture-turned", text, shown(found.path, root), None, found.id))
     boxes: tuple[Box, ...] = ()
     if found.labels is not None:
-        label_file = shown(found.labels, root)
         try:
             boxes, faults = parse_labels(found.labels.read_bytes(), names)
         except OSError as error:
-            problems.append(Problem("label-encoding", f"cannot be read ({error.strerror})", label_file, None, found.id))
+            text = f"cannot be read ({error.strerror})"
+            problems.append(Problem("label-encoding", text, shown(found.labels, root), None, found.id))
         else:
-            problems += [Problem(fault.kind, fault.text, label_file, fault.line, found.id) for fault in faults]
+            for fault in faults:
+                file = shown(found.labels, root)
+                problems.append(Problem(fault.kind, fault.text, file, fault.line, found.id))
     if any(problem.severity == ERROR for problem in problems):
         return None, problems
     frame = Frame(
@@ -304,10 +325,11 @@ def examine(found: Found, root: Path, names: tuple[str, ...], full: bool) -> tup
     return frame, problems
 
 
-def scan_pool(path: Path, *, full: bool = False, groups: bool = True) -> Scan:
+def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: int | None = None) -> Scan:
     """Look at everything in a pool. full: decode every pixel (check); else JPEGs at an eighth (read).
 
-    groups False: frames.csv need not give a group to every frame (it is about to be written).
+    groups False: frames.csv need not give a group to every frame (it is about to be written). workers: processes for
+    a large pool; all cores when None.
 
     Raises InputError only when there is no pool to look at: no yaml, no classes, no folder, no picture.
     """
@@ -330,10 +352,11 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True) -> Scan:
         problems[:] = [problem for problem in problems if problem.kind != "frames-csv-no-group"]
     spoiled = {p.frame for p in problems if p.severity == ERROR and p.frame is not None}
     frames: list[Frame] = []
-    items = iter([found[key] for key in sorted(found)])
-    results = in_threads(lambda item: examine(item, pool.root, pool.names, full), items)
+    items = [found[key] for key in sorted(found)]
+    looked = zip(items, look_at_all(items, full, workers or cores()), strict=True)
     by_sha: dict[str, str] = {}
-    for frame, faults in progress.track(results, "reading the pool", total=len(found)):
+    for item, facts in progress.track(looked, "reading the pool", total=len(items)):
+        frame, faults = examine(item, facts, pool.root, pool.names)
         problems += faults
         if frame is None or frame.id in spoiled:
             continue
@@ -400,13 +423,13 @@ def raise_on(errors: list[Problem], path: Path) -> None:
     raise InputError("\n".join(lines), path, mend)
 
 
-def read_pool(path: Path, *, skip_bad: bool = False) -> Pool:
+def read_pool(path: Path, *, skip_bad: bool = False, workers: int | None = None) -> Pool:
     """Read a pool given as folder or as yaml; every picture is decoded and every label checked.
 
     skip_bad: leave out frames with errors and list those errors in `left_out`. Otherwise raises InputError, which names
     the first problems and their number. Raises it also when nothing is left, or the yaml itself is wrong.
     """
-    scan = scan_pool(Path(path))
+    scan = scan_pool(Path(path), workers=workers)
     errors = scan.errors
     if not skip_bad:
         raise_on(errors, path)

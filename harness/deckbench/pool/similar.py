@@ -27,8 +27,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from deckbench import progress
+from deckbench.cores import in_threads
 from deckbench.pool.picture import grey_thumbnail
-from deckbench.pool.threads import in_threads
 
 WIDTH, HEIGHT = 192, 108
 BLOCKS_X, BLOCKS_Y = 8, 6

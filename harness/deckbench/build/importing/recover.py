@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from deckbench.cores import in_threads
 from deckbench.pool.frame import Frame, Pool
 from deckbench.pool.picture import open_picture
-from deckbench.pool.threads import in_threads
 from deckbench.progress import track
 
 WIDTH, HEIGHT = 96, 54

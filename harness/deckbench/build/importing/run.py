@@ -21,12 +21,12 @@ from deckbench.build.importing.refused import KEPT, REASONS
 from deckbench.build.importing.sources import Asked, Listed, Mapped, Read, parse_maps, read_sources
 from deckbench.build.pictures import copy_suffix
 from deckbench.build.rows import SPLITS, Row, shuffled, write_tables
+from deckbench.cores import in_threads
 from deckbench.errors import InputError
 from deckbench.parse import options_of, parse_scene
 from deckbench.pool.frame import Frame, Pool
 from deckbench.pool.picture import PictureError, inspect_picture, open_picture
 from deckbench.pool.split import known_groups, share_out
-from deckbench.pool.threads import in_threads
 from deckbench.progress import say, track
 
 UNMATCHED = "unmatched.csv"

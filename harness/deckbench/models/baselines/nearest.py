@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from deckbench import progress
+from deckbench.cores import in_threads
 from deckbench.dataset import Sample
 from deckbench.models.answer import Answer
 from deckbench.models.baselines.base import Learner, content, key, options, say
 from deckbench.pool.picture import grey_thumbnail
-from deckbench.pool.threads import in_threads
 
 SIZE = (40, 24)  # width, height of the grey thumbnails
 Floats = npt.NDArray[np.float32]
