@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,11 @@ def thumbnail(image: Image.Image) -> Thumbs:
 def shrink(thumbs: Thumbs, width: int) -> Floats:
     """float32 (n, width*9/16, width): block means of thumbnails. width: 48, 96 or 192."""
     step = WIDTH // width
-    n = len(thumbs)
-    cut = thumbs.reshape(n, HEIGHT // step, step, WIDTH // step, step)
-    return np.asarray(cut.mean(axis=(2, 4), dtype=np.float32))
+    total = np.zeros((len(thumbs), HEIGHT // step, width), np.uint16)
+    for y in range(step):  # three times as fast as a mean over two axes
+        for x in range(step):
+            total += thumbs[:, y::step, x::step]
+    return np.asarray(total.astype(np.float32) / np.float32(step * step))
 
 
 def band_pass(pictures: Floats, fine: float, wide: float) -> Floats:
@@ -334,6 +337,10 @@ class Levels:
         self.thumbs = thumbs
         self.kept: dict[int, npt.NDArray[np.float16]] = {}
 
+    @cached_property
+    def flat(self) -> npt.NDArray[np.bool_]:
+        return is_flat(self.thumbs)
+
     def keep(self, width: int) -> None:
         """Make a level ready; must be called before threads ask for it."""
         if width < WIDTH and width not in self.kept:
@@ -351,7 +358,7 @@ class Levels:
 
 def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> list[Pair]:
     """The copies among proposed pairs. params: (n, 4), shifts in pixels of the full thumbnail."""
-    found = decide_flat(left.thumbs, right.thumbs, i, j)
+    found = decide_flat(left, right, i, j)
     params = params.copy()
     places = np.arange(len(i))
     for width, rounds, batch, give_up in STAGES:
@@ -389,13 +396,12 @@ def judge(a: Floats, b: Floats, params: Params, i: Ints, j: Ints) -> list[Pair]:
     return [Pair(int(i[n]), int(j[n]), float(value[n]), float(share[n])) for n in np.flatnonzero(good)]
 
 
-def decide_flat(left: Thumbs, right: Thumbs, i: Ints, j: Ints) -> list[Pair]:
+def decide_flat(left: Levels, right: Levels, i: Ints, j: Ints) -> list[Pair]:
     """Copies among pairs of two pictures without texture: those with the same faint gradients."""
-    flat_left, flat_right = is_flat(left[np.unique(i)]), is_flat(right[np.unique(j)])
-    both = np.isin(i, np.unique(i)[flat_left]) & np.isin(j, np.unique(j)[flat_right])
+    both = left.flat[i] & right.flat[j]
     found = []
     for a, b in zip(i[both], j[both], strict=True):
-        one, two = left[a].astype(np.float32), right[b].astype(np.float32)
+        one, two = left.thumbs[a].astype(np.float32), right.thumbs[b].astype(np.float32)
         if float(np.abs((one - one.mean()) - (two - two.mean())).mean()) < 1.5:
             found.append(Pair(int(a), int(b), 1.0, 1.0))
     return found
