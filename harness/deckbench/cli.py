@@ -33,7 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Out = Annotated[Path, typer.Option("--out", help="Where the result goes; must not exist yet.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken frames out and list them in the manifest.")]
-Model = Annotated[str, typer.Option("--model", help="A known name, a model folder, or a baseline.")]
+Model = Annotated[str, typer.Option("--model", help="A known name, a model folder, endpoint:NAME, a baseline.")]
 Adapter = Annotated[Path | None, typer.Option("--adapter", help="LoRA weights made by `deckbench train`.")]
 
 

@@ -40,6 +40,13 @@ class Answer:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """A question that got no answer for a reason that is not the model's: it is no wrong answer either."""
+
+    reason: str
+
+
 class Model(Protocol):
     """Anything that answers a group of questions about one frame."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PACKAGED = {"tiny-glm4v": Path(__file__).parent / "glm4v" / "tiny"}
 BLIND = "blind:"
+ENDPOINT = "endpoint:"
 BASELINES = ("majority", "nearest", "rule")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -72,7 +73,7 @@ def model_folder(ref: str) -> tuple[Path, str]:
         return PACKAGED[ref], ref
     folder = Path(ref)
     if not folder.is_dir():
-        known = ", ".join([*PACKAGED, *BASELINES, f"{BLIND}MODEL"])
+        known = ", ".join([*PACKAGED, *BASELINES, f"{BLIND}MODEL", f"{ENDPOINT}NAME"])
         raise InputError("no such model or folder", ref, f"known names: {known}; or give a checkpoint folder")
     return folder, folder.resolve().name
 
@@ -111,6 +112,7 @@ def known_models() -> dict[str, str]:
         "tiny-glm4v": "the embedded default: GLM-4V at 3 million weights, shipped in the package",
         "FOLDER": "a GLM-4V or Phi-3-vision checkpoint in the official layout (model_type chatglm or phi3_v)",
         "FOLDER?num_crops=N": "Phi-3-vision with at most N tiles a frame, in place of the checkpoint's own number",
+        "endpoint:NAME, endpoint:FILE.yaml": "a model behind an OpenAI-compatible server; docs/endpoints.md",
         "blind:MODEL": "the same model, its frames blanked: what the question alone gives away",
         "majority[:DATASET]": "baseline: the more frequent answer of the train part",
         "nearest[:DATASET]": "baseline: the answer of the most similar training frame",
@@ -120,6 +122,10 @@ def known_models() -> dict[str, str]:
 
 def model_identity(ref: str) -> dict[str, Any]:
     """The base's identity (name, family, hashes) behind a name, a folder or `blind:REF`, without loading it."""
+    if ref.startswith(ENDPOINT):
+        from deckbench.models.endpoint import endpoint_identity
+
+        return endpoint_identity(ref)
     if ref.startswith(BLIND):
         base = model_identity(ref.removeprefix(BLIND))
         return {**base, "name": f"{BLIND}{base['name']}", "blank": True}
@@ -184,10 +190,18 @@ def apply_adapter(model: Glm4v | Phi3v, adapter: Path) -> None:
 def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", dtype: str = "auto") -> Any:
     """The model behind `ref`: a packaged name, a checkpoint folder, `blind:REF`, or a baseline.
 
-    Returns a `Model`, or a `baselines.Baseline` (which answers samples of a dataset instead of frames).
+    Returns a `Model` (an `endpoint.Endpoint` for `endpoint:...`), or a `baselines.Baseline` (which answers samples of a
+    dataset instead of frames).
     adapter: a folder made by `train`, checked against its base and merged in. Raises InputError (files, names) with
     what is wrong and where.
     """
+    if ref.removeprefix(BLIND).startswith(ENDPOINT):
+        if adapter is not None:
+            mend = "serve the adapted model, and give the name it is served by"
+            raise InputError("an adapter cannot be put on a model behind a server", ref, mend)
+        from deckbench.models.endpoint import load_endpoint
+
+        return load_endpoint(ref)
     is_baseline = ref.removeprefix(BLIND).partition(":")[0] in BASELINES
     if ref.startswith(BLIND):
         if is_baseline:
