@@ -18,15 +18,15 @@ TORCH = os.environ.get("DECKBENCH_TORCH", "torch==2.13.0")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def install(session: nox.Session, *extra: str) -> None:
-    """torch first, then DeckBench from this checkout, then what the session needs besides."""
+def install(session: nox.Session, *extra: str, parts: str = "") -> None:
+    """torch first, then DeckBench from this checkout (`parts`: its extras), then what the session needs besides."""
     session.install(TORCH)
-    session.install("-e", ".", *extra)
+    session.install("-e", f".{parts}", *extra)
 
 
-def verb(session: nox.Session, *words: str) -> None:
+def verb(session: nox.Session, *words: str, parts: str = "") -> None:
     """Run `deckbench WORDS ARGS`."""
-    install(session)
+    install(session, parts=parts)
     session.run("deckbench", *words, *session.posargs, env=OFFLINE)
 
 
@@ -76,7 +76,7 @@ def train_phi3v(session: nox.Session) -> None:
 @nox.session
 def infer(session: nox.Session) -> None:
     """`deckbench infer ARGS`."""
-    verb(session, "infer")
+    verb(session, "infer", parts="[endpoint]")
 
 
 @nox.session
@@ -100,4 +100,4 @@ def leaderboard(session: nox.Session) -> None:
 @nox.session
 def verify(session: nox.Session) -> None:
     """`deckbench verify ARGS`."""
-    verb(session, "verify")
+    verb(session, "verify", parts="[endpoint]")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deckbench.errors import InputError
+from deckbench.infer.workers import ending
 from deckbench.models.answer import Answer, Question
 from deckbench.parse import options_of
 from deckbench.pool.picture import open_picture
@@ -19,7 +20,8 @@ def ask(*, model: str, adapter: Path | None = None, frame: Path, questions: Sequ
     """Greedy answers to `questions` about the picture `frame`, in order; the frame is encoded once.
 
     A question with the two option lines of a choice prompt also gets p_a and p_b; others may be as long as a scene
-    description. Raises InputError for an unreadable picture, an empty question, an unknown model.
+    description. Raises InputError for an unreadable picture, an empty question, an unknown model;
+    OutsideError where a server does not answer.
     """
     from deckbench.models.load import load_model
 
@@ -31,4 +33,5 @@ def ask(*, model: str, adapter: Path | None = None, frame: Path, questions: Sequ
         raise InputError(f"{model} answers the samples of a dataset only", "--model", "use `deckbench infer`")
     kinds = ["choice" if options_of(question) else "scene" for question in questions]
     asked = [Question(text, kind, MAX_NEW_TOKENS[kind]) for text, kind in zip(questions, kinds, strict=True)]
-    return list(answerer.answer(picture, asked))
+    with ending(answerer):
+        return list(answerer.answer(picture, asked))

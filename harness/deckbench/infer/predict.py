@@ -19,8 +19,8 @@ from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer.ask import MAX_NEW_TOKENS
-from deckbench.infer.workers import answer_all, one_thread, processes_for
-from deckbench.models.answer import Answer, Question
+from deckbench.infer.workers import answer_all, answer_in_threads, ending, one_thread, processes_for
+from deckbench.models.answer import Answer, Question, Unanswered
 from deckbench.parse import options_of, parse_choice, parse_scene
 from deckbench.pool.picture import open_picture
 from deckbench.progress import say, track
@@ -44,6 +44,7 @@ STAGES = ("preprocess", "vision", "prefill", "decode", "first_token")
 TIMINGS = ("id", "kind", "picture", "asked_together", *(f"{stage}_s" for stage in STAGES))
 RUN = "run.json"
 ANSWERS = "answers.jsonl"
+UNANSWERED = ("id", "reason")
 FSYNC_EVERY_S = 1.0
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -61,6 +62,10 @@ class Place:
     @property
     def timings(self) -> Path:
         return self.csv.with_name(f"{self.csv.stem}.timings.csv")
+
+    @property
+    def unanswered(self) -> Path:
+        return self.csv.with_name(f"{self.csv.stem}.unanswered.csv")
 
     @property
     def partial(self) -> Path:
@@ -83,8 +88,12 @@ def infer(
     one picture are asked together, always the same ones, so an answer never depends on what was done before a restart.
     An unfinished run of the same inputs is taken up; a finished one is left as it is.
 
+    A server (`endpoint:...`) may leave a question without an answer. That is no wrong answer: the run ends with
+    OutsideError and the list in FILE.partial/, or, where the endpoint's settings say so, these questions have no row
+    in FILE.csv and are listed in FILE.unanswered.csv.
+
     Raises InputError for broken inputs, and when FILE.csv or FILE.partial is of other inputs; OutsideError when the
-    disk fails (what was answered is kept).
+    disk or a server fails (what was answered is kept).
     """
     from deckbench.models.load import load_model
 
@@ -111,12 +120,10 @@ def infer(
     with journal(place, content) as (file, done):
         if done:
             say(f"going on: {len(done)} of {len(pictures)} pictures are answered")
-        answer_rest(answerer, pictures, done, file)
-    rows = [row for number in range(len(pictures)) for row in done[number]["rows"]]
-    times = [row for number in range(len(pictures)) for row in done[number]["times"]]
-    device = str(getattr(getattr(answerer, "model", answerer), "device", "cpu"))  # `blind:M` wraps M
-    where = {"hardware": hardware.describe(device=device), "packages": hardware.packages()}
-    return publish(place, content, rows, times, observed={"wall_s": round(time.monotonic() - started, 3), **where})
+        check_complete(place, answer_rest(answerer, pictures, done, file))
+    entries = [done[number] for number in range(len(pictures))]
+    observed = {"wall_s": round(time.monotonic() - started, 3), **answered_by(answerer)}
+    return publish(place, content, entries, answerer, observed=observed)
 
 
 # What is asked
@@ -159,37 +166,68 @@ def choose(samples: Sequence[Sample], shard: str | None, limit: int | None) -> l
 # Answering
 
 
-def answer_rest(answerer: Any, pictures: Sequence[list[Sample]], done: dict[int, Any], file: IO[bytes]) -> None:
-    """Answer the pictures that are not in `done`, keep each in the journal as soon as it is there."""
-    left = [number for number in range(len(pictures)) if number not in done]
-    processes = processes_for(answerer, len(left))
-    synced = time.monotonic()
+def answer_rest(
+    answerer: Any, pictures: Sequence[list[Sample]], done: dict[int, Any], file: IO[bytes]
+) -> list[tuple[str, str]]:
+    """Answer the pictures that are not in `done`, keep each in the journal as soon as it is there.
 
-    def answer(number: int) -> list[Answer]:
+    Returns (id, reason) of the questions without an answer that may not be left out. Their pictures are in neither.
+    """
+    left = [number for number in range(len(pictures)) if number not in done]
+    processes, threads = processes_for(answerer, len(left)), getattr(answerer, "concurrency", 0)
+    stays_out = threads and answerer.spec.unanswered == "leave-out"
+    missing: list[tuple[str, str]] = []
+    synced = time.monotonic()
+    if threads:
+        # Answers of a server may cost money, and a broken picture gives up what is answered: find it before.
+        for number in left:
+            open_picture(pictures[number][0].image)
+
+    def answer(number: int) -> list[Answer | Unanswered]:
         return answer_picture(answerer, pictures[number])
 
-    with one_thread(answerer), closing(answer_all(answer, left, processes)) as answered:
+    answering = answer_in_threads(answer, left, threads) if threads else answer_all(answer, left, processes)
+    with ending(answerer), one_thread(answerer), closing(answering) as answered:
         for number, answers in track(answered, "answering", total=len(left)):
-            pairs = list(zip(pictures[number], answers, strict=True))
-            entry = {
-                "picture": number,
-                "rows": [row_of(sample, answer) for sample, answer in pairs],
-                "times": [times_of(sample, answer, number, len(pairs)) for sample, answer in pairs],
-            }
+            entry = entry_of(number, pictures[number], answers)
+            if entry.get("unanswered"):  # never in the journal: the next run asks again
+                if stays_out:
+                    done[number] = entry
+                else:
+                    missing += entry["unanswered"]
+                continue
             file.write(artifact.canonical(entry) + b"\n")
             file.flush()
             if time.monotonic() - synced >= FSYNC_EVERY_S:
                 os.fsync(file.fileno())
                 synced = time.monotonic()
             done[number] = entry
+    return missing
 
 
-def answer_picture(answerer: Any, samples: Sequence[Sample]) -> list[Answer]:
+def answer_picture(answerer: Any, samples: Sequence[Sample]) -> list[Answer | Unanswered]:
     """All questions about one picture at once; baselines that look at samples, not pictures, get those."""
     if hasattr(answerer, "answer_samples"):
         return list(answerer.answer_samples(samples))
     questions = [Question(sample.question, sample.kind, MAX_NEW_TOKENS[sample.kind]) for sample in samples]
-    return list(answerer.answer(open_picture(samples[0].image), questions))
+    ask_all = answerer.answer_each if hasattr(answerer, "answer_each") else answerer.answer
+    return list(ask_all(open_picture(samples[0].image), questions))
+
+
+def entry_of(number: int, samples: Sequence[Sample], answers: Sequence[Answer | Unanswered]) -> dict[str, Any]:
+    """A picture's line in the journal: rows and times of what is answered, facts of a server's answers, the rest."""
+    pairs = list(zip(samples, answers, strict=True))
+    given = [(sample, answer) for sample, answer in pairs if isinstance(answer, Answer)]
+    entry: dict[str, Any] = {
+        "picture": number,
+        "rows": [row_of(sample, answer) for sample, answer in given],
+        "times": [times_of(sample, answer, number, len(pairs)) for sample, answer in given],
+    }
+    if facts := [answer.facts() for _, answer in given if hasattr(answer, "facts")]:
+        entry["facts"] = facts
+    if left := [(sample.id, answer.reason) for sample, answer in pairs if isinstance(answer, Unanswered)]:
+        entry["unanswered"] = left
+    return entry
 
 
 def share(value: float | None) -> str:
@@ -229,8 +267,7 @@ def row_of(sample: Sample, answer: Answer) -> list[str]:
         share(answer.p_a),
         share(answer.p_b),
         share(p_anomaly),
-        str(answer.tokens_in),
-        str(answer.tokens_out),
+        *(str(count) if getattr(answer, "counted", True) else "" for count in (answer.tokens_in, answer.tokens_out)),
     ]
 
 
@@ -345,21 +382,61 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     return "".join(",".join(map(cell, row)) + "\n" for row in (columns, *rows)).encode()
 
 
+def answered_by(answerer: Any) -> dict[str, Any]:
+    """The machine (a server's is not known: none) and the packages that gave the answers."""
+    if hasattr(answerer, "account"):
+        return {"packages": hardware.packages()}
+    device = str(getattr(getattr(answerer, "model", answerer), "device", "cpu"))  # `blind:M` wraps M
+    return {"hardware": hardware.describe(device=device), "packages": hardware.packages()}
+
+
+def check_complete(place: Place, missing: Sequence[tuple[str, str]]) -> None:
+    """Raises OutsideError when there are questions without an answer; FILE.partial/ then lists them."""
+    listed = place.partial / place.unanswered.name
+    if not missing:
+        listed.unlink(missing_ok=True)
+        return
+    artifact.atomic_write(listed, table(UNANSWERED, [(key, readable(reason)) for key, reason in missing]))
+    key, reason = missing[0]
+    raise OutsideError(
+        f"{len(missing)} questions got no answer; the first, {key}: {reason}",
+        listed,
+        "run again to ask only about these pictures, or set `unanswered: leave-out` in the endpoint's file",
+    )
+
+
 def publish(
     place: Place,
     content: dict[str, Any],
-    rows: Sequence[Sequence[str]],
-    times: Sequence[Sequence[str]],
+    entries: Sequence[dict[str, Any]],
+    answerer: Any,
     *,
     observed: dict[str, Any],
 ) -> Manifest:
     """Timings and manifest first, then FILE.csv, whose presence means done; then the journal goes."""
+    rows = [row for entry in entries for row in entry["rows"]]
+    times = [row for entry in entries for row in entry["times"]]
+    missing = [(key, readable(reason)) for entry in entries for key, reason in entry.get("unanswered", [])]
+    if not rows:
+        what = f"no question got an answer; the first, {missing[0][0]}: {missing[0][1]}"
+        raise OutsideError(what, place.partial, "mend it at the server, then run again")
     predictions = table(COLUMNS, rows)
     entry = {"sha256": hashlib.sha256(predictions).hexdigest(), "size": len(predictions)}
     content = {**content, "files": {"predictions.csv": entry}}
     observed = {**observed, "samples": len(rows)}
+    if hasattr(answerer, "account"):
+        facts = [fact for entry in entries for fact in entry.get("facts", [])]
+        at_in, at_out = COLUMNS.index("tokens_in"), COLUMNS.index("tokens_out")
+        tokens = [(int(row[at_in]), int(row[at_out])) for row in rows if row[at_in] and row[at_out]]
+        served, observed["endpoint"] = answerer.account(facts, tokens)
+        content["endpoint"] = {**served, "unanswered": [key for key, _ in missing]}
     digest = artifact.hash_json(content)
     manifest = {"schema": artifact.SCHEMA, "content_hash": digest, "content": content, "observed": observed}
+    if missing:
+        artifact.atomic_write(place.unanswered, table(UNANSWERED, missing))
+        say(f"left out: {len(missing)} questions without an answer, listed in {place.unanswered}")
+    else:
+        place.unanswered.unlink(missing_ok=True)
     artifact.atomic_write(place.timings, table(TIMINGS, times))
     artifact.atomic_write(place.manifest, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     artifact.atomic_write(place.csv, predictions)

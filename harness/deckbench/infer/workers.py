@@ -1,4 +1,4 @@
-"""Pictures answered by several processes at once, one thread each.
+"""Pictures answered by several processes at once, one thread each; or, where a server answers, by several threads.
 
 One thread a process makes an answer independent of how many processes there are. They are forked after the model is
 loaded, so its weights are in memory once; the first process keeps the journal.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +62,16 @@ def one_thread(answerer: Any) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def ending(answerer: Any) -> Iterator[None]:
+    """Afterwards nothing of a server's model is left open; other models have nothing open."""
+    try:
+        yield
+    finally:
+        if hasattr(answerer, "close"):
+            answerer.close()
 
 
 def serve(line: Connection, answer: Callable[[int], Any]) -> None:
@@ -136,3 +148,47 @@ def answer_all(
             child.join(10)
             if child.is_alive():
                 child.kill()
+
+
+def answer_in_threads(
+    answer: Callable[[int], Any], numbers: Sequence[int], threads: int
+) -> Generator[tuple[int, Any], None, None]:
+    """(number, answer(number)) of every number, in the order they are done: for answers that are waited for.
+
+    The first error is raised when all that is done is handed over. Nobody waits for what is still open then: the
+    threads are daemons, and whoever answers is closed by the caller.
+    """
+    tasks: queue.SimpleQueue[int] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+    for number in numbers:
+        tasks.put(number)
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            try:
+                number = tasks.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                results.put((number, answer(number), None))
+            except BaseException as error:
+                over.set()
+                results.put((number, None, error))
+
+    for _ in range(min(threads, len(numbers))):
+        threading.Thread(target=work, daemon=True).start()
+    failed: BaseException | None = None
+    try:
+        for _ in numbers:
+            if failed is not None and results.empty():
+                raise failed
+            number, result, error = results.get()
+            if error is None:
+                yield number, result
+            else:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+    finally:
+        over.set()
