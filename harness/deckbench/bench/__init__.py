@@ -142,12 +142,15 @@ def data_hash(data: Path) -> str:
 
 
 def load(model: str, adapter: Path | None, weights: str, seed: int) -> Any:
-    """The loaded model with what loading cost. Raises InputError for a baseline, which has no stages to time."""
+    """The loaded model with what loading cost. Raises InputError for what has no stages to time here."""
     from deckbench.bench.measure import load_timed
 
     loaded = load_timed(model, adapter)
     if not hasattr(loaded.model, "answer"):
         raise InputError(f"{model} is a baseline; it has no stages to time", "--model", "bench a model")
+    if loaded.model.family == "endpoint":
+        what = "the times of a server and of the way there are not those of this machine"
+        raise InputError(what, model, "bench the model where it runs")
     if weights == "random":
         randomise(loaded.model, seed)
     return loaded

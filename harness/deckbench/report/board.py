@@ -175,6 +175,8 @@ RowKey = tuple[str, str, str | None, str, str]
 def machine_name(run: Run) -> str:
     """What the model ran on: the first accelerator when it was used, else the processor."""
     hard = run.record.hardware
+    if hard.device == "server":
+        return hard.cpu
     if hard.device != "cpu" and hard.accelerators:
         return hard.accelerators[0].name
     return f"{hard.cpu}, {hard.threads} thread{'s' if hard.threads != 1 else ''}"

@@ -21,6 +21,14 @@ from deckbench.progress import say
 from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, load_suite, split_weight
 
 BASE = "base"
+UNKNOWN = "unknown"
+# The machine of a model behind a server, as a record has it.
+SERVER = {
+    "device": "server",
+    "cpu": "a server",
+    **dict.fromkeys(("architecture", "capability", "os"), UNKNOWN),
+    **dict.fromkeys(("cores", "threads"), 0),
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
     timings: dict[tuple[str, str], dict[str, Any]] = {}
     for target in targets:
         who = (target.ref, target.curriculum or "")
-        if suite.bench and only is None and target.curriculum and who not in timings:
+        if suite.bench and not is_served(target.ref) and only is None and target.curriculum and who not in timings:
             timings[who] = make_bench(run, *who, run.adapters.get(who), suite.bench)
         records.append(make_record(run, target, run.adapters.get(who), timings.get(who, {})))
     page = make_site(run, records)
@@ -309,7 +317,7 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
     return write_record(
         run.work / "records",
         model={
-            "name": target.ref,
+            "name": run.identity(target.ref)["name"] if is_served(target.ref) else target.ref,
             "family": "baseline" if baseline else run.identity(target.ref)["family"],
             "kind": "baseline" if baseline else "model",
             "weights": "none" if baseline and not target.ref.startswith("blind:") else "trained",
@@ -335,16 +343,21 @@ def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str
         data=data.path,
         bench=timing.get(name),
         audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
-        **answered_on(predictions),
+        **answered_on(target.ref, predictions),
     )
 
 
-def answered_on(predictions: Path) -> dict[str, Any]:
+def is_served(ref: str) -> bool:
+    """Is this a model behind a server? It runs on a machine that is not this one, and whose times are not ours."""
+    return ref.removeprefix("blind:").startswith("endpoint:")
+
+
+def answered_on(ref: str, predictions: Path) -> dict[str, Any]:
     """The machine and packages that gave the answers, as `write_record` takes them: answers that were there already
     may stem from another device or an older environment than the one that writes the record."""
     place = predictions.with_name(f"{predictions.stem}.manifest.json")
     observed = json.loads(place.read_text(encoding="utf-8"))["observed"] if place.is_file() else {}
-    return {"machine": observed.get("hardware"), "packages": observed.get("packages")}
+    return {"machine": SERVER if is_served(ref) else observed.get("hardware"), "packages": observed.get("packages")}
 
 
 def part_of(spec: DataSpec, condition: str) -> str:
