@@ -71,12 +71,13 @@ def test_every_question_is_answered_rightly(
     tokens = sum(int(row["tokens_in"]) for row in rows), sum(int(row["tokens_out"]) for row in rows)
     assert (seen["tokens_in"], seen["tokens_out"]) == tokens == (36 * 50, 24 * 2 + 12 * 4)
     assert seen["cost"] == pytest.approx((tokens[0] * 2 + tokens[1] * 10) / 1e6) and seen["currency"] == "USD"
-    assert seen["answers"] == seen["requests"] == 36 and seen["models"] == ["squares-1"]
+    # not equal: on a busy machine a connection may break, and the question is sent again
+    assert seen["answers"] == 36 <= seen["requests"] < 48 and seen["models"] == ["squares-1"]
     assert seen["addresses"] == [server.address]
     assert 1 < server.most <= 4
     body = server.seen[0]
     assert body["model"] == "squares" and body["temperature"] == 0 and body["max_tokens"] == 16
-    assert sum("logprobs" in body for body in server.seen) == 24
+    assert 24 <= sum("logprobs" in body for body in server.seen) < 32
     assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
     times = rows_of(tmp_path / "p.timings.csv")
     assert len(times) == 36 and {row["vision_s"] + row["decode_s"] for row in times} == {""}
@@ -302,7 +303,8 @@ def test_the_quota_runs_out_in_the_middle(
     server.plan = lambda key, attempt, body: None
     before = sum(server.answered.values())
     made = infer(model=settings(), data=data, out=out)
-    assert sum(server.answered.values()) - before == 3 * (12 - kept)
+    again = sum(server.answered.values()) - before
+    assert 3 * (12 - kept) <= again < 3 * 12  # a broken connection on a busy machine costs a request more
     assert (made.content_hash, out.read_bytes()) == clean
 
 
