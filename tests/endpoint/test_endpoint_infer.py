@@ -180,7 +180,7 @@ def test_a_refused_field_is_dropped_once(
     # Once; or once for each kind of question, where the first of both were on their way together
     assert 1 <= sum(bool(refused & set(body)) for body in server.seen) <= (1 if field == "logprobs" else 2)
     if field == "max_tokens":
-        assert sum(body.get("max_completion_tokens") is not None for body in server.seen) == 36
+        assert sum(body.get("max_completion_tokens") is not None for body in server.seen) >= 36
 
 
 def test_a_server_without_logprobs_or_usage(
@@ -285,7 +285,7 @@ def test_what_nobody_can_answer_stops_the_run(
     with pytest.raises(OutsideError, match=message) as caught:
         infer(model=settings(), data=data, out=tmp_path / "p.csv")
     assert KEY not in str(caught.value) and caught.value.mend
-    assert sum(server.attempts.values()) <= 18
+    assert sum(server.attempts.values()) <= 18 + 4  # three questions of six tries, and what was on its way then
     with pytest.raises(OutsideError):
         infer(model=settings(unanswered="leave-out"), data=data, out=tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
