@@ -9,7 +9,7 @@ from PIL import Image
 
 from deckbench.errors import InputError
 from deckbench.models.answer import Question
-from deckbench.models.glm4v.chat import linears_matched
+from deckbench.models.chat import linears_matched
 from deckbench.models.loss import IGNORE
 from deckbench.models.phi3v import prompt
 from deckbench.models.phi3v.chat import Phi3v

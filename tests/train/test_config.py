@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 
 from deckbench.errors import InputError
-from deckbench.train.config import TrainConfig, load_config, named_configs
+from deckbench.train.config import TrainConfig, named_configs, read_source, settle
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+    return settle(read_source(path), overrides)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,10 +27,12 @@ class Chat(ABC):
 
     module: the torch network (peft may wrap it; adapters put into it are used by `answer` too).
     small_files: the checkpoint's files beside config and weights, written back unchanged by `save`.
+    fused: official names of linear layers that are called otherwise here, and what they are here.
     """
 
     checkpoint: files.Family
     family: str
+    fused: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -92,3 +96,12 @@ class Chat(ABC):
             (folder / name).write_bytes(data)
         raw = {**self.config.raw, "torch_dtype": str(dtype or self.dtype).removeprefix("torch.")}
         (folder / CONFIG).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def linears_matched(module: torch.nn.Module, pattern: str) -> list[str]:
+    """Names of the module's linear layers that `pattern` matches in full, as peft reads it."""
+    return [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, torch.nn.Linear) and re.fullmatch(pattern, name)
+    ]

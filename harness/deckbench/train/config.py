@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deckbench.errors import InputError
+from deckbench.train import finetune_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 # How a run is carried out, not what it computes: never part of the adapter's identity.
 EXECUTION = frozenset({"workers", "threads", "cache_mb"})
 # What `init` decides unless the config says it, in which case both must agree.
-ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision")
+ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision", "targets")
 
 
 class TrainConfig(BaseModel):
@@ -33,6 +34,9 @@ class TrainConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     vision: Literal["train", "absent"] = Field(
         default="train", description="LoRA on the vision tower: trained, or not there"
+    )
+    targets: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="names of the layers that get adapters; null: all linear layers"
     )
     epochs: float = Field(default=3.0, gt=0, le=10_000)
     max_steps: int | None = Field(default=None, ge=1)
@@ -53,6 +57,11 @@ class TrainConfig(BaseModel):
     threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; null: torch's own choice")
     cache_mb: int = Field(default=512, ge=0, description="memory for decoded pictures, per loading process")
 
+    @field_validator("targets")
+    @classmethod
+    def _in_one_order(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if names is None else tuple(sorted(set(names)))
+
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
         if self.max_steps is not None and "epochs" in self.model_fields_set:
@@ -68,6 +77,8 @@ class TrainConfig(BaseModel):
         values = self.model_dump(mode="json", exclude=set(EXECUTION))
         if self.max_steps is not None:
             del values["epochs"]
+        if self.targets is None:  # as before the setting was there
+            del values["targets"]
         return values
 
     def steps(self, pictures: int) -> int:
@@ -78,11 +89,26 @@ class TrainConfig(BaseModel):
         return max(1, int(-(-self.epochs * pictures // per_step)))
 
 
-def _line_of(text: str, key: str) -> int | None:
-    for number, line in enumerate(text.splitlines(), 1):
-        if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*:", line):
-            return number
-    return None
+@dataclass(frozen=True)
+class Source:
+    """A config file, said in our settings.
+
+    keys: setting -> what the file calls it. lines: key of the file (dotted, where it stands in a section) -> line.
+    ignored: keys of the file that mean nothing here.
+    """
+
+    file: Path | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def place(self, setting: str) -> str:
+        """Where a setting was said: `file:line`, the file, or the setting's name when it was not said in a file."""
+        if self.file is None or setting not in self.values:
+            return setting
+        line = self.lines.get(self.keys.get(setting, setting))
+        return f"{self.file}:{line}" if line else str(self.file)
 
 
 def named_configs() -> list[str]:
@@ -90,21 +116,29 @@ def named_configs() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def load_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Read a yaml config (a file, or the name of a packaged one) and apply `overrides` on top.
+def read_source(path: Path | None) -> Source:
+    """Read a yaml config: a file of our settings or of the GLM-4 repository's, or the name of a packaged one.
 
-    An override of null gives the default again. Raises InputError with file and line for unknown keys, wrong types
-    and values out of range.
+    Raises InputError with file and line when it cannot be read; values are not looked at yet.
     """
-    values: dict[str, Any] = {}
-    text = ""
-    place = path
-    if path is not None:
-        packaged = CONFIGS / f"{path}.yaml"
-        if not path.is_file() and len(path.parts) == 1 and packaged.is_file():
-            place = packaged
-        values, text = _read_yaml(place if place is not None else path)
-    merged = {**values, **overrides}
+    if path is None:
+        return Source()
+    packaged = CONFIGS / f"{path}.yaml"
+    if not path.is_file() and len(path.parts) == 1 and packaged.is_file():
+        path = packaged
+    values, lines = _read_yaml(path)
+    if not finetune_yaml.is_finetune(values):
+        return Source(path, values, {}, lines)
+    ours, keys, ignored = finetune_yaml.in_our_words(values, path, lines)
+    return Source(path, ours, keys, lines, tuple(ignored))
+
+
+def settle(source: Source, overrides: Mapping[str, Any]) -> TrainConfig:
+    """The file's settings with `overrides` on top; an override of null gives the default again.
+
+    Raises InputError with file and line for unknown keys, wrong types and values out of range.
+    """
+    merged = {**source.values, **overrides}
     if overrides.get("max_steps") is not None and "epochs" not in overrides:
         merged.pop("epochs", None)  # the later word on the length of the run wins
     if overrides.get("epochs") is not None and "max_steps" not in overrides:
@@ -117,11 +151,10 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else ""
         where: str | Path | None = "--set"
-        if key in values and key not in overrides and place is not None:
-            line = _line_of(text, key)
-            where = f"{place}:{line}" if line else place
+        if key in source.values and key not in overrides:
+            where, key = source.place(key), source.keys.get(key, key)
         elif not key:
-            where = place or "--set"
+            where = source.file or "--set"
         if first["type"] == "extra_forbidden":
             what, mend = f"unknown setting {key!r}", f"settings are: {', '.join(TrainConfig.model_fields)}"
         else:
@@ -130,13 +163,23 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
         raise InputError(what, where, mend) from error
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
+def _lines(node: Any, above: str = "") -> dict[str, int]:
+    """Dotted key -> line, of a yaml node and what stands in it."""
+    found: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(key, yaml.ScalarNode):
+            found[above + key.value] = key.start_mark.line + 1
+            found |= _lines(value, f"{above}{key.value}.")
+    return found
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not path.is_file():
         raise InputError("no such config", path, f"give a yaml file, or one of: {', '.join(named_configs())}")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        values = yaml.safe_load(text)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        values, lines = yaml.safe_load(text), _lines(yaml.compose(text, yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
         raise InputError("this is not yaml", where, "mend the file") from error
@@ -144,4 +187,4 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], str]:
         values = {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError("a config is a map of settings to values", path, "write lines like `rank: 16`")
-    return values, text
+    return values, lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,10 @@ PICKLED = "adapter_model.bin"
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter folder whose hashes fit. shape: the values of `rank`, `alpha`, `dropout` and the target pattern."""
+    """An adapter folder whose hashes fit.
+
+    targets: the pattern of its layers. named: the setting `targets` of its training.
+    """
 
     path: Path
     content_hash: str
@@ -31,6 +35,7 @@ class Adapter:
     alpha: float
     dropout: float
     targets: str
+    named: tuple[str, ...] | None
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -52,12 +57,18 @@ def read_adapter(path: Path) -> Adapter:
             alpha=float(config["lora_alpha"]),
             dropout=float(config["lora_dropout"]),
             targets=str(config["target_modules"]),
+            named=named_layers(manifest.content.get("params", {}).get("targets")),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"the adapter's config cannot be read ({error})", path / CONFIG, "train it again") from error
     if not (path / WEIGHTS).is_file():
         raise InputError("the adapter has no weights", path / WEIGHTS, "train it again")
     return adapter
+
+
+def named_layers(names: list[str] | None) -> tuple[str, ...] | None:
+    """The setting `targets` out of a manifest."""
+    return None if names is None else tuple(names)
 
 
 def check_base(adapter: Adapter, model: Any) -> None:
@@ -72,12 +83,14 @@ def check_base(adapter: Adapter, model: Any) -> None:
 
 def fit_config(config: TrainConfig, adapter: Adapter, model: Any) -> TrainConfig:
     """Take the adapter's shape where the config is silent. Raises InputError where it says otherwise."""
-    vision = {model.lora_targets(True): "train", model.lora_targets(False): "absent"}.get(adapter.targets)
+    patterns = {pattern(model, vision, adapter.named): vision for vision in ("absent", "train")}
+    vision = patterns.get(adapter.targets)
     if vision is None:
         raise InputError(
             "the adapter sits on other layers than this model trains", adapter.path, "start without --init"
         )
-    shape = {"rank": adapter.rank, "alpha": adapter.alpha, "dropout": adapter.dropout, "vision": vision}
+    shape: dict[str, Any] = {"rank": adapter.rank, "alpha": adapter.alpha, "dropout": adapter.dropout}
+    shape |= {"vision": vision, "targets": adapter.named}
     for name in ADAPTER_SHAPE:
         if name in config.model_fields_set and getattr(config, name) != shape[name]:
             raise InputError(
@@ -88,6 +101,37 @@ def fit_config(config: TrainConfig, adapter: Adapter, model: Any) -> TrainConfig
     return config.model_copy(update=shape)
 
 
+def pattern(model: Any, vision: str, names: Sequence[str] | None) -> str:
+    """The full-match pattern of the layers that get adapters: the model's linear layers, or those with such names.
+
+    An official name stands for the layers that it is here: `query_key_value` for query, key and value.
+    """
+    layers: str = model.lora_targets(vision == "train")
+    if names is None:
+        return layers
+    fused = getattr(model, "fused", {})
+    own = sorted({own for name in names for own in (name, *fused.get(name, ()))})
+    return rf"(?=.*\.({'|'.join(map(re.escape, own))})$)({layers})"
+
+
+def check_targets(model: Any, config: TrainConfig, where: str) -> None:
+    """Every name in `targets` is one of a layer that can have an adapter. where: file and line. Raises InputError."""
+    from deckbench.models.chat import linears_matched
+
+    if config.targets is None:
+        return
+    known = linears_matched(model.module, pattern(model, config.vision, None))
+    mend = f"names of layers are: {', '.join(sorted({name.rpartition('.')[2] for name in known}))}"
+    for name in config.targets:
+        if not linears_matched(model.module, pattern(model, config.vision, [name])):
+            raise InputError(f"no layer that can have an adapter is called {name!r} in {model.name}", where, mend)
+    if config.vision == "train":
+        both, text = (linears_matched(model.module, pattern(model, v, config.targets)) for v in ("train", "absent"))
+        if len(both) == len(text):
+            what = f"the vision tower is to be trained, and has no layer called {' or '.join(config.targets)}"
+            raise InputError(what, where, f"leave it out (vision: absent, or freezeV: true); {mend}")
+
+
 def peft_config(model: Any, config: TrainConfig) -> Any:
     """PEFT's description of the LoRA layers that `config` asks for on this model."""
     from peft import LoraConfig
@@ -96,7 +140,7 @@ def peft_config(model: Any, config: TrainConfig) -> Any:
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=model.lora_targets(config.vision == "train"),
+        target_modules=pattern(model, config.vision, config.targets),
         bias="none",
     )
 

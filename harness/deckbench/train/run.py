@@ -19,7 +19,7 @@ from deckbench.artifact import Manifest
 from deckbench.errors import InputError
 from deckbench.progress import say
 from deckbench.train import checkpoint, lora
-from deckbench.train.config import TrainConfig, load_config
+from deckbench.train.config import Source, TrainConfig, read_source, settle
 from deckbench.train.curve import curve_csv
 from deckbench.train.data import Collate, Item, PictureCache, Plan, training_items
 
@@ -30,9 +30,11 @@ SETTINGS = "train_config.yaml"
 
 @dataclass(frozen=True)
 class Run:
-    """A training that was checked and can start. content: what decides the result, as plain JSON values."""
+    """A training that was checked and can start. source: the file that `config` comes from, without overrides.
+    content: what decides the result, as plain JSON values."""
 
     model: Any
+    source: Source
     config: TrainConfig
     items: list[Item]
     init: lora.Adapter | None
@@ -72,7 +74,8 @@ def train(
     """
     data, out = Path(data), Path(out)
     started = time.monotonic()
-    settings = load_config(config, overrides or {})
+    source = read_source(config)
+    settings = settle(source, overrides or {})
     if not (resume and (out / artifact.MANIFEST).exists()):
         artifact.check_free(out)
     partial = out.with_name(f"{out.name}.partial")
@@ -85,10 +88,12 @@ def train(
     items = training_items(data)
     adapter = None if init is None else lora.read_adapter(Path(init))
     with quiet_machine(settings):
-        run = prepare(model, data, settings, items, adapter, out, seed)
+        run = prepare(model, data, source, settings, items, adapter, out, seed)
         if (out / artifact.MANIFEST).exists():
             return finished(run)
         take_up(run)
+        if source.ignored:
+            say(f"{source.file}: these keys mean nothing here and are left out: {', '.join(source.ignored)}")
         try:
             last = fit(run)
         except InputError:
@@ -111,6 +116,7 @@ def dataset_hash(data: Path) -> str:
 def prepare(
     model: str,
     data: Path,
+    source: Source,
     settings: TrainConfig,
     items: list[Item],
     adapter: lora.Adapter | None,
@@ -127,6 +133,7 @@ def prepare(
     if adapter is not None:
         lora.check_base(adapter, base)
         settings = lora.fit_config(settings, adapter, base)
+    lora.check_targets(base, settings, source.place("targets"))
     device = next(base.module.parameters()).device.type
     if settings.nproc > 1 and device != "cpu":
         raise InputError(f"nproc shares work on the CPU; this run is on {device}", "nproc", "leave nproc at 1")
@@ -140,7 +147,7 @@ def prepare(
         "params": {**settings.content(), "steps": steps},
         "seed": seed,
     }
-    return Run(base, settings, items, adapter, out, seed, steps, content)
+    return Run(base, source, settings, items, adapter, out, seed, steps, content)
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -295,4 +302,6 @@ def publish(run: Run, last: Path, *, wall_s: float) -> Manifest:
         (draft.path / SETTINGS).write_text(yaml.safe_dump(run.config.content(), sort_keys=True), encoding="utf-8")
         (draft.path / CURVE).write_text(curve_csv(rows), encoding="utf-8")
         draft.observed.update(wall_s=round(wall_s, 3), pictures=len(run.items), logs=run.logs.name)
+        if run.source.file is not None:
+            draft.observed["config"] = {"file": run.source.file.name, "ignored": list(run.source.ignored)}
     return artifact.read(run.out, "adapter")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LANGUAGE_LINEARS = r"language\.model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate_up_proj|down_proj))"
+# The official names of the language model's linear layers, which the tower uses too.
+FUSED = {
+    "query_key_value": ("q_proj", "k_proj", "v_proj"),
+    "dense": ("o_proj",),
+    "dense_h_to_4h": ("gate_up_proj",),
+    "dense_4h_to_h": ("down_proj",),
+}
 VISION_LINEARS = (
     r"vision\.transformer\.layers\.\d+\.(attention\.(query_key_value|dense)|mlp\.fc[12])"
     r"|vision\.linear_proj\.(linear_proj|gate_proj|dense_h_to_4h|dense_4h_to_h)"
@@ -37,6 +43,7 @@ class Glm4v(Chat):
     """GLM-4V behind DeckBench's model interface."""
 
     family, checkpoint = GLM4V.name, GLM4V
+    fused = FUSED
     module: Glm4vModule
     config: Glm4vConfig
 
@@ -152,15 +159,6 @@ class Glm4v(Chat):
         """The full-match pattern of the linear layers that get adapters: all of the language model's, and with
         `vision` all of the tower's and the projector's. Embeddings and output head never."""
         return f"{LANGUAGE_LINEARS}|{VISION_LINEARS}" if vision else LANGUAGE_LINEARS
-
-
-def linears_matched(module: torch.nn.Module, pattern: str) -> list[str]:
-    """Names of the module's linear layers that `pattern` matches in full, as peft reads it."""
-    return [
-        name
-        for name, part in module.named_modules()
-        if isinstance(part, torch.nn.Linear) and re.fullmatch(pattern, name)
-    ]
 
 
 def check_ids(config: Glm4vConfig, tokenizer: Tokenizer, where: Path) -> None:
