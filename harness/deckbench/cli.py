@@ -253,11 +253,18 @@ def train(
 
 
 @app.command(epilog="Example: deckbench merge --model tiny-glm4v --adapter adapters/S1 --out models/tiny-S1")
-def merge(model: Model, adapter: Annotated[Path, typer.Option(help="The adapter to merge.")], out: Out) -> None:
+def merge(
+    model: Model,
+    adapter: Annotated[Path, typer.Option(help="The adapter to merge.")],
+    out: Out,
+    layout: Annotated[
+        str, typer.Option(help="Names of the weights: official, for other tools, or native.")
+    ] = "official",
+) -> None:
     """Write a complete, loadable model folder: base plus adapter."""
     from deckbench.train.merge import merge as run_merge
 
-    run_merge(model=model, adapter=adapter, out=out)
+    run_merge(model=model, adapter=adapter, out=out, layout=layout)
     say(f"model: {out}")
 
 

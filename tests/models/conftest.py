@@ -4,42 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
+from glm4v_small import make_small
 from PIL import Image
 
 from deckbench.models.glm4v.chat import Glm4v
-from deckbench.models.glm4v.tiny import make_tiny
-
-SIZES = {
-    "hidden_size": 48,
-    "ffn_hidden_size": 96,
-    "num_layers": 2,
-    "num_attention_heads": 4,
-    "multi_query_group_num": 2,
-    "kv_channels": 16,
-    "vision_config": {
-        "image_size": 64,
-        "patch_size": 16,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_heads": 2,
-        "intermediate_size": 64,
-    },
-}
-CORPUS = [
-    "What is in slot 3?\nA. white plate\nB. tip rack\nAnswer with A or B only.",
-    "实验步骤:thermocycle。只回答 A 或 B。",
-] * 4
-
-
-def make_small(seed: int = 0) -> Glm4v:
-    """A model of 60 thousand weights with a vocabulary of 320 tokens."""
-    sizes = {**SIZES, "vision_config": dict(SIZES["vision_config"])}
-    model = make_tiny(CORPUS, seed, vocabulary=320, **sizes)
-    # The head of a fresh model is nearly flat; a steeper one gives the comparisons something to see.
-    with torch.no_grad():
-        model.module.language.lm_head.weight.mul_(20)
-    return model
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models_helpers import split_in_shards
 from safetensors.torch import load_file, save_file
 
 from deckbench.errors import InputError
@@ -94,12 +95,5 @@ def test_saving_gives_the_same_weights_and_files(shared: Path, tmp_path: Path) -
 
 
 def test_a_sharded_checkpoint_is_the_same_model(shared: Path, model_folder: Path) -> None:
-    state = load_file(model_folder / "model.safetensors")
-    names = sorted(state)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for shard, held in shards.items():
-        save_file({name: state[name] for name in held}, model_folder / shard)
-    index = {"metadata": {}, "weight_map": {name: shard for shard, held in shards.items() for name in held}}
-    (model_folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (model_folder / "model.safetensors").unlink()
+    split_in_shards(model_folder)
     assert check(model_folder, shared / "oracles/glm4v/cases")["passed"]

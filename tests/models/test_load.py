@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models_helpers import edit_json
-from peft import LoraConfig, get_peft_model
+from models_helpers import edit_json, make_adapter
 from PIL import Image
 
 from deckbench import artifact
@@ -24,22 +23,6 @@ QUESTIONS = [Question("What is in slot 3?\nA. white plate\nB. tip rack", "choice
 def base(small: Glm4v, tmp_path: Path) -> Path:
     small.save(tmp_path / "base")
     return tmp_path / "base"
-
-
-def make_adapter(base: Path, out: Path, *, record: object = "its own", seed: int = 0) -> Path:
-    """An adapter folder with random weights, as `train` writes it."""
-    model = load_model(str(base), device="cpu")
-    assert isinstance(model, Glm4v)
-    wrapped = get_peft_model(model.module, LoraConfig(r=4, lora_alpha=8, target_modules=model.lora_targets(True)))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.2, generator=generator)
-    known = {"name": model.name, "hash": model.base_hash} if record == "its own" else record
-    with artifact.writing(out, "adapter", inputs={"base": known}) as draft:
-        wrapped.save_pretrained(draft.path)
-    return out
 
 
 def reseal(adapter: Path) -> None:

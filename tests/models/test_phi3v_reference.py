@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models_helpers import edit_json
+from models_helpers import edit_json, split_in_shards
 from safetensors.torch import load_file, save_file
 
 from deckbench.models.check import check
@@ -59,13 +59,7 @@ def test_a_folder_in_shards_saves_as_it_was(shared: Path, tmp_path: Path) -> Non
     source = shared / "oracles/phi3v/model"
     model = Path(shutil.copytree(source, tmp_path / "model"))
     state = load_file(model / "model.safetensors")
-    names = sorted(state)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for shard, held in shards.items():
-        save_file({name: state[name] for name in held}, model / shard)
-    index = {"metadata": {}, "weight_map": {name: shard for shard, held in shards.items() for name in held}}
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    (model / "model.safetensors").unlink()
+    split_in_shards(model)
     load_phi3v(model).save(tmp_path / "out")
     after = load_file(tmp_path / "out/model.safetensors")
     assert state.keys() == after.keys()

@@ -14,9 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deckbench import artifact
+from deckbench.errors import DeckBenchError
 from deckbench.models import files
-from deckbench.models.weights import memory_hash, save_state
+from deckbench.models.weights import Entry, memory_hash, save_changed, save_state
 
+# Files of a checkpoint folder that a merged one needs too: tokenizer, settings, and the code other tools run.
+ALONG = (".json", ".model", ".txt", ".jinja", ".py")
+LEFT = (files.INDEX, artifact.MANIFEST)
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 QUESTIONS_AT_ONCE = 64  # branches decoded together at most; bounds the memory of the expanded cache
@@ -28,6 +33,7 @@ class Chat(ABC):
     module: the torch network (peft may wrap it; adapters put into it are used by `answer` too).
     small_files: the checkpoint's files beside config and weights, written back unchanged by `save`.
     fused: official names of linear layers that are called otherwise here, and what they are here.
+    touched: names of the module's tensors that an adapter was merged into.
     """
 
     checkpoint: files.Family
@@ -47,6 +53,7 @@ class Chat(ABC):
     ) -> None:
         self.module, self.config, self.tokenizer = module, config, tokenizer
         self.name, self.files, self.source, self.adapter = name, dict(small_files), source, adapter
+        self.touched: frozenset[str] = frozenset()
         self.letters: dict[str, list[int]] = {letter: tokenizer.spellings(letter) for letter in "AB"}
 
     @property
@@ -62,6 +69,10 @@ class Chat(ABC):
     @abstractmethod
     def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """The weights under the names of the official checkpoint, in `dtype` or as they are."""
+
+    @abstractmethod
+    def entries(self) -> dict[str, Entry]:
+        """What each tensor of the official checkpoint holds of the module's."""
 
     @abstractmethod
     def describe(self, weights: Any) -> dict[str, Any]:
@@ -83,6 +94,22 @@ class Chat(ABC):
     def identity(self) -> dict[str, Any]:
         """What was computed with: the base's hashes, the adapter's, the number type; never a path."""
         return {**self.base, "adapter": self.adapter, "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def save_merged(self, folder: Path, layout: str = "official") -> None:
+        """Write the folder this model was loaded from, with the merged adapter's sums in it.
+
+        Files and tensors are the source's byte for byte, but for the tensors in `touched`, which are written as they
+        are in memory. Everything that loading takes here or elsewhere goes along. layout: one of `weights.LAYOUTS`.
+        """
+        if self.source is None:
+            raise DeckBenchError(f"{self.name} was not loaded from a folder")
+        for path in sorted(self.source.iterdir()):
+            if path.suffix in ALONG and path.name not in LEFT and path.is_file():
+                (folder / path.name).write_bytes(path.read_bytes())
+        for name, data in self.files.items():
+            (folder / name).write_bytes(data)
+        state = {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
+        save_changed(self.source, folder, self.entries(), state, self.touched, family=self.checkpoint, layout=layout)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write an official checkpoint folder: weights, config, generation config, tokenizer and preprocessing files.

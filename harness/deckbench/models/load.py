@@ -182,6 +182,7 @@ def apply_adapter(model: Glm4v | Phi3v, adapter: Path) -> None:
         wrapped = PeftModel.from_pretrained(model.module, str(adapter), is_trainable=False)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise InputError(f"the adapter does not fit the model ({error})", adapter, "train it again") from error
+    model.touched = frozenset(f"{name}.weight" for name in wrapped.base_model.targeted_module_names)
     model.module = wrapped.merge_and_unload(safe_merge=True)
     model.module.eval()
     model.adapter = manifest.content_hash

@@ -11,21 +11,27 @@ from deckbench.errors import InputError
 from deckbench.train.lora import read_adapter
 
 
-def merge(*, model: str, adapter: Path, out: Path) -> Manifest:
+def merge(*, model: str, adapter: Path, out: Path, layout: str = "official") -> Manifest:
     """Write `out`: a folder that `load_model` takes, the adapter's weights added into the base's.
 
-    The sums are made and written in float32, so the folder answers exactly as base plus adapter do on a CPU.
+    The sums are made and written in float32, so the folder answers exactly as base plus adapter do on a CPU; every
+    other tensor and file is the base's, byte for byte. layout: `official` (names of the published checkpoint, for
+    other tools) or `native` (names of DeckBench's modules, nothing fused).
 
     Raises InputError when the adapter does not belong to the model.
     """
     from deckbench.models.load import load_model
+    from deckbench.models.weights import LAYOUTS
 
+    if layout not in LAYOUTS:
+        raise InputError(f"the layout {layout!r} is not known", "--layout", f"one of: {', '.join(LAYOUTS)}")
     adapter, out = Path(adapter), Path(out)
     artifact.check_free(out)
     found = read_adapter(adapter)
     loaded: Any = load_model(model, adapter=adapter, device="cpu")
-    if not hasattr(loaded, "save"):
+    if not hasattr(loaded, "save_merged"):
         raise InputError(f"{model} has no weights to merge into", "--model", "give a model with weights")
-    with artifact.writing(out, "model", inputs={"base": found.base, "adapter": found.content_hash}) as draft:
-        loaded.save(draft.path)
+    inputs = {"base": found.base, "adapter": found.content_hash}
+    with artifact.writing(out, "model", inputs=inputs, params={"layout": layout}) as draft:
+        loaded.save_merged(draft.path, layout)
     return artifact.read(out, "model")

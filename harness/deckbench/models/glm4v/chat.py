@@ -21,6 +21,7 @@ from deckbench.models.glm4v import preprocess, prompt, weights
 from deckbench.models.glm4v.config import CONFIG, GLM4V, TOKENIZER, Glm4vConfig, read_config, read_json
 from deckbench.models.glm4v.model import Glm4vModule
 from deckbench.models.glm4v.tokenizer import Tokenizer, read_tokenizer
+from deckbench.models.weights import Entry, stated_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,6 +54,9 @@ class Glm4v(Chat):
 
     def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         return weights.official_state(self.module, self.config, dtype)
+
+    def entries(self) -> dict[str, Entry]:
+        return weights.entries(self.config, self.module.state_dict())
 
     def describe(self, weights: Any) -> dict[str, Any]:
         small = {name: self.files[name] for name in TOKENIZER}
@@ -179,8 +183,8 @@ def load_glm4v(
 ) -> Glm4v:
     """Load an official checkpoint folder.
 
-    dtype None keeps the stored one. name: how results call it (default: the folder's name). Raises InputError with
-    file and key or tensor for anything missing, misshaped or damaged; no code from the folder is run.
+    dtype None takes the one that the config states. name: how results call it (default: the folder's name). Raises
+    InputError with file and key or tensor for anything missing, misshaped or damaged; no code from the folder is run.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -192,7 +196,7 @@ def load_glm4v(
     device = torch.device(device)
     with torch.device("meta"):
         module = Glm4vModule(config)
-    state = weights.load_state(folder, config, module.state_dict(), dtype, device)
+    state = weights.load_state(folder, config, module.state_dict(), dtype or stated_dtype(config.raw), device)
     module.load_state_dict(state, strict=True, assign=True)
     # Built without memory above; the rotation frequencies are no weights and are computed here.
     module.language.model.rotary_emb = GlmRotaryEmbedding(module.language.config).to(device)

@@ -34,18 +34,23 @@ def name_pairs(config: Glm4vConfig, ours: Mapping[str, Tensor]) -> Iterator[tupl
     yield "transformer.output_layer.weight", ("language.lm_head.weight",)
 
 
+def entries(config: Glm4vConfig, ours: Mapping[str, Tensor]) -> dict[str, weights.Entry]:
+    """What each tensor of the official checkpoint holds of the module's state dict `ours`."""
+    return weights.layout(name_pairs(config, ours), ours)
+
+
 def load_state(
     folder: Path, config: Glm4vConfig, ours: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device
 ) -> dict[str, Tensor]:
-    """The module's state dict out of an official folder; see `weights.load_state`."""
-    entries = weights.layout(name_pairs(config, ours), ours)
-    return weights.load_state(folder, entries, family=GLM4V, dtype=dtype, device=device, ignored=(ROTARY,))
+    """The module's state dict out of a folder; see `weights.load_state`."""
+    found = entries(config, ours)
+    return weights.load_state(folder, found, family=GLM4V, dtype=dtype, device=device, ignored=(ROTARY,))
 
 
 def official_state(module: nn.Module, config: Glm4vConfig, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """The module's weights under their official names, fused, on the CPU."""
     ours = module.state_dict()
-    state = weights.fused(ours, weights.layout(name_pairs(config, ours), ours), dtype)
+    state = weights.fused(ours, entries(config, ours), dtype)
     rotated = config.kv_channels // 2
     frequencies = 1.0 / (10000 ** (torch.arange(0, rotated, 2, dtype=torch.float32) / rotated))
     state[ROTARY] = frequencies.to(dtype or ours["vision.boi"].dtype)

@@ -32,6 +32,7 @@ from deckbench.models.phi3v.config import (
 from deckbench.models.phi3v.files import identity
 from deckbench.models.phi3v.model import Phi3vModule
 from deckbench.models.phi3v.tokenizer import Tokenizer, read_tokenizer
+from deckbench.models.weights import Entry, stated_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,6 +65,9 @@ class Phi3v(Chat):
 
     def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         return weights.official_state(self.module, dtype)
+
+    def entries(self) -> dict[str, Entry]:
+        return weights.entries(self.module.state_dict())
 
     def describe(self, weights: Any) -> dict[str, Any]:
         return identity(self.name, self.config.raw, self.preprocessor, self.files, weights)
@@ -275,9 +279,9 @@ def load_phi3v(
 ) -> Phi3v:
     """Load an official checkpoint folder.
 
-    dtype None keeps the stored one. name: how results call it (default: the folder's name). num_crops: most tiles of
-    a frame, in place of the checkpoint's own number. Raises InputError with file and key or tensor for anything
-    missing, misshaped or damaged; no code from the folder is run.
+    dtype None takes the one that the config states. name: how results call it (default: the folder's name). num_crops:
+    most tiles of a frame, in place of the checkpoint's own number. Raises InputError with file and key or tensor for
+    anything missing, misshaped or damaged; no code from the folder is run.
     """
     folder = Path(folder)
     raw = read_json(folder / CONFIG)
@@ -294,7 +298,8 @@ def load_phi3v(
     device = torch.device(device)
     with torch.device("meta"):
         module = Phi3vModule(config)
-    module.load_state_dict(weights.load_state(folder, module.state_dict(), dtype, device), strict=True, assign=True)
+    state = weights.load_state(folder, module.state_dict(), dtype or stated_dtype(raw), device)
+    module.load_state_dict(state, strict=True, assign=True)
     module.fill_buffers(device)
     module.eval()
     return Phi3v(
