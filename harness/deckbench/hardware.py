@@ -39,6 +39,7 @@ PACKAGES = (
 )
 CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")  # of a container, version 2
 OS_RELEASE = Path("/etc/os-release")
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 CPU_ROOT = Path("/sys/devices/system/cpu")
@@ -110,6 +111,18 @@ def memory_bytes() -> int | None:
     """Physical memory in bytes, or None where the system does not say."""
     text = field(read_text(MEMINFO), "MemTotal")
     return int(text.split()[0]) * 1024 if text and text.split()[0].isdigit() else None
+
+
+def free_memory_bytes() -> int | None:
+    """Bytes that can still be taken, of the machine's memory and of this process's share; None where nobody says."""
+    text = field(read_text(MEMINFO), "MemAvailable")
+    free = int(text.split()[0]) * 1024 if text and text.split()[0].isdigit() else None
+    limit, used = (read_text(CGROUP / name) for name in ("memory.max", "memory.current"))
+    if not limit.isdigit() or not used.isdigit():
+        return free
+    cached = re.search(r"^inactive_file (\d+)$", read_text(CGROUP / "memory.stat"), re.MULTILINE)
+    left = max(0, int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    return left if free is None else min(free, left)
 
 
 def system() -> str:

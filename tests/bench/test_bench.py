@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from glm4v_small import make_small
 from PIL import Image
+from published_small import shrink
 
 from deckbench import artifact
 from deckbench.bench import bench, choose
@@ -17,6 +19,7 @@ from deckbench.bench.measure import Loaded, measure
 from deckbench.dataset import read_samples
 from deckbench.errors import InputError
 from deckbench.models.answer import Answer, Question
+from deckbench.models.load import PUBLISHED
 
 SLEEP = {"vision": 0.004, "prefill": 0.002, "decode": 0.006}
 
@@ -194,3 +197,31 @@ def test_peak_memory_sees_what_a_model_takes(tmp_path: Path) -> None:
     loaded = Loaded(Hungry(), "cpu", 0.0, memory.status_bytes("VmRSS"), True)
     found = measure(loaded, samples, limits={"choice": 1, "scene": 8}, min_seconds=0.01, max_queries=2, warmup=0)
     assert found["memory"]["peak_bytes"] - before > 50 << 20
+
+
+@pytest.mark.parametrize("ref", PUBLISHED)
+def test_published_sizes_with_random_weights(ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(ref, tmp_path, monkeypatch)
+    data = write_data(tmp_path / "data", pictures=1, kinds=("choice",))
+    asked: dict[str, Any] = {"model": ref, "data": data, "weights": "random", "min_seconds": 1e-6, "warmup": 0}
+    made = bench(**asked, out=tmp_path / "out")
+    model, results = made.content["inputs"]["model"], made.observed["results"]
+    assert (model["name"], model["weights"], model["tokenizer"]) == (ref, "random", "stand-in")
+    assert made.content["params"]["weights"] == results["weights"] == "random"
+    assert results["parameters"] > 10_000 and results["kinds"]["choice"]["latency"]["p50"] > 0
+    assert bench(**asked, out=tmp_path / "again").content_hash == made.content_hash
+    with pytest.raises(InputError, match="random weights take no adapter"):
+        bench(**asked, out=tmp_path / "adapted", adapter=tmp_path / "adapter")
+    with pytest.raises(InputError, match="its sizes alone are"):
+        bench(**asked | {"weights": "checkpoint"}, out=tmp_path / "real")
+
+
+def test_a_checkpoint_with_random_weights(tmp_path: Path) -> None:
+    make_small().save(tmp_path / "small")
+    data = write_data(tmp_path / "data", pictures=1, kinds=("choice",))
+    made = bench(
+        model=str(tmp_path / "small"), data=data, out=tmp_path / "out", weights="random", min_seconds=1e-6, warmup=0
+    )
+    model = made.content["inputs"]["model"]
+    assert model["weights"] == "random" and model["tokenizer"] != "stand-in"
+    assert made.observed["results"]["parameters"] == sum(p.numel() for p in make_small().module.parameters())

@@ -39,15 +39,15 @@ def split_in_shards(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def make_adapter(base: Path, out: Path, *, record: object = "its own", seed: int = 0) -> Path:
-    """An adapter folder with random weights, as `train` writes it."""
+def make_adapter(base: Path, out: Path, *, record: object = "its own", seed: int = 0, size: float = 0.2) -> Path:
+    """An adapter folder with random weights of deviation `size`, as `train` writes it."""
     model = load_model(str(base), device="cpu")
     wrapped = get_peft_model(model.module, LoraConfig(r=4, lora_alpha=8, target_modules=model.lora_targets(True)))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
-                parameter.normal_(0, 0.2, generator=generator)
+                parameter.normal_(0, size, generator=generator)
     known = {"name": model.name, "hash": model.base_hash} if record == "its own" else record
     with artifact.writing(out, "adapter", inputs={"base": known}) as draft:
         wrapped.save_pretrained(draft.path)

@@ -43,7 +43,8 @@ def bench(
 
     min_seconds: of each kind (and at least 5 queries, which a median needs), after `warmup` queries that are not
     counted; at most max_queries. weights: `random` fills
-    the network with seeded noise: same work, meaningless answers, never ranked. threads: of torch; default: its own.
+    the network with seeded noise: same work, meaningless answers, never ranked; it also takes the names of published
+    models, which need no checkpoint. threads: of torch; default: its own.
     The artifact's content is what was asked of which model; the measured values are in `observed["results"]`, laid
     out as `measure.measure` says. Raises InputError.
     """
@@ -77,6 +78,8 @@ def bench(
         state = hardware.state()
         loaded = load(model, adapter, weights, seed)
         identity = loaded.model.identity if weights == "checkpoint" else {**loaded.model.identity, "weights": weights}
+        if getattr(loaded.model, "drawn", None) is not None:
+            identity["tokenizer"] = "stand-in"
         inputs = {"model": identity, "data": data_hash(Path(data))}
         with artifact.writing(Path(out), "bench", inputs=inputs, params=params, seed=seed) as draft:
             (draft.path / "queries.json").write_bytes(artifact.canonical(asked))
@@ -91,6 +94,7 @@ def bench(
             draft.observed["results"] = {
                 "engine": engine,
                 "weights": weights,
+                "parameters": parameters(loaded.model),
                 **results,
                 "hardware": hardware.describe(device=loaded.device),
                 "state": {"start": state, "end": hardware.state()},
@@ -144,8 +148,15 @@ def data_hash(data: Path) -> str:
 def load(model: str, adapter: Path | None, weights: str, seed: int) -> Any:
     """The loaded model with what loading cost. Raises InputError for what has no stages to time here."""
     from deckbench.bench.measure import load_timed
+    from deckbench.models.load import load_model, without_weights
 
-    loaded = load_timed(model, adapter)
+    if weights == "random" and without_weights(model):
+        from deckbench.models.published import random_model
+
+        if adapter is not None:
+            raise InputError("random weights take no adapter", "--adapter", "leave --adapter away")
+        return load_timed(lambda: random_model(model, seed=seed))
+    loaded = load_timed(lambda: load_model(model, adapter=adapter))
     if not hasattr(loaded.model, "answer"):
         raise InputError(f"{model} is a baseline; it has no stages to time", "--model", "bench a model")
     if loaded.model.family == "endpoint":
@@ -156,14 +167,17 @@ def load(model: str, adapter: Path | None, weights: str, seed: int) -> Any:
     return loaded
 
 
+def parameters(model: Any) -> int | None:
+    """How many weights a model's network has, None when it has no network of its own."""
+    module = getattr(getattr(model, "model", model), "module", None)  # `blind:M` wraps M
+    return None if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
 def randomise(model: Any, seed: int) -> None:
     """Fill a model's network with small seeded noise. Raises InputError when it has no network of its own."""
-    import torch
+    from deckbench.models.fresh import noise
 
     module = getattr(model, "module", None)
     if module is None:
         raise InputError("this model has no weights here to replace", "--weights", "leave --weights away")
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    noise(module, seed)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from deckbench.bench import memory
@@ -41,15 +40,13 @@ class Timed:
     answer: Answer
 
 
-def load_timed(ref: str, adapter: Path | None) -> Loaded:
-    """Load a model; imports are done before the clock starts. Raises InputError."""
-    from deckbench.models.load import load_model
-
+def load_timed(load: Callable[[], Any]) -> Loaded:
+    """Load a model with `load` and say what that cost."""
     gc.collect()
     reset = memory.reset_peak()
     before = memory.status_bytes("VmRSS")
     began = time.perf_counter()
-    model = load_model(ref, adapter=adapter)
+    model = load()
     load_s = time.perf_counter() - began
     inner = getattr(model, "model", model)  # `blind:M` wraps M
     return Loaded(model, str(getattr(inner, "device", "cpu")), load_s, before, reset)

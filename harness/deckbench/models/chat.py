@@ -33,6 +33,7 @@ class Chat(ABC):
     module: the torch network (peft may wrap it; adapters put into it are used by `answer` too).
     small_files: the checkpoint's files beside config and weights, written back unchanged by `save`.
     fused: official names of linear layers that are called otherwise here, and what they are here.
+    drawn: how the weights were drawn, when they are random numbers that no file holds and nobody hashes.
     touched: names of the module's tensors that an adapter was merged into.
     """
 
@@ -50,9 +51,11 @@ class Chat(ABC):
         small_files: Mapping[str, bytes],
         source: Path | None = None,
         adapter: str | None = None,
+        drawn: str | None = None,
     ) -> None:
         self.module, self.config, self.tokenizer = module, config, tokenizer
         self.name, self.files, self.source, self.adapter = name, dict(small_files), source, adapter
+        self.drawn = drawn
         self.touched: frozenset[str] = frozenset()
         self.letters: dict[str, list[int]] = {letter: tokenizer.spellings(letter) for letter in "AB"}
 
@@ -81,6 +84,8 @@ class Chat(ABC):
     @cached_property
     def base(self) -> dict[str, Any]:
         """Hashes of the base's config, tokenizer and weights, adapters not counted (see `files.identity`)."""
+        if self.drawn is not None:
+            return self.describe({"drawn": self.drawn})
         if self.source is not None:
             return self.describe(files.weight_hashes(self.source, self.checkpoint))
         return self.describe(memory_hash(self.official_state()))

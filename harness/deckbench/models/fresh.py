@@ -1,4 +1,4 @@
-"""How the weights of a fresh small network start, whatever its family."""
+"""How the weights of a fresh network start, whatever its family."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def grid_waves(side: int, width: int) -> Tensor:
     columns = waves[None].expand(side, -1, -1)
     both = torch.cat((rows, columns), dim=2).reshape(side * side, -1)
     return torch.nn.functional.pad(both, (0, width - both.shape[1])).float()
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def noise(module: nn.Module, seed: int) -> None:
+    """Fill every weight with small random numbers: the same work as with real ones, and meaningless answers."""
+    generator = torch.Generator(next(module.parameters()).device).manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.normal_(0.0, 0.02, generator=generator)
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from deckbench.models.phi3v.chat import Phi3v
 
 PACKAGED = {"tiny-glm4v": Path(__file__).parent / "glm4v" / "tiny"}
+# Models whose sizes alone are here: `bench --weights random`.
+PUBLISHED = {
+    "glm-4v-9b": Path(__file__).parent / "glm4v" / "published",
+    "phi-3-vision": Path(__file__).parent / "phi3v" / "published",
+}
 BLIND = "blind:"
 ENDPOINT = "endpoint:"
 BASELINES = ("majority", "nearest", "rule")
@@ -67,10 +72,25 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype | None:
     return getattr(torch, dtype)  # type: ignore[no-any-return]
 
 
+def without_weights(ref: str) -> bool:
+    """Whether this is one of `PUBLISHED`, its crops chosen or not, and no folder of that name."""
+    name = ref.partition("?")[0]
+    return name in PUBLISHED and not Path(name).is_dir()
+
+
+def need_weights(ref: str) -> None:
+    """Raises InputError for a model whose sizes alone are here."""
+    if without_weights(ref):
+        mend = "give the folder of the checkpoint; `deckbench bench --weights random` takes the name"
+        raise InputError("the weights of this model are not here, its sizes alone are", ref, mend)
+
+
 def model_folder(ref: str) -> tuple[Path, str]:
-    """(folder, name) of a packaged model or a checkpoint folder. Raises InputError when it is neither."""
+    """(folder, name) of a packaged or published model, or a checkpoint folder. Raises InputError for anything else."""
     if ref in PACKAGED:
         return PACKAGED[ref], ref
+    if without_weights(ref):
+        return PUBLISHED[ref], ref
     folder = Path(ref)
     if not folder.is_dir():
         known = ", ".join([*PACKAGED, *BASELINES, f"{BLIND}MODEL", f"{ENDPOINT}NAME"])
@@ -110,6 +130,7 @@ def known_models() -> dict[str, str]:
     """Name or form of reference -> one line on it."""
     return {
         "tiny-glm4v": "the embedded default: GLM-4V at 3 million weights, shipped in the package",
+        "glm-4v-9b, phi-3-vision": "true sizes without weights, for `deckbench bench --weights random` alone",
         "FOLDER": "a GLM-4V or Phi-3-vision checkpoint in the official layout (model_type chatglm or phi3_v)",
         "FOLDER?num_crops=N": "Phi-3-vision with at most N tiles a frame, in place of the checkpoint's own number",
         "endpoint:NAME, endpoint:FILE.yaml": "a model behind an OpenAI-compatible server; docs/endpoints.md",
@@ -129,6 +150,7 @@ def model_identity(ref: str) -> dict[str, Any]:
     if ref.startswith(BLIND):
         base = model_identity(ref.removeprefix(BLIND))
         return {**base, "name": f"{BLIND}{base['name']}", "blank": True}
+    need_weights(ref)
     folder, name, num_crops = split_ref(ref)
     if family_of(folder) == "phi3v":
         from deckbench.models.phi3v.files import folder_identity as phi3v_identity
@@ -214,6 +236,7 @@ def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", d
         from deckbench.models import baselines
 
         return baselines.load(ref)
+    need_weights(ref)
     folder, name, num_crops = split_ref(ref)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)

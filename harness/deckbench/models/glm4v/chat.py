@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 
 from deckbench.errors import InputError
 from deckbench.models import files, pack
@@ -198,7 +197,6 @@ def load_glm4v(
         module = Glm4vModule(config)
     state = weights.load_state(folder, config, module.state_dict(), dtype or stated_dtype(config.raw), device)
     module.load_state_dict(state, strict=True, assign=True)
-    # Built without memory above; the rotation frequencies are no weights and are computed here.
-    module.language.model.rotary_emb = GlmRotaryEmbedding(module.language.config).to(device)
+    module.fill_buffers(device)
     module.eval()
     return Glm4v(module, config, tokenizer, name=name or folder.resolve().name, small_files=small_files, source=folder)

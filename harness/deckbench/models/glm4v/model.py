@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GlmConfig, GlmForCausalLM
+from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 
 from deckbench.models.glm4v.config import Glm4vConfig
 from deckbench.models.glm4v.vision import VisionTower
@@ -48,6 +49,10 @@ class Glm4vModule(nn.Module):  # type: ignore[misc]
         self.glm4v_config = config
         self.vision = VisionTower(config)
         self.language = GlmForCausalLM(language_config(config))
+
+    def fill_buffers(self, device: torch.device) -> None:
+        """Make the rotation frequencies, which are no weights, for a module built on the meta device."""
+        self.language.model.rotary_emb = GlmRotaryEmbedding(self.language.config).to(device)
 
     def embed(self, input_ids: Tensor, features: Tensor) -> Tensor:
         """Token embeddings (rows, length, width), the images' places filled with `features`.

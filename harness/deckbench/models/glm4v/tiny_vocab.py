@@ -56,10 +56,15 @@ def train_ranks(corpus: Iterable[str], size: int) -> list[bytes]:
     return list(dict.fromkeys(tokens))[:size]
 
 
-def vocabulary_files(corpus: Iterable[str], size: int, image_size: int) -> dict[str, bytes]:
-    """tokenizer.model and tokenizer_config.json of a vocabulary of at most `size` tokens, specials not counted."""
+def vocabulary_files(
+    corpus: Iterable[str], size: int, image_size: int, *, first: int | None = None
+) -> dict[str, bytes]:
+    """tokenizer.model and tokenizer_config.json of a vocabulary of at most `size` tokens, specials not counted.
+
+    first: id of the first special token; default: behind the vocabulary.
+    """
     ranks = train_ranks(corpus, size)
-    ids = {name: len(ranks) + number for number, name in enumerate(SPECIAL)}
+    ids = {name: (len(ranks) if first is None else first) + number for number, name in enumerate(SPECIAL)}
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config = {
         "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLM4Tokenizer", None]},
