@@ -128,6 +128,9 @@ def check(folder: Path, cases: Path) -> dict[str, Any]:
     results: list[dict[str, Any]] = [{"case": case["frame"].name} for case in found]
     for kind, exact in (("float32", True), ("bfloat16", False)):
         model = load_model(str(folder), device="cpu", dtype=kind)
+        if model.family not in CASES:
+            what = "cases are of GLM-4V or Phi-3-vision; transformers' own models are the reference themselves"
+            raise InputError(what, folder, "give the folder of one of the two")
         for case, result in zip(found, results, strict=True):
             try:
                 with Image.open(case["frame"]) as opened:

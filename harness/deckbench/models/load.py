@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from deckbench.models.glm4v.chat import Glm4v
-    from deckbench.models.phi3v.chat import Phi3v
+    from deckbench.models.chat import Chat
 
 PACKAGED = {"tiny-glm4v": Path(__file__).parent / "glm4v" / "tiny"}
 # Models whose sizes alone are here: `bench --weights random`.
@@ -113,17 +112,18 @@ def split_ref(ref: str) -> tuple[Path, str, int | None]:
 
 
 def family_of(folder: Path) -> str:
-    """The family of a checkpoint folder, by its config's `model_type`. Raises InputError for one not known."""
+    """The family of a checkpoint folder, by its config's `model_type`; `auto` for what is none of our own.
+
+    Raises InputError when there is no such config.
+    """
     from deckbench.models.files import Family, read_json
 
-    types = {"chatglm": "glm4v", "phi3_v": "phi3v"}
-    mend = "give the folder of a GLM-4V or Phi-3-vision checkpoint in the official layout"
+    mend = "give the folder of a vision-language model: GLM-4V or Phi-3-vision as published, or saved by transformers"
     config = read_json(folder / "config.json", family=Family("", "", mend))
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in types:
-        what = f"'model_type' is {kind!r}; known are {', '.join(types)}"
-        raise InputError(what, folder / "config.json", mend)
-    return types[kind]
+    if not isinstance(kind, str):
+        raise InputError(f"'model_type' is {kind!r}, no name of a model", folder / "config.json", mend)
+    return {"chatglm": "glm4v", "phi3_v": "phi3v"}.get(kind, "auto")
 
 
 def known_models() -> dict[str, str]:
@@ -131,7 +131,8 @@ def known_models() -> dict[str, str]:
     return {
         "tiny-glm4v": "the embedded default: GLM-4V at 3 million weights, shipped in the package",
         "glm-4v-9b, phi-3-vision": "true sizes without weights, for `deckbench bench --weights random` alone",
-        "FOLDER": "a GLM-4V or Phi-3-vision checkpoint in the official layout (model_type chatglm or phi3_v)",
+        "FOLDER": "a GLM-4V or Phi-3-vision checkpoint in the official layout (model_type chatglm or phi3_v), or any "
+        "image-text model saved by transformers (LLaVA, Idefics3, PaliGemma, ...)",
         "FOLDER?num_crops=N": "Phi-3-vision with at most N tiles a frame, in place of the checkpoint's own number",
         "endpoint:NAME, endpoint:FILE.yaml": "a model behind an OpenAI-compatible server; docs/endpoints.md",
         "blind:MODEL": "the same model, its frames blanked: what the question alone gives away",
@@ -152,10 +153,15 @@ def model_identity(ref: str) -> dict[str, Any]:
         return {**base, "name": f"{BLIND}{base['name']}", "blank": True}
     need_weights(ref)
     folder, name, num_crops = split_ref(ref)
-    if family_of(folder) == "phi3v":
+    family = family_of(folder)
+    if family == "phi3v":
         from deckbench.models.phi3v.files import folder_identity as phi3v_identity
 
         return phi3v_identity(folder, name, num_crops)
+    if family == "auto":
+        from deckbench.models.auto.files import folder_identity as auto_identity
+
+        return auto_identity(folder, name)
     from deckbench.models.glm4v.files import folder_identity
 
     return folder_identity(folder, name)
@@ -171,7 +177,7 @@ def base_of(manifest: artifact.Manifest) -> tuple[str, str]:
     raise InputError("the manifest does not say which base the adapter belongs to", manifest.path, "train it again")
 
 
-def check_adapter(adapter: Path, model: Glm4v | Phi3v) -> artifact.Manifest:
+def check_adapter(adapter: Path, model: Chat) -> artifact.Manifest:
     """Refuse an adapter that is pickled, damaged, or was trained on another base. Raises InputError."""
     manifest = artifact.read(adapter, kind="adapter", verify=True)
     if not (adapter / ADAPTER_WEIGHTS).is_file():
@@ -191,7 +197,7 @@ def check_adapter(adapter: Path, model: Glm4v | Phi3v) -> artifact.Manifest:
     return manifest
 
 
-def apply_adapter(model: Glm4v | Phi3v, adapter: Path) -> None:
+def apply_adapter(model: Chat, adapter: Path) -> None:
     """Merge an adapter into the model's weights, so that it runs at the base's speed.
 
     `merge` writes the very same sums, so a merged folder and base plus adapter answer alike.
@@ -240,11 +246,16 @@ def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", d
     folder, name, num_crops = split_ref(ref)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    model: Glm4v | Phi3v
-    if family_of(folder) == "phi3v":
+    model: Chat
+    family = family_of(folder)
+    if family == "phi3v":
         from deckbench.models.phi3v.chat import load_phi3v
 
         model = load_phi3v(folder, dtype=kind, device=where, name=name, num_crops=num_crops)
+    elif family == "auto":
+        from deckbench.models.auto.chat import load_auto
+
+        model = load_auto(folder, dtype=kind, device=where, name=name)
     else:
         from deckbench.models.glm4v.chat import load_glm4v
 

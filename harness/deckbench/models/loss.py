@@ -23,6 +23,12 @@ class Output:
         return getattr(self, key) if isinstance(key, str) else (self.loss, self.logits)[key]
 
 
+def mean_loss(logits: Tensor, wanted: Tensor, count: Tensor | int | None) -> Output:
+    """The loss of `wanted` (tokens,) under logits (tokens, vocabulary): the mean, or the sum over `count` if given."""
+    total = F.cross_entropy(logits.float(), wanted, reduction="sum")
+    return Output(total / (max(1, len(wanted)) if count is None else count), logits)
+
+
 def answer_loss(head: nn.Module, hidden: Tensor, labels: Tensor | None, count: Tensor | int | None) -> Output:
     """Logits and loss out of the last layer's states.
 
@@ -34,6 +40,4 @@ def answer_loss(head: nn.Module, hidden: Tensor, labels: Tensor | None, count: T
         return Output(None, head(hidden))
     wanted = labels[:, 1:]
     chosen = wanted != IGNORE
-    logits = head(hidden[:, :-1][chosen])
-    total = F.cross_entropy(logits.float(), wanted[chosen], reduction="sum")
-    return Output(total / (chosen.sum().clamp(min=1) if count is None else count), logits)
+    return mean_loss(head(hidden[:, :-1][chosen]), wanted[chosen], count)

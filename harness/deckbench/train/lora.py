@@ -83,7 +83,7 @@ def check_base(adapter: Adapter, model: Any) -> None:
 
 def fit_config(config: TrainConfig, adapter: Adapter, model: Any) -> TrainConfig:
     """Take the adapter's shape where the config is silent. Raises InputError where it says otherwise."""
-    patterns = {pattern(model, vision, adapter.named): vision for vision in ("absent", "train")}
+    patterns = {pattern(model, vision, adapter.named): vision for vision in ("train", "absent")}  # absent where both are the same
     vision = patterns.get(adapter.targets)
     if vision is None:
         raise InputError(
@@ -130,6 +130,17 @@ def check_targets(model: Any, config: TrainConfig, where: str) -> None:
         if len(both) == len(text):
             what = f"the vision tower is to be trained, and has no layer called {' or '.join(config.targets)}"
             raise InputError(what, where, f"leave it out (vision: absent, or freezeV: true); {mend}")
+
+
+def fit_vision(config: TrainConfig, model: Any) -> TrainConfig:
+    """`vision: absent` for a model whose vision is never trained. Raises InputError where the config asks for it."""
+    if model.lora_targets(True) != model.lora_targets(False):
+        return config
+    if "vision" in config.model_fields_set and config.vision == "train":
+        raise InputError(
+            f"the vision of {model.name} is not trained", "vision", "set vision to absent, or leave it out"
+        )
+    return config.model_copy(update={"vision": "absent"})
 
 
 def peft_config(model: Any, config: TrainConfig) -> Any:

@@ -130,6 +130,7 @@ def prepare(
     if not hasattr(base, "collate"):
         raise InputError(f"{base.name} cannot be trained", "--model", "give a model with weights, such as tiny-glm4v")
     identity = {"name": base.name, "family": base.family, "hash": base.base_hash}
+    settings = lora.fit_vision(settings, base)
     if adapter is not None:
         lora.check_base(adapter, base)
         settings = lora.fit_config(settings, adapter, base)
@@ -241,7 +242,8 @@ def fit(run: Run) -> Path:
     if run.init is not None:
         lora.load_weights(wrapped, run.init)
     if config.gradient_checkpointing:
-        model.module.language.gradient_checkpointing_enable({"use_reentrant": False})
+        network = getattr(model.module, "language", model.module)  # transformers' own models have no half of this name
+        network.gradient_checkpointing_enable({"use_reentrant": False})
     device = next(model.module.parameters()).device.type
     given = arguments(config, partial=run.partial, steps=run.steps, seed=drawn, device=device)
     batches = run.steps * config.accumulate
