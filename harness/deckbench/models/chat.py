@@ -73,9 +73,10 @@ class Chat(ABC):
     def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """The weights under the names of the official checkpoint, in `dtype` or as they are."""
 
-    @abstractmethod
     def entries(self) -> dict[str, Entry]:
-        """What each tensor of the official checkpoint holds of the module's."""
+        """What each tensor of the official checkpoint holds of the module's; a family that has no such names of its own
+        writes merged folders itself."""
+        raise NotImplementedError
 
     @abstractmethod
     def describe(self, weights: Any) -> dict[str, Any]:

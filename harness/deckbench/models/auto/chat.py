@@ -63,6 +63,13 @@ class Auto(Chat):
             for name, tensor in state.items()
         }
 
+    def save_merged(self, folder: Path, layout: str = "official") -> None:
+        """As `save`: the names in such a folder are transformers' own, the only ones there are. Raises InputError."""
+        if layout != "official":
+            mend = "leave --layout out: the names are transformers' own"
+            raise InputError(f"{self.name} has no {layout} layout", "--layout", mend)
+        self.save(folder)
+
     def describe(self, weights: Any) -> dict[str, Any]:
         return files.identity(self.name, AUTO, self.config.raw, self.files, weights)
 
