@@ -83,7 +83,8 @@ def check_base(adapter: Adapter, model: Any) -> None:
 
 def fit_config(config: TrainConfig, adapter: Adapter, model: Any) -> TrainConfig:
     """Take the adapter's shape where the config is silent. Raises InputError where it says otherwise."""
-    patterns = {pattern(model, vision, adapter.named): vision for vision in ("train", "absent")}  # absent where both are the same
+    # `absent` where both patterns are one: such a model's vision is never trained.
+    patterns = {pattern(model, vision, adapter.named): vision for vision in ("train", "absent")}
     vision = patterns.get(adapter.targets)
     if vision is None:
         raise InputError(
