@@ -253,7 +253,14 @@ def test_what_never_succeeds_is_no_wrong_answer(
 def test_a_stopped_run_goes_on_when_mended(
     clean: tuple[str, bytes], server: faulty.Server, settings: Settings, data: Path, tmp_path: Path
 ) -> None:
-    server.plan = lambda key, attempt, body: FOREVER["a filter"] if len(server.answered) == 20 else None
+    bad: set[str] = set()
+
+    def plan(key: str, attempt: int, body: dict[str, Any]) -> Any:
+        if len(server.answered) >= 20 and not bad:
+            bad.add(key)
+        return FOREVER["a filter"] if key in bad else None
+
+    server.plan = plan
     out = tmp_path / "p.csv"
     with pytest.raises(OutsideError, match="questions got no answer"):
         infer(model=settings(), data=data, out=out)
