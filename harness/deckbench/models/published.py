@@ -1,7 +1,7 @@
 """The published models at their true size, with random numbers for weights: times and memory before any download.
 
 Sizes are those of the published configs; no published tokenizer comes along. A stand-in that was trained on the tasks'
-own words cuts questions into about as many tokens.
+own words cuts questions into somewhat more tokens.
 """
 
 from __future__ import annotations
