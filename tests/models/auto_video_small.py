@@ -9,6 +9,14 @@ import torch
 import transformers
 from auto_small import IMAGE, LANGUAGE, VISION, make_tokenizer, marked, sharpen
 
+PATCHES = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "patch_size": 8,
+    "out_hidden_size": 48,
+}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
 MARKS = {
     "qwen2_5_vl": ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_end|>"),
@@ -45,16 +53,7 @@ def network_of(kind: str, tokenizer: Any) -> Any:
     text = {**LANGUAGE, "vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if kind == "qwen2_5_vl":
         config: Any = transformers.Qwen2_5_VLConfig(
-            vision_config={
-                "depth": 2,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_heads": 2,
-                "patch_size": 8,
-                "window_size": 32,
-                "out_hidden_size": 48,
-                "fullatt_block_indexes": [1],
-            },
+            vision_config={**PATCHES, "window_size": 32, "fullatt_block_indexes": [1]},
             text_config={**text, "rope_parameters": dict(ROPE)},
             image_token_id=number("<|image_pad|>"),
             video_token_id=number("<|video_pad|>"),
@@ -63,15 +62,7 @@ def network_of(kind: str, tokenizer: Any) -> Any:
         )
     elif kind == "glm4v":
         config = transformers.Glm4vConfig(
-            vision_config={
-                "depth": 2,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_heads": 2,
-                "patch_size": 8,
-                "image_size": 32,
-                "out_hidden_size": 48,
-            },
+            vision_config={**PATCHES, "image_size": 32},
             text_config={**text, "rope_parameters": dict(ROPE)},
             image_token_id=number("<|image|>"),
             video_token_id=number("<|video|>"),

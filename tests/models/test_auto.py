@@ -20,7 +20,7 @@ from auto_small import ASK, MAKE, save_small
 from models_helpers import edit_json, edit_weights
 from peft import PeftModel
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from deckbench.errors import InputError
 from deckbench.infer.predict import infer
@@ -253,6 +253,26 @@ def test_a_folder_saved_again_is_the_same(
     assert load_auto(tmp_path / "again").base_hash == model.base_hash
 
 
+def test_shards_are_read_and_the_broken_one_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["llava"], tmp_path / "model")
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    halves = {"language_model": "model-00001-of-00002.safetensors", "": "model-00002-of-00002.safetensors"}
+    placed = {name: next(file for part, file in halves.items() if part in name) for name in state}
+    for file in halves.values():
+        save_file({name: tensor for name, tensor in state.items() if placed[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    model = load_auto(folder)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.official_state().items())
+    assert model.base_hash != load_auto(folders["llava"]).base_hash  # the files are what is hashed
+    name = "language_model.model.norm.weight"
+    part = {key: tensor for key, tensor in state.items() if placed[key] == placed[name]}
+    save_file({**part, name: torch.ones(7)}, folder / placed[name])
+    with pytest.raises(InputError, match=f"'{name}' has shape") as error:
+        load_auto(folder)
+    assert str(error.value.where) == str(folder / placed[name])
+
+
 def test_gradients_are_checkpointed_on_request(folders: dict[str, Path], data: Path, tmp_path: Path) -> None:
     settings = {**TRAINING, "max_steps": 2, "gradient_checkpointing": True, "vision": "absent"}
     train(model=str(folders["llava"]), data=data, out=tmp_path / "adapter", overrides=settings)
@@ -380,7 +400,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "tensor missing": (
         lambda f: edit_weights(f, lambda s: s.pop(next(n for n in s if "linear_1.weight" in n))),
         "model.safetensors",
-        "linear_1.weight' is missing",
+        "'multi_modal_projector.linear_1.weight' is missing",
     ),
     "tensor too many": (
         lambda f: edit_weights(f, lambda s: s.update({"deck.weight": torch.zeros(2)})),
@@ -390,7 +410,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "wrong shape": (
         lambda f: edit_weights(f, two_numbers),
         "model.safetensors",
-        r"q_proj.weight' has shape \[8, 8\]; the config asks for \[48, 48\]",
+        r"'language_model.model.layers.1.self_attn.q_proj.weight' has shape \[8, 8\]; the config asks for \[48, 48\]",
     ),
     "no processor": (lose_processor, "preprocessor_config.json", "has none of preprocessor_config.json"),
     "processor garbage": (

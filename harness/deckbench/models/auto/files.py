@@ -47,8 +47,8 @@ def in_our_words(what: str, where: Path, mend: str = OFFICIAL) -> Iterator[None]
     except DeckBenchError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{what} ({lines[0][:SAID]})", where, mend) from error
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{what} ({said[:SAID]})", where, mend) from error
 
 
 def without_types(raw: Mapping[str, Any]) -> dict[str, Any]:

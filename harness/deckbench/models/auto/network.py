@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 from transformers.utils import logging as chatter
 
@@ -73,11 +74,18 @@ def load_network(folder: Path, config: Any, dtype: torch.dtype | None, device: t
             ignore_mismatched_sizes=True,  # refused below, with names and shapes
             output_loading_info=True,
         )
+    state = network.state_dict()
+
+    def official(name: str) -> str:
+        with in_our_words(f"the tensor {name!r} does not fit", whole):
+            return str(next(iter(revert_weight_conversion(network, {name: state[name]}))))
+
     for name, found, wanted in sorted(report["mismatched_keys"]):
+        name = official(name)
         what = f"the tensor {name!r} has shape {list(found)}; the config asks for {list(wanted)}"
         raise InputError(what, shards.get(name, whole), "config.json and weights must come from one checkpoint")
     for name in sorted(report["missing_keys"]):
-        raise InputError(f"the tensor {name!r} is missing", whole, "copy the checkpoint again")
+        raise InputError(f"the tensor {official(name)!r} is missing", whole, "copy the checkpoint again")
     for name in sorted(report["unexpected_keys"]):
         raise InputError(f"the tensor {name!r} belongs to no part of this model", shards.get(name, whole), OFFICIAL)
     learn_answers(network, folder / CONFIG)
