@@ -1,4 +1,4 @@
-"""The original implementation's tensors are met; names and sizes are the published ones."""
+"""The original implementation's tensors are met."""
 
 from __future__ import annotations
 
@@ -13,17 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from deckbench.models.check import check
 from deckbench.models.phi3v.chat import load_phi3v
-from deckbench.models.phi3v.config import parse_config
-from deckbench.models.phi3v.model import Phi3vModule
-from deckbench.models.phi3v.weights import official_name
-
-PUBLISHED = {
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 32,
-}
 
 
 @pytest.fixture
@@ -67,18 +56,6 @@ def test_a_folder_in_shards_saves_as_it_was(shared: Path, tmp_path: Path) -> Non
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json"):
         assert (source / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert json.loads((source / "config.json").read_text()) == json.loads((tmp_path / "out/config.json").read_text())
-
-
-def test_names_and_number_of_weights_are_the_published_ones(shared: Path) -> None:
-    index = json.loads((shared / "oracles/phi3v/model.safetensors.index.json").read_text())
-    raw = json.loads((shared / "oracles/phi3v/model/config.json").read_text()) | PUBLISHED
-    pairs = PUBLISHED["hidden_size"] // PUBLISHED["num_attention_heads"] // 2
-    raw["rope_scaling"] = {"type": "su", "short_factor": [1.0] * pairs, "long_factor": [1.5] * pairs}
-    with torch.device("meta"):
-        module = Phi3vModule(parse_config(raw, "config.json"))
-    assert {official_name(name) for name in module.state_dict()} == set(index["weight_map"])
-    # Stored in bfloat16: two bytes a weight.
-    assert 2 * sum(p.numel() for p in module.parameters()) == index["metadata"]["total_size"]
 
 
 def test_fewer_crops_than_the_checkpoint_says(shared: Path, tmp_path: Path) -> None:

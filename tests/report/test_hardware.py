@@ -90,3 +90,20 @@ def test_threads_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_packages_are_installed_ones() -> None:
     found = hardware.packages(("pydantic", "no-such-package"))
     assert set(found) == {"pydantic"}
+
+
+def test_free_memory_is_the_smaller_of_machine_and_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo, group = tmp_path / "meminfo", tmp_path / "cgroup"
+    group.mkdir()
+    monkeypatch.setattr(hardware, "MEMINFO", meminfo)
+    monkeypatch.setattr(hardware, "CGROUP", group)
+    assert hardware.free_memory_bytes() is None
+    meminfo.write_text("MemTotal:  3000 kB\nMemAvailable:  2000 kB\n")
+    assert hardware.free_memory_bytes() == 2000 * 1024
+    (group / "memory.current").write_text("900000\n")
+    (group / "memory.max").write_text("max\n")
+    assert hardware.free_memory_bytes() == 2000 * 1024
+    (group / "memory.max").write_text("1000000\n")
+    assert hardware.free_memory_bytes() == 100_000
+    (group / "memory.stat").write_text("anon 5\ninactive_file 50000\n")
+    assert hardware.free_memory_bytes() == 150_000

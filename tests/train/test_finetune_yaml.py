@@ -223,3 +223,5 @@ def test_layers_that_are_not_there(
     line = next(number for number, text in enumerate(path.read_text().splitlines(), 1) if "target_modules:" in text)
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert [item.name for item in tmp_path.iterdir()] == ["lora.yaml"]
+    with pytest.raises(InputError, match=r"^--set: no layer .* is called 'nothing'"):
+        train(model=str(model), data=data, out=tmp_path / "out", config=path, overrides={"targets": ["nothing"]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def in_our_words(
     return ours, keys, ignored
 
 
-def flat(values: Mapping[str, Any], place: Any) -> dict[str, Any]:
+def flat(values: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
     """Sections opened one level deep, `section.key` -> value; what is null was not said."""
     said = {}
     for name, value in values.items():

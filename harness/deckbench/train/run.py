@@ -89,6 +89,8 @@ def train(
     adapter = None if init is None else lora.read_adapter(Path(init))
     with quiet_machine(settings):
         run = prepare(model, data, source, settings, items, adapter, out, seed)
+        where = "--set" if "targets" in (overrides or {}) else source.place("targets")
+        lora.check_targets(run.model, run.config, where)
         if (out / artifact.MANIFEST).exists():
             return finished(run)
         take_up(run)
@@ -134,7 +136,6 @@ def prepare(
     if adapter is not None:
         lora.check_base(adapter, base)
         settings = lora.fit_config(settings, adapter, base)
-    lora.check_targets(base, settings, source.place("targets"))
     device = next(base.module.parameters()).device.type
     if settings.nproc > 1 and device != "cpu":
         raise InputError(f"nproc shares work on the CPU; this run is on {device}", "nproc", "leave nproc at 1")
