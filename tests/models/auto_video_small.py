@@ -102,14 +102,22 @@ def network_of(kind: str, tokenizer: Any) -> Any:
     return sharpen(transformers.AutoModelForMultimodalLM.from_config(config), number(IMAGES[kind]))
 
 
-def processor_of(kind: str, tokenizer: Any) -> Any:
-    """Needs torchvision."""
+class NoVideo:
+    """In the place of a video processor, all that needs torchvision in three of the four. It is asked for nothing."""
+
+    model_input_names: tuple[str, ...] = ()
+    num_frames = fps = merge_size = 1
+    size: dict[str, int] = {}  # noqa: RUF012
+
+
+def processor_of(kind: str, tokenizer: Any, video: Any = None) -> Any:
+    """Needs torchvision, but for the kinds with a video processor when one is given."""
     if kind == "qwen2_5_vl":
         sizes = {"patch_size": 8, "min_pixels": 32 * 32, "max_pixels": 64 * 64}
         return transformers.Qwen2_5_VLProcessor(
             transformers.Qwen2VLImageProcessor(**sizes),
             tokenizer,
-            transformers.Qwen2VLVideoProcessor(**sizes),
+            video or transformers.Qwen2VLVideoProcessor(**sizes),
             chat_template=marked("<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>"),
         )
     if kind == "glm4v":
@@ -117,7 +125,7 @@ def processor_of(kind: str, tokenizer: Any) -> Any:
         return transformers.Glm4vProcessor(
             transformers.Glm4vImageProcessor(**sizes),
             tokenizer,
-            transformers.Glm4vVideoProcessor(**sizes),
+            video or transformers.Glm4vVideoProcessor(**sizes),
             chat_template=marked("<|begin_of_image|><|image|><|end_of_image|>", "<|user|>"),
         )
     if kind == "smolvlm":
@@ -125,7 +133,7 @@ def processor_of(kind: str, tokenizer: Any) -> Any:
         return transformers.SmolVLMProcessor(
             transformers.SmolVLMImageProcessor(**sizes),
             tokenizer,
-            transformers.SmolVLMVideoProcessor(**sizes),
+            video or transformers.SmolVLMVideoProcessor(**sizes),
             image_seq_len=4,
             chat_template=marked(IMAGE, "<end_of_utterance>"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import re
 import shutil
@@ -26,7 +27,9 @@ from deckbench.errors import InputError
 from deckbench.infer.predict import infer
 from deckbench.models.answer import Question
 from deckbench.models.auto.chat import Auto, load_auto
-from deckbench.models.auto.network import language_linears
+from deckbench.models.auto.files import Settings
+from deckbench.models.auto.network import language_linears, learn_answers
+from deckbench.models.auto.prompt import Prompter
 from deckbench.models.load import Blind, load_model, model_identity
 from deckbench.models.loss import IGNORE
 from deckbench.train.merge import merge
@@ -116,13 +119,16 @@ def test_labels_are_the_answer_and_its_stop_token(loaded: dict[str, Auto], data:
     assert words.convert_tokens_to_ids(stop) in model.tokenizer.stops
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_padded_batch_gives_the_logits_of_one_by_one(loaded: dict[str, Auto], data: Path, kind: str) -> None:
-    model = loaded[kind]
+def check_batches(model: Auto, data: Path) -> None:
     together = logits_at_labels(model.module, model.collate(items(data)))
     rows = [(image, [pair]) for image, pairs in items(data) for pair in pairs]
     alone = torch.cat([logits_at_labels(model.module, model.collate([row])) for row in rows])
     assert (together - alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_padded_batch_gives_the_logits_of_one_by_one(loaded: dict[str, Auto], data: Path, kind: str) -> None:
+    check_batches(loaded[kind], data)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,10 +146,9 @@ def test_the_loss_is_over_answer_tokens(loaded: dict[str, Auto], data: Path, kin
     assert float(summed["loss"]) == pytest.approx(float(expected) * len(plain), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_asked_is_what_is_trained(loaded: dict[str, Auto], data: Path, kind: str) -> None:
+def check_asking(model: Auto, data: Path) -> None:
     """Logits of an answer in a training batch are those of writing it, the frame's features kept or not."""
-    model, (image, _) = loaded[kind], items(data)[0]
+    image, _ = items(data)[0]
     questions = [Question(QUESTION, "choice", 4), Question(OPEN, "open", 6)]
     answers = model.answer(image, questions)
     for question, answer in zip(questions, answers, strict=True):
@@ -160,6 +165,11 @@ def test_what_is_asked_is_what_is_trained(loaded: dict[str, Auto], data: Path, k
     blind = Blind(model).answer(image, questions)
     assert [answer.tokens_in for answer in blind] == [answer.tokens_in for answer in answers]
     assert blind[0].p_a != answers[0].p_a
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_asked_is_what_is_trained(loaded: dict[str, Auto], data: Path, kind: str) -> None:
+    check_asking(loaded[kind], data)
 
 
 def test_special_tokens_in_a_question_are_refused(loaded: dict[str, Auto], data: Path) -> None:
@@ -308,15 +318,36 @@ def test_lora_sits_on_the_language_model_alone(kind: str) -> None:
     assert not any("vis" in name or "img" in name or "audio" in name or "connector" in name for name in found)
 
 
+@pytest.mark.parametrize("kind", ["glm4v", "qwen2_5_vl", "smolvlm"])
+def test_models_of_pictures_and_videos_are_asked_as_trained(
+    kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their networks and pictures, without torchvision: nothing of ours goes through a video processor."""
+    monkeypatch.setattr(transformers.ProcessorMixin, "check_argument_for_proper_class", lambda *given: None)
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", str)
+    tokenizer = auto_video_small.tokenizer_of(kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = auto_video_small.network_of(kind, tokenizer)
+    learn_answers(network, tmp_path)
+    prompter = Prompter(
+        auto_video_small.processor_of(kind, tokenizer, auto_video_small.NoVideo()),
+        model_type=kind,
+        stops=[],
+        inputs=inspect.signature(network.forward).parameters,
+        source=tmp_path,
+    )
+    model = Auto(network, Settings({"model_type": kind}), prompter, name=kind, small_files={})
+    check_batches(model, data)
+    check_asking(model, data)
+    model.module(**model.collate(items(data))).loss.backward()
+
+
 @pytest.mark.skipif(bool(torchvision_missing()), reason=torchvision_missing())
 @pytest.mark.parametrize("kind", auto_video_small.KINDS)
 def test_a_model_of_the_video_extra_is_trained_merged_and_asked(kind: str, data: Path, tmp_path: Path) -> None:
     base = str(auto_video_small.save_small(kind, tmp_path / kind))
-    model = load_auto(Path(base), dtype=torch.float32)
-    together = logits_at_labels(model.module, model.collate(items(data)))
-    rows = [(image, [pair]) for image, pairs in items(data) for pair in pairs]
-    alone = torch.cat([logits_at_labels(model.module, model.collate([row])) for row in rows])
-    assert (together - alone).abs().max() < 1e-5
+    check_batches(load_auto(Path(base), dtype=torch.float32), data)
     train(model=base, data=data, out=tmp_path / "adapter", overrides=TRAINING)
     merge(model=base, adapter=tmp_path / "adapter", out=tmp_path / "merged")
     infer(model=str(tmp_path / "merged"), data=data, out=tmp_path / "answers.csv")
@@ -450,3 +481,12 @@ def test_a_processor_of_other_sizes_is_named(folders: dict[str, Path], data: Pat
         model.answer(items(data)[0][0], [Question(QUESTION, "choice", 2)])
     with pytest.raises(InputError, match="does not take what its processor makes"):
         model.module(**model.collate(items(data)))
+
+
+def test_a_tokenizer_of_more_tokens_is_named(folders: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["llava"], tmp_path / "model")
+    added = {"id": 9999, "content": "Zqx", "special": False, "single_word": False, "normalized": False}
+    added |= {"lstrip": False, "rstrip": False}
+    edit_json(folder / "tokenizer.json", lambda c: c["added_tokens"].append(added))
+    with pytest.raises(InputError, match="does not take what its processor makes"):
+        load_auto(folder).answer(items(data)[0][0], [Question("What is Zqx?", "open", 2)])
