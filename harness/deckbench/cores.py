@@ -27,14 +27,14 @@ KEPT_BYTES = 1 << 28
 CHUNK = 32  # items a process takes at a time
 
 
-def workers() -> int:
+def usable_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(work: Callable[[T], R], items: Iterator[T], ahead: int = 64) -> Iterator[R]:
     """`map` in order, with at most `ahead` items under way, so that memory stays flat whatever their number."""
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         waiting: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(items, ahead))
         while waiting:
             result = waiting.popleft().result()

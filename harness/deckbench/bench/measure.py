@@ -41,7 +41,7 @@ class Timed:
 
 
 def load_timed(load: Callable[[], Any]) -> Loaded:
-    """Load a model with `load` and say what that cost."""
+    """The model that `load` makes, the seconds it took, the resident bytes before it. Raises what `load` does."""
     gc.collect()
     reset = memory.reset_peak()
     before = memory.status_bytes("VmRSS")

@@ -74,8 +74,10 @@ class Chat(ABC):
         """The weights under the names of the official checkpoint, in `dtype` or as they are."""
 
     def entries(self) -> dict[str, Entry]:
-        """What each tensor of the official checkpoint holds of the module's; a family that has no such names of its own
-        writes merged folders itself."""
+        """What each tensor of the official checkpoint holds of the module's.
+
+        Raises NotImplementedError in a family without official names, which has a `save_merged` of its own.
+        """
         raise NotImplementedError
 
     @abstractmethod

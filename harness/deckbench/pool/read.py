@@ -17,8 +17,7 @@ from pathlib import Path
 
 from deckbench import progress
 from deckbench.artifact import canonical
-from deckbench.cores import in_processes, in_threads
-from deckbench.cores import workers as cores
+from deckbench.cores import in_processes, in_threads, usable_cores
 from deckbench.errors import InputError
 from deckbench.pool.frame import ERROR, KINDS, NOTICE, Box, Frame, Pool, Problem
 from deckbench.pool.framescsv import NAME as FRAMES_CSV
@@ -353,7 +352,7 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     spoiled = {p.frame for p in problems if p.severity == ERROR and p.frame is not None}
     frames: list[Frame] = []
     items = [found[key] for key in sorted(found)]
-    looked = zip(items, look_at_all(items, full, workers or cores()), strict=True)
+    looked = zip(items, look_at_all(items, full, workers or usable_cores()), strict=True)
     by_sha: dict[str, str] = {}
     for item, facts in progress.track(looked, "reading the pool", total=len(items)):
         frame, faults = examine(item, facts, pool.root, pool.names)
@@ -415,7 +414,8 @@ def raise_on(errors: list[Problem], path: Path) -> None:
     if not errors:
         return
     kinds = Counter(problem.kind for problem in errors)
-    lines = [f"the pool has {len(errors)} errors ({', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))})"]
+    counted = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+    lines = [f"the pool has {len(errors)} error{'s' * (len(errors) > 1)} ({counted})"]
     lines += [f"  {problem.where}: {problem.text}" for problem in errors[:SHOWN_PROBLEMS]]
     if len(errors) > SHOWN_PROBLEMS:
         lines.append(f"  ... and {len(errors) - SHOWN_PROBLEMS} more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from deckbench.models.answer import Answer
 from deckbench.parse import options_of
 
 
-class Baseline:
+class Baseline(ABC):
     """A model that is asked whole samples instead of a picture and questions: it needs options, box and frame.
 
     It never reads `gold`, `answer`, `anomaly` or `cls` of a sample it is asked.
@@ -28,9 +29,9 @@ class Baseline:
         """What decides the answers, beside the asked dataset."""
         return {"name": self.name}
 
+    @abstractmethod
     def answer_samples(self, samples: Sequence[Sample]) -> list[Answer]:
         """One answer per sample, in order. Raises InputError when what it learns from is missing."""
-        raise NotImplementedError
 
 
 class Learner(Baseline):
