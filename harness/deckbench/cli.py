@@ -396,7 +396,7 @@ def models_check(
 
 @models_app.command("pretrain", epilog="Example: deckbench models pretrain tiny-glm4v --pool pools/a --out models/base")
 def models_pretrain(
-    model: Annotated[str, typer.Argument(help="tiny-glm4v")],
+    model: Annotated[str, typer.Argument(help="tiny-glm4v or tiny-phi3v")],
     pool: Annotated[list[Path], typer.Option(help="Synthetic pools; give it several times.")],
     out: Out,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
@@ -404,13 +404,11 @@ def models_pretrain(
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; default: the recipe's.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Make the base of the embedded model again: it learns to name what stands on a deck."""
-    from deckbench.models.glm4v.pretrain import Recipe, pretrain
+    """Make the base of an embedded model again: it learns to name what stands on a deck."""
+    from deckbench.models.pretrain import Recipe, pretrain
 
-    if model != "tiny-glm4v":
-        raise InputError(f"{model!r} is not pretrained here", "model", "only tiny-glm4v is")
     given = {key: value for key, value in (("steps", steps), ("lr", lr)) if value is not None}
-    pretrain(pool, out=out, recipe=Recipe(seed=seed, **given), init=init)  # type: ignore[arg-type]
+    pretrain(model, pool, out=out, recipe=Recipe(seed=seed, **given), init=init)  # type: ignore[arg-type]
     say(f"model: {out}")
 
 

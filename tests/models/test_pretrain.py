@@ -13,9 +13,11 @@ from PIL import Image
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.models.glm4v import deck_talk
-from deckbench.models.glm4v.pretrain import Recipe, learning_rate, pretrain, read_scenes, scene_forms, texts_of
+from deckbench.models import deck_talk
 from deckbench.models.load import PACKAGED
+from deckbench.models.phi3v import preprocess, teach
+from deckbench.models.phi3v.tiny import make_tiny
+from deckbench.models.pretrain import Recipe, learning_rate, pretrain, read_scenes, scene_forms, texts_of
 from deckbench.pool.synth import synth_pool
 from deckbench.resources import tasks_folder
 
@@ -72,12 +74,38 @@ def test_a_box_shows_one_state_of_tips() -> None:
 def test_cells_are_where_things_are(scenes: list[tuple[Path, dict[str, Any]]]) -> None:
     _, scene = scenes[0]
     view = views(scenes, 0)[0]
-    grid = deck_talk.grid_labels(scene, view, 8).reshape(8, 8, -1)
+    grid = deck_talk.grid_labels(scene, view, 8, 8).reshape(8, 8, -1)
     assert grid.shape[-1] == len(deck_talk.LABELS) + 1 and not grid[..., -1].any()
     for obj in scene["objects"]:
         column = deck_talk.LABELS.index((obj["kind"], obj["state"]))
         x0, y0, x1, y1 = (min(7, int(8 * edge)) for edge in obj["box"])
         assert grid[y0 : y1 + 1, x0 : x1 + 1, column].any()
+
+
+@pytest.mark.parametrize("crop", [None, (0.1, 0.2, 0.35, 0.9), (0.2, 0.5, 0.9, 0.6)], ids=["whole", "upright", "flat"])
+def test_phis_cells_are_where_things_are(crop: tuple[float, float, float, float] | None) -> None:
+    """Colour an object's box, and the tiles' cells that are said to show it are those whose pixels are coloured."""
+    model = make_tiny(["What is in slot 3?"] * 4)
+    frame = Image.new("RGB", (704, 396))
+    kind, state = deck_talk.LABELS[0]
+    obj = {"kind": kind, "state": state, "box": [0.25, 0.3, 0.6, 0.57]}
+    x0, y0, x1, y1 = (edge * side for edge, side in zip(obj["box"], frame.size * 2, strict=True))
+    frame.paste((255, 0, 0), (round(x0), round(y0), round(x1), round(y1)))
+    region = crop or deck_talk.WHOLE
+    cut = frame.crop(tuple(round(edge * side) for edge, side in zip(region, frame.size * 2, strict=True)))
+    truth = teach.cells(model, {"objects": [obj]}, deck_talk.View(cut, (), region=region))
+    pixels, (rows, columns) = preprocess.tiles(cut, model.preprocessor, 128)
+    grid = model.config.vision.grid
+    assert len(truth) == sum(teach.is_cell(rows, columns, grid)) == (rows * columns + 1) * grid**2
+    assert len(teach.is_cell(rows, columns, grid)) == preprocess.image_tokens(rows, columns, grid)
+    # red: 1 where nothing but red is, about -0.5 where all is black, and white (padding) is not red
+    red = (pixels[:, 0] > 1) & (pixels[:, 1] < 0)
+    share = red.reshape(-1, grid, 32, grid, 32).mean(axis=(2, 4))
+    tiles = share[1:].reshape(rows, columns, grid, grid).transpose(0, 2, 1, 3).reshape(-1)
+    expected = np.concatenate((tiles, share[0].reshape(-1)))
+    said = truth[:, 0]
+    assert (said[expected > 0.5] == 1).all() and (said[expected < 0.1] == 0).all()
+    assert 0 < said.sum() < len(said)
 
 
 def test_the_stages_words_are_repeated() -> None:
@@ -94,20 +122,26 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[9] == max(rates) == 1.0 and rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:])[::-1]
 
 
+def test_only_the_tiny_models_are_taught(pool: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="tiny-glm4v or tiny-phi3v"):
+        pretrain("glm-4v-9b", [pool], out=tmp_path / "base")
+
+
 def test_a_pool_without_scenes_teaches_nothing(pool: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     with pytest.raises(InputError, match=r"no scenes\.jsonl"):
-        pretrain([pool, tmp_path / "real"], out=tmp_path / "base")
+        pretrain("tiny-glm4v", [pool, tmp_path / "real"], out=tmp_path / "base")
     assert not (tmp_path / "base").exists()
 
 
 @pytest.mark.slow
-def test_same_pools_same_base(pool: Path, tmp_path: Path) -> None:
-    """Two processes, two runs from the packaged base: the same weights."""
+@pytest.mark.parametrize("model", ["tiny-glm4v", "tiny-phi3v"])
+def test_same_pools_same_base(model: str, pool: Path, tmp_path: Path) -> None:
+    """Two processes, two runs, one from the packaged base and one from nothing: the same weights."""
     recipe = Recipe(steps=2, frames_per_step=2, save_every=1, seed=3)
     hashes = []
     for name in ("first", "again"):
-        pretrain([pool], out=tmp_path / name, recipe=recipe, init=PACKAGED["tiny-glm4v"])
+        pretrain(model, [pool], out=tmp_path / name, recipe=recipe, init=PACKAGED.get(model))
         files = artifact.read(tmp_path / name, "model").content["files"]
         hashes.append(files["model.safetensors"]["sha256"])
         assert json.loads((tmp_path / name / "config.json").read_text())["torch_dtype"] == "bfloat16"

@@ -22,7 +22,7 @@ PREPROCESSING = {
     "image_processor_type": "Phi3VImageProcessor",
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "num_crops": 4,
+    "num_crops": 6,  # a frame of 16:9 gets 3 x 2 tiles
     "processor_class": "Phi3VProcessor",
 }
 
@@ -36,12 +36,12 @@ def tiny_config(tokens: int, over: int, **sizes: Any) -> dict[str, Any]:
     clip = {
         "hidden_act": "quick_gelu",
         "hidden_size": 128,
-        "image_size": 160,
+        "image_size": 128,
         "intermediate_size": 512,
         "layer_norm_eps": 1e-05,
         "num_attention_heads": 4,
         "num_hidden_layers": 4,  # the last one is never run, as in the published model
-        "patch_size": 20,
+        "patch_size": 16,
         **sizes.pop("clip", {}),
     }
     config: dict[str, Any] = {

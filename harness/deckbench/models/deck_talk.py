@@ -1,4 +1,4 @@
-"""What tiny-glm4v's base is taught: to name what stands on a deck and in which state it is.
+"""What the base of a tiny model is taught: to name what stands on a deck and in which state it is.
 
 From one line of a pool's `scenes.jsonl` (the renderer's full truth) and its picture this makes several views (whole
 frame, frame with a box drawn, crop), each with several short questions and answers. Everything is a pure function of
@@ -77,13 +77,14 @@ class View:
     box: tuple[float, ...] | None = None
 
 
-def overlap(box: Sequence[float], region: Sequence[float], side: int) -> Any:
-    """(side, side) float64: how much of each cell of a grid over `region` (rows from the top) the box covers.
+def overlap(box: Sequence[float], region: Sequence[float], rows: int, columns: int) -> Any:
+    """(rows, columns) float64: how much of each cell of a grid over `region` (rows from the top) the box covers.
 
     As part of the cell, or of the box where that is smaller: a tip may fill less than a cell.
     """
-    share = np.ones((side, side))
+    share = np.ones((rows, columns))
     for axis, low, high in ((1, 0, 2), (0, 1, 3)):
+        side = share.shape[axis]
         edges = region[low] + (region[high] - region[low]) * np.arange(side + 1) / side
         inside = np.clip(np.minimum(box[high], edges[1:]) - np.maximum(box[low], edges[:-1]), 0, None)
         part = inside / min(edges[1] - edges[0], max(box[high] - box[low], 1e-6))
@@ -91,18 +92,19 @@ def overlap(box: Sequence[float], region: Sequence[float], side: int) -> Any:
     return share
 
 
-def grid_labels(scene: Scene, view: View, side: int) -> Any:
-    """(side * side, len(LABELS) + 1) float32 of 0 and 1: which kinds and states each cell of the picture shows.
+def grid_labels(scene: Scene, view: View, rows: int, columns: int, *, region: tuple[float, ...] | None = None) -> Any:
+    """(rows * columns, len(LABELS) + 1) float32 of 0 and 1: which kinds and states each cell of the picture shows.
 
-    The last column: whether the cell lies in the drawn box.
+    The last column: whether the cell lies in the drawn box. region: what the cells cover (default: the view's own).
     """
-    grid = np.zeros((side, side, len(LABELS) + 1), dtype=np.float32)
+    region = region or view.region
+    grid = np.zeros((rows, columns, len(LABELS) + 1), dtype=np.float32)
     for obj in scene["objects"]:
         column = LABELS.index((obj["kind"], obj["state"]))
-        grid[..., column] = np.maximum(grid[..., column], overlap(obj["box"], view.region, side) >= 0.3)
+        grid[..., column] = np.maximum(grid[..., column], overlap(obj["box"], region, rows, columns) >= 0.3)
     if view.box is not None:
-        grid[..., -1] = overlap(view.box, view.region, side) >= 0.3
-    return grid.reshape(side * side, -1)
+        grid[..., -1] = overlap(view.box, region, rows, columns) >= 0.3
+    return grid.reshape(rows * columns, -1)
 
 
 def name(kind: str, state: str) -> str:

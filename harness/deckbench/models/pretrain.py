@@ -1,6 +1,6 @@
-"""`models pretrain tiny-glm4v`: how the base that ships in the package was made.
+"""`models pretrain tiny-glm4v`, `tiny-phi3v`: how the bases that ship in the package were made.
 
-Pools of synthetic frames go in, a checkpoint folder in the official GLM-4V layout comes out. The base learns to name
+Pools of synthetic frames go in, a checkpoint folder in the family's official layout comes out. The base learns to name
 labware and its state (`deck_talk`), helped by linear layers, dropped afterwards, that must name what each image token
 shows: without it the picture is hardly looked at for the first hour. The base never meets a question about right or
 wrong. Two processes of one thread, gradients averaged over gloo: on two cores this beats one process of two threads.
@@ -9,6 +9,7 @@ Same pools, seed, steps and process count give the same weights.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -25,11 +26,12 @@ from PIL import Image
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.models.glm4v import deck_talk
-from deckbench.models.glm4v.deck_talk import LABELS
+from deckbench.models import deck_talk
+from deckbench.models.deck_talk import LABELS
 from deckbench.progress import say
 from deckbench.resources import tasks_folder
 
+TAUGHT = ("tiny-glm4v", "tiny-phi3v")
 RARE_WEIGHT = 4.0  # of a rare state in the cells' loss
 MAX_REPEAT = 60  # characters; longer texts cost more than they teach
 FORMS = 0.7  # part of the texts to repeat that have the form of a scene answer, by far the longest there is
@@ -55,6 +57,13 @@ class Recipe:
     cells: float = 0.5  # weight of the cells' loss beside that of the answers, at the start
     cells_end: float = 0.1  # and from the middle of the training on
     light: float = 0.15  # how far brightness and each colour are changed at most, as parts of one
+
+
+def teaching(name: str) -> Any:
+    """The module that knows what is to be known of the family of the tiny model `name`. Raises InputError."""
+    if name not in TAUGHT:
+        raise InputError(f"{name!r} is not pretrained here", "model", f"give {' or '.join(TAUGHT)}")
+    return importlib.import_module(f"deckbench.models.{name.removeprefix('tiny-')}.teach")
 
 
 def read_scenes(pools: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
@@ -93,15 +102,18 @@ def relit(image: Image.Image, rng: np.random.Generator, light: float) -> Image.I
 
 
 def attention_by_products(
-    module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None = None, **_: Any
+    module: Any, query: Any, key: Any, value: Any, mask: Any = None, scaling: float | None = None, **_: Any
 ) -> tuple[Any, None]:
     """Attention as plain matrix products, for transformers: (batch, heads, length, width) -> lengths first.
 
-    mask: added to the scores. On a CPU the fused kernel's backward pass is several times slower in half precision.
+    mask: added to the scores, where there is one. On a CPU the fused kernel's backward pass is several times slower in
+    half precision.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2) + mask
+    scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores + mask
     return (scores.softmax(dim=-1, dtype=scores.dtype) @ value).transpose(1, 2).contiguous(), None
 
 
@@ -131,7 +143,13 @@ def parameter_groups(module: Any, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def work(
-    rank: int, scenes: list[tuple[Path, dict[str, Any]]], texts: list[str], folder: str, recipe: Recipe, port: int
+    rank: int,
+    name: str,
+    scenes: list[tuple[Path, dict[str, Any]]],
+    texts: list[str],
+    folder: str,
+    recipe: Recipe,
+    port: int,
 ) -> None:
     """One process of the pretraining. Rank 0 logs and saves into `folder`. texts: what the base learns to repeat."""
     import torch
@@ -139,28 +157,26 @@ def work(
     from torch.nn import functional as F
     from transformers import AttentionInterface
 
-    from deckbench.models.glm4v.chat import load_glm4v
-
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # sharp attention leaves numbers that the processor is slow with
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=recipe.nproc)
     home = Path(folder)
-    model = load_glm4v(home / "start")
+    family = teaching(name)
+    model = family.load(home / "start")
     module = model.module.train()
     AttentionInterface.register("products", attention_by_products)
-    module.language.config._attn_implementation = "products"
+    for part in module.modules():
+        if hasattr(part, "config"):
+            part.config._attn_implementation = "products"
     half = torch.bfloat16 if recipe.bf16 else torch.float32
-    side = model.config.vision.grid // 2
     torch.manual_seed(recipe.seed)
     # one reads the tower's end, where it learns fastest, and one what the language model is given
-    heads = torch.nn.ModuleList(torch.nn.Linear(model.config.hidden_size, len(LABELS) + 1) for _ in range(2))
+    heads = torch.nn.ModuleList(torch.nn.Linear(width, len(LABELS) + 1) for width in family.widths(model))
     for head in heads:
         torch.nn.init.zeros_(head.weight)  # says nothing to the tower before it has learned something itself
     rare = torch.tensor([float(s in deck_talk.RARE or k in deck_talk.RARE_KINDS) for k, s in LABELS] + [0.0])
-    features: list[Any] = []
-    module.vision.conv.register_forward_hook(lambda _, __, output: features.append(output.flatten(2).transpose(1, 2)))
-    module.vision.register_forward_hook(lambda _, __, output: features.append(output[:, 1:-1]))
+    heard = family.listen(model)
     params = [*module.parameters(), *heads.parameters()]
     groups = parameter_groups(module, recipe)
     groups.append({"params": list(heads.parameters()), "weight_decay": 0.0})
@@ -186,8 +202,8 @@ def work(
             text = forms[int(rng.integers(len(forms)))] if rng.random() < FORMS else some_text(texts, rng)
             again = [deck_talk.repeat(text)]
             whole.append((first.image, [*first.turns, *again]))
-            grids[0].append(deck_talk.grid_labels(scene, first, side))
-            grids[1].extend(deck_talk.grid_labels(scene, view, side) for view in rest)
+            grids[0].append(family.cells(model, scene, first))
+            grids[1].extend(family.cells(model, scene, view) for view in rest)
             parts += [(view.image, view.turns) for view in rest]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
@@ -196,18 +212,18 @@ def work(
         tokens = sum(int((batch["labels"] >= 0).sum()) for batch in packed)
         total = seen = 0.0
         share = cells_weight(step, recipe)
-        pictures = sum(len(grid) for grid in grids)
+        count = sum(len(cells) for grid in grids for cells in grid)
         for batch, grid in zip(packed, grids, strict=True):
-            features.clear()
+            heard.clear()
             hidden = ~batch["attention_mask"]
             batch["attention_mask"] = torch.zeros(hidden.shape, dtype=half).masked_fill(hidden, -1e4)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
                 loss = module(**batch, num_items_in_batch=tokens).loss
-                said = [head(found) for head, found in zip(heads, features, strict=True)]
-            truth = torch.from_numpy(np.stack(grid))[batch["pixel_index"]]  # packing has reordered the pictures
+                tokens_seen, truth = family.with_truth(model, heard, grid, batch)
+                said = [head(found) for head, found in zip(heads, tokens_seen, strict=True)]
             weight = 1 + (RARE_WEIGHT - 1) * truth * rare
             cells = sum(F.binary_cross_entropy_with_logits(x.float(), truth, weight, reduction="sum") for x in said)
-            cells = cells / (pictures * side * side)
+            cells = cells / count
             (loss + share * cells).backward()
             total += float(loss.detach())
             seen += float(cells.detach())
@@ -305,18 +321,18 @@ def corpus_of(scenes: list[tuple[Path, dict[str, Any]]], frames: int = 400) -> l
     return texts
 
 
-def pretrain(pools: list[Path], *, out: Path, recipe: Recipe | None = None, init: Path | None = None) -> None:
-    """Teach a fresh tiny-glm4v to name what it sees; writes a checkpoint folder (bfloat16 weights) at `out`.
+def pretrain(
+    name: str, pools: list[Path], *, out: Path, recipe: Recipe | None = None, init: Path | None = None
+) -> None:
+    """Teach a fresh tiny model to name what it sees; writes a checkpoint folder (bfloat16 weights) at `out`.
 
-    init: a base to go on from, instead of a fresh one; it looks already, and the cells' loss never leads. A broken run,
-    called again, goes on from its last state in `<out>.partial`.
+    name: one of TAUGHT. init: a base to go on from, instead of a fresh one; it looks already, and the cells' loss never
+    leads. A broken run, called again, goes on from its last state in `<out>.partial`.
     """
     import torch
     import torch.multiprocessing as mp
 
-    from deckbench.models.glm4v.chat import load_glm4v
-    from deckbench.models.glm4v.tiny import make_tiny
-
+    family = teaching(name)
     recipe = recipe or Recipe()
     if init is not None:
         recipe = replace(recipe, cells=recipe.cells_end)
@@ -325,12 +341,12 @@ def pretrain(pools: list[Path], *, out: Path, recipe: Recipe | None = None, init
     home = out.with_name(f"{out.name}.partial")
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "start").is_dir():
-        fresh = load_glm4v(init, dtype=torch.float32) if init else make_tiny(corpus_of(scenes), recipe.seed)
+        fresh = family.load(init, dtype=torch.float32) if init else family.make_tiny(corpus_of(scenes), recipe.seed)
         fresh.save(home / "start")
     port = 20000 + os.getpid() % 20000
     texts = sorted({text for text in texts_of(tasks_folder()) if 0 < len(text) <= MAX_REPEAT})
-    mp.spawn(work, args=(scenes, texts, str(home), recipe, port), nprocs=recipe.nproc)
-    model = load_glm4v(home / "start")
+    mp.spawn(work, args=(name, scenes, texts, str(home), recipe, port), nprocs=recipe.nproc)
+    model = family.load(home / "start")
     model.module.load_state_dict(torch.load(home / "state.pt", weights_only=True)["module"])
     model.module.to(torch.bfloat16)
     inputs = {f"pool{i}": artifact.read(pool, "pool").content_hash for i, pool in enumerate(pools)}

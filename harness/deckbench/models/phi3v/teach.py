@@ -1,0 +1,75 @@
+"""What `models pretrain` needs to know of Phi-3-vision: where to listen for what each image token shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deckbench.models.deck_talk import Scene, View, grid_labels
+from deckbench.models.phi3v import preprocess
+from deckbench.models.phi3v.chat import Phi3v
+from deckbench.models.phi3v.chat import load_phi3v as load
+from deckbench.models.phi3v.tiny import make_tiny
+
+__all__ = ["cells", "listen", "load", "make_tiny", "widths", "with_truth"]
+
+
+def widths(model: Phi3v) -> list[int]:
+    """Of what `listen` hears at both places."""
+    return [4 * model.config.vision.hidden_size, model.config.hidden_size]
+
+
+def listen(model: Phi3v) -> list[Tensor]:
+    """A list that every pass adds the image tokens to, (tokens, width): before and behind the projector."""
+    heard: list[Tensor] = []
+    model.module.vision.img_projection.register_forward_hook(lambda _, given, output: heard.extend((given[0], output)))
+    return heard
+
+
+def tile_grid(model: Phi3v, view: View) -> tuple[int, int]:
+    """(rows, columns) of tiles that a view is cut into."""
+    size = model.config.vision.image_size
+    return preprocess.tiles_of(view.image.width, view.image.height, model.preprocessor.num_crops, size)
+
+
+def cells(model: Phi3v, scene: Scene, view: View) -> Any:
+    """What each image token of a view shows, as `deck_talk.grid_labels`, separators left out: tiles, then overview.
+
+    The view is padded to whole tiles, so its cells reach beyond it.
+    """
+    size, grid = model.config.vision.image_size, model.config.vision.grid
+    rows, columns = tile_grid(model, view)
+    wide, high = preprocess.scaled_size(view.image.width, view.image.height, model.preprocessor.num_crops, size)
+    x0, y0, x1, y1 = view.region
+    left, top = (columns * size - wide) // 2, (rows * size - high) // 2
+    across, down = (x1 - x0) / wide, (y1 - y0) / high
+    region = (
+        x0 - left * across,
+        y0 - top * down,
+        x0 + (columns * size - left) * across,
+        y0 + (rows * size - top) * down,
+    )
+    parts = ((rows * grid, columns * grid), (grid, grid))
+    return np.concatenate([grid_labels(scene, view, *part, region=region) for part in parts])
+
+
+def is_cell(rows: int, columns: int, grid: int) -> list[bool]:
+    """Which of a frame's image tokens show something; the others are separators."""
+
+    def lines(high: int, wide: int) -> list[bool]:
+        return [*[True] * wide * grid, False] * high * grid
+
+    return [*lines(rows, columns), False, *lines(1, 1)]
+
+
+def with_truth(
+    model: Phi3v, heard: Sequence[Tensor], truths: Sequence[Any], batch: dict[str, Any]
+) -> tuple[list[Tensor], Tensor]:
+    """(tokens, width) of both places, and (tokens, labels) what they show. truths: of `cells`, a picture each."""
+    grid = model.config.vision.grid
+    shown = torch.tensor([real for frame in batch["grids"].tolist() for real in is_cell(frame[0], frame[1], grid)])
+    return [tokens[shown] for tokens in heard], torch.cat([torch.from_numpy(truth) for truth in truths])
