@@ -53,8 +53,16 @@ def cells(model: Phi3v, scene: Scene, view: View) -> Any:
         x0 + (columns * size - left) * across,
         y0 + (rows * size - top) * down,
     )
+    # what an object shows of itself outside the view is not on the padding
+    shown = [{**obj, "box": clipped(obj["box"], view.region)} for obj in scene["objects"]]
     parts = ((rows * grid, columns * grid), (grid, grid))
-    return np.concatenate([grid_labels(scene, view, *part, region=region) for part in parts])
+    return np.concatenate([grid_labels({"objects": shown}, view, *part, region=region) for part in parts])
+
+
+def clipped(box: Sequence[float], region: Sequence[float]) -> list[float]:
+    """The part of a box (x0, y0, x1, y1) inside a region; empty where there is none."""
+    low, high = (region[0], region[1]) * 2, (region[2], region[3]) * 2
+    return [min(max(edge, start), end) for edge, start, end in zip(box, low, high, strict=True)]
 
 
 def is_cell(rows: int, columns: int, grid: int) -> list[bool]:
