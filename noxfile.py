@@ -44,6 +44,16 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *picked, *session.posargs, env=OFFLINE)
 
 
+@nox.session(name="tests-deepspeed")
+def tests_deepspeed(session: nox.Session) -> None:
+    """The tests that need DeepSpeed, in an environment of their own: transformers imports it wherever it is."""
+    groups = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
+    session.install(TORCH, "setuptools", "wheel")
+    session.install("--no-build-isolation", "deepspeed>=0.19")
+    session.install("-e", ".", *groups)
+    session.run("pytest", "tests/train/test_ranks.py", "-k", "zero or sharding", *session.posargs, env=OFFLINE)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff and mypy --strict for every supported Python; the dependencies resolve on each."""

@@ -239,17 +239,32 @@ def train(
     out: Out,
     init: Annotated[Path | None, typer.Option(help="Go on from this adapter.")] = None,
     config: Annotated[Path | None, typer.Option(help="yaml with training values, or tiny-glm4v, glm4v-9b.")] = None,
-    nproc: Annotated[int | None, typer.Option(min=1, help="Processes that share each batch on a CPU.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="GPUs to train on, a rank each: 0,2,3.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine's CPU.")] = None,
+    nnodes: Annotated[int, typer.Option(min=1, help="Machines that train together; give --rendezvous too.")] = 1,
+    rendezvous: Annotated[str | None, typer.Option(help="HOST:PORT where several machines find each other.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, goes over the yaml.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken training stopped.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Fine-tune with LoRA; broken runs go on with --resume."""
     from deckbench.train import train as run_train
+    from deckbench.train import train_in_ranks
+    from deckbench.train.launch import places
 
-    overrides = parse_settings(settings or []) | ({} if nproc is None else {"nproc": nproc})
+    overrides = parse_settings(settings or [])
+    ranks = places(gpus=gpus, nproc=nproc, nnodes=nnodes, rendezvous=rendezvous)
+    if ranks is not None:
+        command = ["train", "--model", model, "--data", str(data), "--out", str(out), "--seed", str(seed)]
+        command += [] if init is None else ["--init", str(init)]
+        command += [] if config is None else ["--config", str(config)]
+        command += [part for setting in settings or [] for part in ("--set", setting)]
+        command += ["--resume"] if resume else []
+        train_in_ranks(ranks, command, out=out, config=config, overrides=overrides, resume=resume)
+        return
     run_train(model=model, data=data, out=out, init=init, config=config, overrides=overrides, resume=resume, seed=seed)
-    say(f"adapter: {out}")
+    if os.environ.get("RANK", "0") == "0":
+        say(f"adapter: {out}")
 
 
 @app.command(epilog="Example: deckbench merge --model tiny-glm4v --adapter adapters/S1 --out models/tiny-S1")
@@ -475,6 +490,13 @@ def options(
     """Options that stand before the verb."""
 
 
+def left_to_launcher(error: DeckBenchError) -> bool:
+    """In a rank of `train`: leave the error to the launcher, which says it once."""
+    from deckbench.train.launch import leave_word
+
+    return leave_word(error)
+
+
 def main() -> None:
     """Exit codes: 0 done, 2 wrong input, 3 outside failure, 4 the answer is no, 1 a bug, 130 interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -482,7 +504,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except DeckBenchError as error:
-        print(f"deckbench: {error.message()}", file=sys.stderr)
+        if not ("RANK" in os.environ and left_to_launcher(error)):
+            print(f"deckbench: {error.message()}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("deckbench: interrupted; run the same command again to go on", file=sys.stderr)

@@ -87,14 +87,14 @@ def test_accumulated_steps_are_the_mean_over_tokens(go: Callable[..., artifact.M
 
 # Several processes
 
-SHARED = {"nproc": 2, "batch": 5, "accumulate": 2, "workers": 1}
+SHARED = {"processes": 2, "batch": 5, "accumulate": 2, "workers": 1}
 
 
 def test_processes_share_a_batch(go: Callable[..., artifact.Manifest]) -> None:
     from safetensors.torch import load_file
 
     same = {"max_steps": 3, "dropout": 0.0, "schedule": "constant", "lr": 1e-3, "batch": 5, "accumulate": 2}
-    one, two, three = (go(f"n{count}", **same, nproc=count) for count in (1, 2, 3))
+    one, two, three = (go(f"n{count}", **same, processes=count) for count in (1, 2, 3))
     weights = [load_file(made.path / "adapter_model.safetensors") for made in (one, two, three)]
     for name in weights[0]:
         assert (weights[0][name] - weights[1][name]).abs().max() < 2e-4, name
@@ -115,10 +115,10 @@ def test_processes_killed_and_resumed(go: Callable[..., artifact.Manifest], tmp_
 
     assert micro_world.in_child(work) == -9
     assert go(**SHARED, resume=True).content_hash == whole.content_hash
-    with pytest.raises(InputError, match="nproc"):
-        go("third", nproc=2, threads=2)
-    with pytest.raises(InputError, match=r"nproc is 6"):
-        go("third", nproc=6)
+    with pytest.raises(InputError, match="processes"):
+        go("third", processes=2, threads=2)
+    with pytest.raises(InputError, match=r"processes is 6"):
+        go("third", processes=6)
 
 
 def test_a_dead_helper_can_be_resumed(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def break_input(kind: str, whole: artifact.Manifest, data: Path, tmp_path: Path)
         case "a broken picture in a worker":
             return {**break_input("a broken picture", whole, data, tmp_path)[0], "workers": 1}, "3.png"
         case "a broken picture in a helper":
-            return {**break_input("a broken picture", whole, data, tmp_path)[0], "nproc": 4}, "3.png"
+            return {**break_input("a broken picture", whole, data, tmp_path)[0], "processes": 4}, "3.png"
         case "a picture that is missing":
             place = micro_world.make_dataset(tmp_path / "d", 2)
             (place / "images/1.png").unlink()

@@ -15,7 +15,7 @@ from deckbench.train import finetune_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 # How a run is carried out, not what it computes: never part of the adapter's identity.
-EXECUTION = frozenset({"workers", "threads", "cache_mb"})
+EXECUTION = frozenset({"workers", "threads", "cache_mb", "rank_timeout"})
 # What `init` decides unless the config says it, in which case both must agree.
 ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision", "targets")
 
@@ -24,7 +24,7 @@ class TrainConfig(BaseModel):
     """Settings of one LoRA training. A picture with all its questions is one item; `batch` counts pictures.
 
     The run is `max_steps` optimizer steps long, or as many as `epochs` passes over the pictures need. One step takes
-    `batch` x `accumulate` pictures; the loss is the mean over all their answer tokens.
+    `batch` x `accumulate` pictures of each rank; the loss is the mean over all their answer tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -40,7 +40,7 @@ class TrainConfig(BaseModel):
     )
     epochs: float = Field(default=3.0, gt=0, le=10_000)
     max_steps: int | None = Field(default=None, ge=1)
-    batch: int = Field(default=8, ge=1, description="pictures per forward pass")
+    batch: int = Field(default=8, ge=1, description="pictures per forward pass of each rank")
     accumulate: int = Field(default=1, ge=1, description="forward passes per optimizer step")
     questions: int | None = Field(default=None, ge=1, description="most questions per picture and pass")
     lr: float = Field(default=1e-3, gt=0)
@@ -52,10 +52,12 @@ class TrainConfig(BaseModel):
     log_every: int = Field(default=10, ge=1, description="steps between rows of the learning curve")
     precision: Literal["auto", "bf16", "float32"] = Field(default="auto", description="auto: bf16 on a GPU that has it")
     gradient_checkpointing: bool = False
-    nproc: int = Field(default=1, ge=1, le=64, description="processes on the CPU that share every batch")
+    processes: int = Field(default=1, ge=1, le=64, description="processes on one CPU that share every batch")
+    deepspeed: str | None = Field(default=None, description="zero2, zero3, or a DeepSpeed json file; needs ranks")
     workers: int = Field(default=0, ge=0, le=256, description="processes that open pictures")
     threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; null: torch's own choice")
     cache_mb: int = Field(default=512, ge=0, description="memory for decoded pictures, per loading process")
+    rank_timeout: float = Field(default=600.0, gt=0, description="seconds after which a silent rank ends the job")
 
     @field_validator("targets")
     @classmethod
@@ -66,10 +68,10 @@ class TrainConfig(BaseModel):
     def _fits_together(self) -> TrainConfig:
         if self.max_steps is not None and "epochs" in self.model_fields_set:
             raise ValueError("give epochs or max_steps, not both")
-        if self.nproc > self.batch:
-            raise ValueError(f"nproc is {self.nproc}, yet a batch has {self.batch} pictures to share out")
-        if self.nproc > 1 and (self.threads or 1) > 1:
-            raise ValueError("give nproc or threads above 1, not both")
+        if self.processes > self.batch:
+            raise ValueError(f"processes is {self.processes}, yet a batch has {self.batch} pictures to share out")
+        if self.processes > 1 and (self.threads or 1) > 1:
+            raise ValueError("give processes or threads above 1, not both")
         return self
 
     def content(self) -> dict[str, Any]:
@@ -77,15 +79,16 @@ class TrainConfig(BaseModel):
         values = self.model_dump(mode="json", exclude=set(EXECUTION))
         if self.max_steps is not None:
             del values["epochs"]
-        if self.targets is None:  # as before the setting was there
-            del values["targets"]
+        for name in ("targets", "deepspeed"):  # as before the setting was there
+            if values[name] is None:
+                del values[name]
         return values
 
-    def steps(self, pictures: int) -> int:
+    def steps(self, pictures: int, ranks: int = 1) -> int:
         """Optimizer steps of a run over so many pictures."""
         if self.max_steps is not None:
             return self.max_steps
-        per_step = self.batch * self.accumulate
+        per_step = self.batch * self.accumulate * ranks
         return max(1, int(-(-self.epochs * pictures // per_step)))
 
 

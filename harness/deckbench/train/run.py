@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from deckbench import artifact
 from deckbench.artifact import Manifest
 from deckbench.errors import InputError
 from deckbench.progress import say
-from deckbench.train import checkpoint, lora
+from deckbench.train import checkpoint, lora, zero
 from deckbench.train.config import Source, TrainConfig, read_source, settle
 from deckbench.train.curve import curve_csv
 from deckbench.train.data import Collate, Item, PictureCache, Plan, training_items
+from deckbench.train.launch import Places, launch
+from deckbench.train.ranks import Ranks, joined
 
 RUN = "run.json"
 CURVE = "curve.csv"
@@ -31,7 +33,7 @@ SETTINGS = "train_config.yaml"
 @dataclass(frozen=True)
 class Run:
     """A training that was checked and can start. source: the file that `config` comes from, without overrides.
-    content: what decides the result, as plain JSON values."""
+    content: what decides the result, as plain JSON values. sharding: DeepSpeed's config."""
 
     model: Any
     source: Source
@@ -42,16 +44,69 @@ class Run:
     seed: int
     steps: int
     content: dict[str, Any]
+    ranks: Ranks
+    sharding: dict[str, Any] | None
 
     @property
     def partial(self) -> Path:
-        """Where the unfinished run lives, beside its place."""
-        return self.out.with_name(f"{self.out.name}.partial")
+        """Where the unfinished run lives."""
+        return partial_of(self.out)
 
     @property
     def logs(self) -> Path:
         """TensorBoard's folder: outside the adapter, for event files hold times."""
-        return self.out.with_name(f"{self.out.name}.logs")
+        return logs_of(self.out)
+
+
+def partial_of(out: Path) -> Path:
+    """Where the unfinished run of an adapter lives, beside its place."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def logs_of(out: Path) -> Path:
+    """Where TensorBoard's files of an adapter lie."""
+    return out.with_name(f"{out.name}.logs")
+
+
+def check_place(out: Path, resume: bool) -> None:
+    """Raises InputError where an adapter lies, or an unfinished run that is not to be gone on with."""
+    if not (resume and (out / artifact.MANIFEST).exists()):
+        artifact.check_free(out)
+    if partial_of(out).exists() and not resume:
+        raise InputError(
+            "an unfinished training of this adapter lies here",
+            partial_of(out),
+            "go on with --resume, or remove that folder to start anew",
+        )
+
+
+def drop_unbegun(out: Path) -> None:
+    """Remove what a run left that has no checkpoint yet: there is nothing to go on from."""
+    if checkpoint.latest_good(partial_of(out)) is None:
+        shutil.rmtree(partial_of(out), ignore_errors=True)
+        shutil.rmtree(logs_of(out), ignore_errors=True)
+
+
+def train_in_ranks(
+    places: Places,
+    command: Sequence[str],
+    *,
+    out: Path,
+    config: Path | None,
+    overrides: Mapping[str, Any],
+    resume: bool,
+) -> None:
+    """`train` in several processes. command: the command line that each of them is to run, without the places.
+
+    Raises InputError, and OutsideError which names the rank that died or hung.
+    """
+    settings = settle(read_source(config), overrides)
+    check_place(out, resume)
+    try:
+        launch(command, places, out=out, timeout_s=settings.rank_timeout)
+    except InputError:
+        drop_unbegun(out)
+        raise
 
 
 def train(
@@ -76,36 +131,43 @@ def train(
     started = time.monotonic()
     source = read_source(config)
     settings = settle(source, overrides or {})
-    if not (resume and (out / artifact.MANIFEST).exists()):
-        artifact.check_free(out)
-    partial = out.with_name(f"{out.name}.partial")
-    if partial.exists() and not resume:
-        raise InputError(
-            "an unfinished training of this adapter lies here",
-            partial,
-            "go on with --resume, or remove that folder to start anew",
-        )
-    items = training_items(data)
-    adapter = None if init is None else lora.read_adapter(Path(init))
-    with quiet_machine(settings):
-        run = prepare(model, data, source, settings, items, adapter, out, seed)
+    with joined(settings.rank_timeout) as ranks, quiet_machine(settings):
+        check_place(out, resume)
+        items = training_items(data)
+        adapter = None if init is None else lora.read_adapter(Path(init))
+        run = prepare(model, data, source, settings, items, adapter, out, seed, ranks)
         where = "--set" if "targets" in (overrides or {}) else source.place("targets")
         lora.check_targets(run.model, run.config, where)
         if (out / artifact.MANIFEST).exists():
             return finished(run)
-        take_up(run)
-        if source.ignored:
-            say(f"{source.file}: these keys mean nothing here and are left out: {', '.join(source.ignored)}")
+        ranks.wait()  # nobody writes before all have looked
+        if ranks.first:
+            take_up(run)
+            greet(run)
+        ranks.wait()
         try:
             last = fit(run)
         except InputError:
-            if checkpoint.latest_good(run.partial) is None:
-                shutil.rmtree(run.partial, ignore_errors=True)
-                shutil.rmtree(run.logs, ignore_errors=True)
+            if ranks.first:
+                drop_unbegun(out)
             raise
-        manifest = publish(run, last, wall_s=time.monotonic() - started)
-    shutil.rmtree(run.partial, ignore_errors=True)
-    return manifest
+        if ranks.first:
+            publish(run, last, wall_s=time.monotonic() - started)
+            shutil.rmtree(run.partial, ignore_errors=True)
+        ranks.wait()
+        return artifact.read(out, "adapter")
+
+
+def greet(run: Run) -> None:
+    """Say what is about to be trained."""
+    if run.source.ignored:
+        say(f"{run.source.file}: these keys mean nothing here and are left out: {', '.join(run.source.ignored)}")
+    config, world = run.config, run.ranks.world
+    together = f" x {world} ranks" if world > 1 else ""
+    say(
+        f"training: {run.steps} steps of {config.batch * config.accumulate * world} pictures"
+        f" (batch {config.batch} x accumulate {config.accumulate}{together}), {len(run.items)} pictures in all"
+    )
 
 
 def dataset_hash(data: Path) -> str:
@@ -124,10 +186,17 @@ def prepare(
     adapter: lora.Adapter | None,
     out: Path,
     seed: int,
+    ranks: Ranks,
 ) -> Run:
     """Load the base and check that everything fits together. Raises InputError; writes nothing."""
     from deckbench.models.load import load_model
 
+    sharding = None if settings.deepspeed is None else zero.read_config(settings.deepspeed)
+    if ranks.world > 1:
+        settings = settings.model_copy(update={"processes": 1})  # ranks share the work already
+    elif sharding is not None:
+        raise InputError("DeepSpeed shares a training among ranks", "deepspeed", "give --gpus or --nproc as well")
+    ranks.now("loading of the model")
     base: Any = load_model(model, adapter=None)
     if not hasattr(base, "collate"):
         raise InputError(f"{base.name} cannot be trained", "--model", "give a model with weights, such as tiny-glm4v")
@@ -137,19 +206,26 @@ def prepare(
         lora.check_base(adapter, base)
         settings = lora.fit_config(settings, adapter, base)
     device = next(base.module.parameters()).device.type
-    if settings.nproc > 1 and device != "cpu":
-        raise InputError(f"nproc shares work on the CPU; this run is on {device}", "nproc", "leave nproc at 1")
-    steps = settings.steps(len(items))
+    if settings.processes > 1 and device != "cpu":
+        raise InputError(
+            f"processes share work on the CPU; this run is on {device}", "processes", "leave it at 1, or give --gpus"
+        )
+    steps = settings.steps(len(items), ranks.world)
+    params: dict[str, Any] = {**settings.content(), "steps": steps}
+    if ranks.world > 1:
+        params["ranks"] = ranks.world
+    if sharding is not None:
+        params["deepspeed"] = sharding
     content = {
         "inputs": {
             "base": identity,
             "dataset": dataset_hash(data),
             "init": None if adapter is None else adapter.content_hash,
         },
-        "params": {**settings.content(), "steps": steps},
+        "params": params,
         "seed": seed,
     }
-    return Run(base, source, settings, items, adapter, out, seed, steps, content)
+    return Run(base, source, settings, items, adapter, out, seed, steps, content, ranks, sharding)
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -210,7 +286,7 @@ def quiet_machine(settings: TrainConfig) -> Iterator[None]:
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn, fill = torch.is_deterministic_algorithms_warn_only_enabled(), deterministic.fill_uninitialized_memory
     generators = torch.get_rng_state()
-    if settings.threads is not None or settings.nproc > 1:
+    if settings.threads is not None or settings.processes > 1:
         torch.set_num_threads(settings.threads or 1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic.fill_uninitialized_memory = False
@@ -237,7 +313,7 @@ def fit(run: Run) -> Path:
     from deckbench.train.parallel import helping
     from deckbench.train.trainer import LoraTrainer, Watch, arguments
 
-    config, model = run.config, run.model
+    config, model, ranks = run.config, run.model, run.ranks
     drawn = run.seed % 2**32  # numpy, which the Trainer seeds as well, takes no other number
     wrapped = lora.wrap(model, config, drawn)
     if run.init is not None:
@@ -246,33 +322,36 @@ def fit(run: Run) -> Path:
         network = getattr(model.module, "language", model.module)  # transformers' own models have no half of this name
         network.gradient_checkpointing_enable({"use_reentrant": False})
     device = next(model.module.parameters()).device.type
-    given = arguments(config, partial=run.partial, steps=run.steps, seed=drawn, device=device)
+    given = arguments(config, partial=run.partial, steps=run.steps, seed=drawn, device=device, sharding=run.sharding)
     batches = run.steps * config.accumulate
     collate = Collate(
         model.collate, PictureCache(open_picture, getattr(model, "shrink", as_it_is), config.cache_mb << 20)
     )
 
+    shares = ranks.world * config.processes  # one of the two is 1
+
     def plan(part: int) -> Plan:
         return Plan(
             run.items,
-            batch=config.batch,
+            batch=config.batch * ranks.world,
             batches=batches,
             seed=run.seed,
             questions=config.questions,
-            part=(part, config.nproc),
+            part=(part, shares),
         )
 
-    with helping(wrapped, [plan(part) for part in range(1, config.nproc)], collate, bf16=given.bf16) as helpers:
+    with helping(wrapped, [plan(part) for part in range(1, config.processes)], collate, bf16=given.bf16) as helpers:
         trainer = LoraTrainer(
             partial=run.partial,
             pictures=len(run.items),
-            pictures_per_step=config.batch * config.accumulate,
+            pictures_per_step=config.batch * config.accumulate * ranks.world,
             helpers=helpers,
+            ranks=ranks,
             model=wrapped,
             args=given,
-            train_dataset=plan(0),
+            train_dataset=plan(ranks.number),
             data_collator=collate,
-            callbacks=[Watch(wrapped, config, run.logs)],
+            callbacks=[Watch(wrapped, config, run.logs if ranks.first else None, ranks)],
         )
         return go_on(trainer, run)
 
@@ -280,8 +359,9 @@ def fit(run: Run) -> Path:
 def go_on(trainer: Any, run: Run) -> Path:
     """Train from the last good checkpoint to the last step; returns the last step's checkpoint."""
     last = checkpoint.latest_good(run.partial)
-    if last is not None:
+    if last is not None and run.ranks.first:
         say(f"going on from step {checkpoint.step_of(last)} of {run.steps}")
+    run.ranks.wait()  # all look at the checkpoints before a new one is written
     if last is None or checkpoint.step_of(last) < run.steps:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         last = checkpoint.latest_good(run.partial)
@@ -290,7 +370,7 @@ def go_on(trainer: Any, run: Run) -> Path:
     return last
 
 
-def publish(run: Run, last: Path, *, wall_s: float) -> Manifest:
+def publish(run: Run, last: Path, *, wall_s: float) -> None:
     """Make the adapter folder out of the last checkpoint, in one rename."""
     from safetensors.torch import save
 
@@ -307,4 +387,3 @@ def publish(run: Run, last: Path, *, wall_s: float) -> Manifest:
         draft.observed.update(wall_s=round(wall_s, 3), pictures=len(run.items), logs=run.logs.name)
         if run.source.file is not None:
             draft.observed["config"] = {"file": run.source.file.name, "ignored": list(run.source.ignored)}
-    return artifact.read(run.out, "adapter")

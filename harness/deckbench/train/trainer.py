@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from deckbench.errors import InputError, OutsideError
 from deckbench.progress import PLAIN_EVERY_S, say
-from deckbench.train import checkpoint, lora
+from deckbench.train import checkpoint, lora, zero
 from deckbench.train.config import TrainConfig
 from deckbench.train.data import Broken
 from deckbench.train.parallel import Helper
+from deckbench.train.ranks import Ranks
 
 STATE = "state.pt"
 TRAINER_STATE = "trainer_state.json"  # the name transformers looks for in a checkpoint
@@ -32,15 +34,23 @@ IGNORE = -100
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Decides when a row is due, tells people how far we are, feeds TensorBoard, checks gradients once."""
+    """Decides when a row is due, tells people how far we are, feeds TensorBoard, checks gradients once.
 
-    def __init__(self, wrapped: Any, config: TrainConfig, logs: Path | None) -> None:
+    logs: TensorBoard's folder; None in all ranks but the first.
+    """
+
+    def __init__(self, wrapped: Any, config: TrainConfig, logs: Path | None, ranks: Ranks) -> None:
         self.wrapped = wrapped
         self.config = config
         self.logs = logs
+        self.ranks = ranks
         self.writer: Any = None
-        self.checked = False
+        self.checked = config.deepspeed is not None  # DeepSpeed takes the gradients away as they come
         self.last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.ranks.world > 1:  # else every rank would drop out the same numbers
+            torch.manual_seed(args.seed * self.ranks.world + self.ranks.number)
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not self.checked:
@@ -50,6 +60,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # A row at every checkpoint empties the running sums, so a resumed run goes on with the same ones.
         step, config = state.global_step, self.config
+        self.ranks.now("search for the next step", step)
         if step % config.log_every == 0 or step % config.save_every == 0 or step >= state.max_steps:
             control.should_log = True
 
@@ -94,10 +105,12 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         pictures: int,
         pictures_per_step: int,
         helpers: Sequence[Helper] = (),
+        ranks: Ranks,
         **given: Any,
     ) -> None:
         super().__init__(**given)
         self.helpers = helpers
+        self.ranks = ranks
         self.partial = partial
         self.pictures_per_pass = pictures
         self.pictures_per_step = pictures_per_step
@@ -106,15 +119,27 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
 
+    def get_train_dataloader(self) -> Any:
+        """The Plan as it is: it is this rank's share already, so nothing is left to share out among ranks."""
+        return DataLoader(
+            self.train_dataset,
+            batch_size=1,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The batches of one optimizer step and their number of answer tokens; raises what a loader could not."""
         first = self.state.global_step * num_batches
+        self.ranks.now("reading of pictures")
         for helper in self.helpers:
             helper.start(range(first, first + num_batches))
         batches = list(islice(epoch_iterator, num_batches))
         for batch in batches:
             if isinstance(batch, Broken):
                 raise InputError(batch.what, batch.where, batch.mend)
+        self.ranks.now("count of tokens")
         tokens = self._get_num_items_in_batch(batches, device)
         theirs = sum(helper.count() for helper in self.helpers)
         self.asked += theirs
@@ -123,6 +148,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Forward and backward of one batch; after the step's last one the helpers' gradients are added."""
+        self.ranks.now("forward and backward pass")
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.left -= 1
         if self.left == 0:
@@ -154,7 +180,8 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
                 "lr",
                 f"lower lr or max_grad_norm, and start anew (first remove {self.partial}, if it is there)",
             )
-        logs["token_accuracy"] = int(self.right) / max(1, self.asked)
+        right, asked = self.ranks.total(int(self.right), self.asked)
+        logs["token_accuracy"] = right / max(1, asked)
         logs["lr"] = logs.pop("learning_rate")
         self.right.zero_()
         self.asked = 0
@@ -162,17 +189,37 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        state = {
-            "adapter": lora.weights(self.model),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.lr_scheduler.state_dict(),
-            "rng": rng_state(),
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        trainer_state = json.dumps({**vars(self.state), "stateful_callbacks": {}}, sort_keys=True)
-        files = {STATE: buffer.getvalue(), TRAINER_STATE: trainer_state.encode()}
-        checkpoint.write(self.partial, self.state.global_step, files)
+        self.ranks.now("checkpoint")
+        with zero.gathered(self._trained()):
+            adapter = lora.weights(self.model)
+        sharded = self.is_deepspeed_enabled
+        own = {"rng": rng_state(), "optimizer": zero.get_state(self.deepspeed.optimizer) if sharded else None}
+        all_ranks = self.ranks.gather(own)
+        if self.ranks.first:
+            state = {
+                "adapter": adapter,
+                "optimizer": [one["optimizer"] for one in all_ranks] if sharded else self.optimizer.state_dict(),
+                "scheduler": self.lr_scheduler.state_dict(),
+                "rng": [one["rng"] for one in all_ranks],
+            }
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            trainer_state = json.dumps({**vars(self.state), "stateful_callbacks": {}}, sort_keys=True)
+            files = {STATE: buffer.getvalue(), TRAINER_STATE: trainer_state.encode()}
+            checkpoint.write(self.partial, self.state.global_step, files)
+        self.ranks.wait()
+
+    def _trained(self) -> list[Any]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """As transformers does, but DeepSpeed starts from our checkpoint, not from a pickled one of its own."""
+        if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self._load_from_checkpoint(resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -181,7 +228,10 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             state = read_state(Path(checkpoint))
-            self.optimizer.load_state_dict(state["optimizer"])
+            if self.is_deepspeed_enabled:
+                zero.set_state(self.deepspeed.optimizer, state["optimizer"][self.ranks.number])
+            else:
+                self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["scheduler"])
 
     def _load_callback_state(self) -> None:
@@ -189,7 +239,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            set_rng_state(read_state(Path(checkpoint))["rng"])
+            set_rng_state(read_state(Path(checkpoint))["rng"][self.ranks.number])
 
 
 def rng_state() -> dict[str, Any]:
@@ -224,8 +274,13 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def arguments(config: TrainConfig, *, partial: Path, steps: int, seed: int, device: str) -> TrainingArguments:
-    """Our settings in transformers' words. The whole run is one Trainer epoch over the Plan, a batch an item."""
+def arguments(
+    config: TrainConfig, *, partial: Path, steps: int, seed: int, device: str, sharding: dict[str, Any] | None = None
+) -> TrainingArguments:
+    """Our settings in transformers' words. The whole run is one Trainer epoch over the Plan, a batch an item.
+
+    sharding: DeepSpeed's config.
+    """
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()
     )
@@ -255,6 +310,8 @@ def arguments(config: TrainConfig, *, partial: Path, steps: int, seed: int, devi
         remove_unused_columns=False,
         label_names=["labels"],
         log_level="error",
+        ddp_find_unused_parameters=False,
+        deepspeed=sharding,
     )
     # With several GPUs in the machine the Trainer would take that many batches at a time and share them out by itself.
     given._n_gpu = min(given.n_gpu, 1)
