@@ -51,7 +51,7 @@ def tests_deepspeed(session: nox.Session) -> None:
     session.install(TORCH, "setuptools", "wheel")
     session.install("--no-build-isolation", "deepspeed>=0.19")
     session.install("-e", ".", *groups)
-    session.run("pytest", "tests/train/test_ranks.py", "-k", "zero or sharding", *session.posargs, env=OFFLINE)
+    session.run("pytest", "tests/train/test_ranks.py", "-k", "zero or sharding or deepspeed", *session.posargs, env=OFFLINE)
 
 
 @nox.session

@@ -236,9 +236,11 @@ def audit(
 def train(
     model: Model,
     data: Annotated[Path, typer.Option(help="The dataset to train on.")],
-    out: Out,
+    out: Annotated[Path | None, typer.Option("--out", help="The adapter; default: adapters/MODEL-DATASET.")] = None,
     init: Annotated[Path | None, typer.Option(help="Go on from this adapter.")] = None,
-    config: Annotated[Path | None, typer.Option(help="yaml with training values, or tiny-glm4v, glm4v-9b.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="yaml, or tiny-glm4v, tiny-phi3v, glm4v-9b, phi3-vision; default: the model's.")
+    ] = None,
     gpus: Annotated[str | None, typer.Option(help="GPUs to train on, a rank each: 0,2,3.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine's CPU.")] = None,
     nnodes: Annotated[int, typer.Option(min=1, help="Machines that train together; give --rendezvous too.")] = 1,
@@ -250,9 +252,12 @@ def train(
     """Fine-tune with LoRA; broken runs go on with --resume."""
     from deckbench.train import train as run_train
     from deckbench.train import train_in_ranks
+    from deckbench.train.config import config_of
     from deckbench.train.launch import places
 
     overrides = parse_settings(settings or [])
+    config = config or config_of(model)
+    out = out or Path("adapters", f"{Path(model).name}-{data.resolve().name}")
     ranks = places(gpus=gpus, nproc=nproc, nnodes=nnodes, rendezvous=rendezvous)
     if ranks is not None:
         command = ["train", "--model", model, "--data", str(data), "--out", str(out), "--seed", str(seed)]
@@ -261,7 +266,7 @@ def train(
         command += [part for setting in settings or [] for part in ("--set", setting)]
         command += ["--resume"] if resume else []
         train_in_ranks(ranks, command, out=out, config=config, overrides=overrides, resume=resume)
-        return
+        return  # the first rank has said where the adapter is
     run_train(model=model, data=data, out=out, init=init, config=config, overrides=overrides, resume=resume, seed=seed)
     if os.environ.get("RANK", "0") == "0":
         say(f"adapter: {out}")

@@ -66,7 +66,6 @@ NOTHING = [
     "training_args.adam_epsilon",
     "training_args.predict_with_generate",
     "training_args.generation_config",
-    "training_args.deepspeed",
 ]
 
 

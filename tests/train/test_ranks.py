@@ -231,13 +231,24 @@ def test_without_a_launcher_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [(None, "no such DeepSpeed config"), ("{", "not json"), ("[]", "map of settings"), ('{"optimizer": {}}', "own")],
+    [(None, "no such DeepSpeed config"), ("{", "not json"), ("[]", "map of settings")],
 )
 def test_wrong_deepspeed_configs(tmp_path: Path, text: str | None, what: str) -> None:
     if text is not None:
         (tmp_path / "ds.json").write_text(text)
     with pytest.raises(InputError, match=what):
         zero.read_config(str(tmp_path / "ds.json"))
+
+
+@DEEPSPEED
+def test_the_labs_deepspeed_file_is_found_and_read(tmp_path: Path) -> None:
+    """finetune_demo/configs/lora.yaml names configs/ds_zero_2.json, which has an optimizer of its own."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/ds_zero_2.json").write_text(
+        '{"optimizer": {"type": "AdamW"}, "zero_optimization": {"stage": 2}}'
+    )
+    read = zero.read_config("configs/ds_zero_2.json", tmp_path / "configs/lora.yaml")
+    assert read == {"zero_optimization": {"stage": 2}}
 
 
 @DEEPSPEED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from deckbench.train import finetune_yaml
 CONFIGS = Path(__file__).parent / "configs"
 # How a run is carried out, not what it computes: never part of the adapter's identity.
 EXECUTION = frozenset({"workers", "threads", "cache_mb", "rank_timeout"})
+# Family -> packaged config and language width of the published model.
+TRUE_SIZE = {"glm4v": ("glm4v-9b", 4096), "phi3v": ("phi3-vision", 3072)}
 # What `init` decides unless the config says it, in which case both must agree.
 ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision", "targets")
 
@@ -117,6 +120,21 @@ class Source:
 def named_configs() -> list[str]:
     """Names of the configs that come with the package."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def config_of(model: str) -> Path | None:
+    """The packaged config for a model that was given none: of its own name, or of its family at true size.
+
+    Raises InputError when there is no such model.
+    """
+    from deckbench.models.load import family_of, split_ref
+
+    folder, name, _ = split_ref(model)
+    if name in named_configs():
+        return Path(name)
+    large = TRUE_SIZE.get(family_of(folder))
+    width = json.loads((folder / "config.json").read_text(encoding="utf-8-sig")).get("hidden_size")
+    return Path(large[0]) if large is not None and width == large[1] else None
 
 
 def read_source(path: Path | None) -> Source:

@@ -24,6 +24,7 @@ SETTINGS = {
     "training_args.dataloader_num_workers": "workers",
     "training_args.save_steps": "save_every",
     "training_args.logging_steps": "log_every",
+    "training_args.deepspeed": "deepspeed",
     "peft_config.r": "rank",
     "peft_config.lora_alpha": "alpha",
     "peft_config.lora_dropout": "dropout",

@@ -191,11 +191,14 @@ def prepare(
     """Load the base and check that everything fits together. Raises InputError; writes nothing."""
     from deckbench.models.load import load_model
 
-    sharding = None if settings.deepspeed is None else zero.read_config(settings.deepspeed)
+    sharding = None
     if ranks.world > 1:
         settings = settings.model_copy(update={"processes": 1})  # ranks share the work already
-    elif sharding is not None:
-        raise InputError("DeepSpeed shares a training among ranks", "deepspeed", "give --gpus or --nproc as well")
+        sharding = None if settings.deepspeed is None else zero.read_config(settings.deepspeed, source.file)
+    elif settings.deepspeed is not None:
+        if source.keys.get("deepspeed") is None:
+            raise InputError("DeepSpeed shares a training among ranks", "deepspeed", "give --gpus or --nproc as well")
+        settings = settings.model_copy(update={"deepspeed": None})  # the lab's own yaml, and one process
     ranks.now("loading of the model")
     base: Any = load_model(model, adapter=None)
     if not hasattr(base, "collate"):

@@ -18,10 +18,16 @@ CONFIGS = Path(__file__).parent / "configs"
 PACKAGED = ("zero2", "zero3")
 
 
-def read_config(name: str) -> dict[str, Any]:
-    """A DeepSpeed config: a packaged name, or a json file. Raises InputError, also where DeepSpeed is not installed."""
-    place = CONFIGS / f"{name}.json" if name in PACKAGED else Path(name)
-    if not place.is_file():
+def read_config(name: str, beside: Path | None = None) -> dict[str, Any]:
+    """A DeepSpeed config: a packaged name, or a json file, looked for from here and from the yaml `beside` it.
+
+    Sections on optimizer and schedule are left out: both are DeckBench's own. Raises InputError, also where DeepSpeed
+    is not installed.
+    """
+    folders = [Path()] if beside is None else [Path(), beside.parent, beside.parent.parent]
+    places = [CONFIGS / f"{name}.json"] if name in PACKAGED else [folder / name for folder in folders]
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
         raise InputError("no such DeepSpeed config", name, f"give a json file, or {' or '.join(PACKAGED)}")
     try:
         config = json.loads(place.read_text(encoding="utf-8-sig"))
@@ -30,12 +36,9 @@ def read_config(name: str) -> dict[str, Any]:
         raise InputError("this is not json", f"{place}:{line}", "mend the file") from error
     if not isinstance(config, dict):
         raise InputError("a DeepSpeed config is a map of settings", place, 'begin it with {"zero_optimization": ...}')
-    if "optimizer" in config or "scheduler" in config:
-        mend = "leave optimizer and scheduler out of the file, and set lr, schedule, warmup and weight_decay"
-        raise InputError("optimizer and schedule are DeckBench's own", place, mend)
     if importlib.util.find_spec("deepspeed") is None:
         raise InputError("DeepSpeed is not installed", "deepspeed", "pip install 'deckbench[deepspeed]'")
-    return config
+    return {name: section for name, section in config.items() if name not in ("optimizer", "scheduler")}
 
 
 def make_ready() -> None:
