@@ -71,10 +71,14 @@ class TrainSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """A model and the curricula it is taken through; `base` is the model as it comes."""
+    """A model and the curricula it is taken through; `base` is the model as it comes.
+
+    config: curriculum -> training settings of this model, on top of the stage's.
+    """
 
     ref: str
     curricula: list[str] = Field(default_factory=lambda: ["base"], min_length=1)
+    config: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 class BenchSpec(Strict):
@@ -116,7 +120,7 @@ class Suite(Strict):
             if spec.init is not None and spec.init not in order[:place]:
                 raise ValueError(f"train {name}: init {spec.init!r} must be a curriculum defined before it")
         for model in self.models:
-            for curriculum in model.curricula:
+            for curriculum in [*model.curricula, *model.config]:
                 if curriculum != "base" and curriculum not in self.train:
                     raise ValueError(f"model {model.ref}: the curriculum {curriculum!r} is not among train")
         return self

@@ -124,7 +124,8 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
     for model in suite.models:
         for curriculum, spec in suite.train.items():
             if (model.ref, curriculum) in chains:
-                run.adapters[model.ref, curriculum] = make_adapter(run, model.ref, curriculum, spec)
+                settings = {**spec.config, **model.config.get(curriculum, {})}
+                run.adapters[model.ref, curriculum] = make_adapter(run, model.ref, curriculum, spec, settings)
     records = []
     timings: dict[tuple[str, str], dict[str, Any]] = {}
     for target in targets:
@@ -233,8 +234,8 @@ def make_audit(run: Run, name: str) -> dict[str, Any]:
     return result
 
 
-def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec) -> Made:
-    """Train one curriculum stage, mixing in replayed data where the suite says so."""
+def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings: dict[str, Any]) -> Made:
+    """Train one curriculum stage with some settings, mixing in replayed data where the suite says so."""
     from deckbench.train import train
     from deckbench.train.config import named_configs
 
@@ -245,7 +246,7 @@ def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec) -> Made:
         "model": run.identity(ref),
         "data": data.content_hash,
         "init": init.content_hash if init else None,
-        "config": spec.config,
+        "config": settings,
         "seed": run.suite.seed,
     }
 
@@ -256,7 +257,7 @@ def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec) -> Made:
             out=out,
             init=init.path if init else None,
             config=Path(ref) if ref in named_configs() else None,
-            overrides=spec.config,
+            overrides=settings,
             resume=out.with_name(f"{out.name}.partial").exists(),
             seed=run.suite.seed,
         )
