@@ -80,7 +80,9 @@ def test_it_stops_early_with_the_best_weights(go: Callable[..., artifact.Manifes
     assert (kept.path / WEIGHTS).read_bytes() == (best.path / WEIGHTS).read_bytes()
 
 
-@pytest.mark.parametrize("settings", [{**STUCK, "save_every": 3}, {"eval_every": 2, "keep_best": True, "nproc": 2}])
+@pytest.mark.parametrize(
+    "settings", [{**STUCK, "save_every": 3}, {"eval_every": 2, "keep_best": True, "nproc": 2, "group_by_length": True}]
+)
 def test_killed_and_resumed(go: Callable[..., artifact.Manifest], settings: dict[str, Any]) -> None:
     whole = go("whole", **settings)
     assert evaluations(whole)

@@ -19,7 +19,14 @@ EXECUTION = frozenset({"workers", "threads", "cache_mb"})
 # What `init` decides unless the config says it, in which case both must agree.
 ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision", "targets")
 # What runs without them never had: said in an adapter's identity only where it is not so.
-UNLESS_SET = {"targets": None, "eval_every": None, "patience": None, "eval_limit": None, "keep_best": False}
+UNLESS_SET: dict[str, Any] = {
+    "targets": None,
+    "group_by_length": False,
+    "eval_every": None,
+    "eval_limit": None,
+    "patience": None,
+    "keep_best": False,
+}
 
 
 class TrainConfig(BaseModel):
@@ -45,6 +52,7 @@ class TrainConfig(BaseModel):
     batch: int = Field(default=8, ge=1, description="pictures per forward pass")
     accumulate: int = Field(default=1, ge=1, description="forward passes per optimizer step")
     questions: int | None = Field(default=None, ge=1, description="most questions per picture and pass")
+    group_by_length: bool = Field(default=False, description="pictures with as much text come into the same batch")
     lr: float = Field(default=1e-3, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: float = Field(default=0.05, ge=0, lt=1, description="part of all steps")

@@ -268,6 +268,7 @@ def fit(run: Run) -> Path:
             seed=run.seed,
             questions=config.questions,
             part=(part, config.nproc),
+            group_by_length=config.group_by_length,
         )
 
     def examine(part: tuple[int, int]) -> Tally:
