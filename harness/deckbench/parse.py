@@ -1,4 +1,4 @@
-"""What a model's text means: strict, never guessed. Shared by infer (column `parsed`) and score.
+"""What a model's text means: strict, never guessed. Shared by infer (column `parsed`), train and score.
 
 A choice answer is one letter, or one option's text. A scene answer ends with its verdict. Everything else is None,
 "unparsed": it is counted and stays wrong, because a watcher that cannot say A or B has not said "stop".
@@ -139,6 +139,35 @@ def contradiction(text: str, terms: Sequence[str], *, reasons: Sequence[str] | N
     if verdict:
         return None if mentions(body, terms if reasons is None else reasons) else "says_anomaly_names_none"
     return "names_anomaly_says_normal" if mentions(body, terms) else None
+
+
+def tokens(text: str) -> list[str]:
+    """Words in lower case; every Chinese character is one token; punctuation is dropped."""
+    return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", narrow(text).casefold())
+
+
+def plain(text: str) -> str:
+    """A text as open answers are compared: tokens joined by spaces."""
+    return " ".join(tokens(text))
+
+
+def mark(
+    text: str, gold: str, kind: str, options: tuple[str, str], anomaly: bool | None
+) -> tuple[str | bool | None, bool, bool | None]:
+    """(answer, is it right, truth) of one answer; unparsed is wrong.
+
+    answer: "A"/"B", True/False (a scene's verdict), the text (open), or None when unparsed. truth: True/False/None, is
+    the frame an anomaly, where a verdict is asked. options: empty texts where they are unknown. anomaly: of the sample.
+    """
+    answer: str | bool | None
+    if kind == "choice":
+        answer = parse_choice(text, *options)
+        return answer, answer == gold, anomaly
+    if kind == "scene":
+        answer, truth = parse_scene(text), parse_scene(gold) if anomaly is None else anomaly
+        return answer, answer is not None and answer == truth, truth
+    answer = text if plain(text) else None
+    return answer, answer is not None and plain(text) == plain(gold), None
 
 
 def substring_match(text: str, gold: str) -> bool:

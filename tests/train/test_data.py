@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import micro_world
 import pytest
@@ -51,6 +52,45 @@ def test_shares_of_a_batch_are_the_batch(batch: int, parts: int) -> None:
     shares = [plan_of(7, batch=batch, part=(part, parts)) for part in range(parts)]
     for index in (0, 3, 49):
         assert [item for share in shares for item in share[index]] == plan_of(7, batch=batch)[index]
+
+
+LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=40)
+
+
+def plan_by_length(lengths: list[int], **given: Any) -> Plan:
+    items = [Item(Path(str(n)), (("q", "a" * length),)) for n, length in enumerate(lengths)]
+    settings: dict[str, Any] = {"batch": 2, "batches": 50, "seed": 0, "questions": None, **given}
+    return Plan(items, **settings, group_by_length=True)
+
+
+@given(LENGTHS, st.integers(1, 7), st.integers(0, 5))
+def test_by_length_every_pass_shows_every_picture_once(lengths: list[int], batch: int, seed: int) -> None:
+    count = len(lengths)
+    plan = plan_by_length(lengths, batch=batch, batches=-(-3 * count // batch), seed=seed)
+    shown = [item.image for index in range(len(plan)) for item in plan[index]]
+    for number in range(3):
+        assert len(set(shown[number * count : (number + 1) * count])) == count
+    again = plan_by_length(lengths, batch=batch, batches=len(plan), seed=seed)
+    assert all(again[index] == plan[index] for index in reversed(range(len(plan))))
+
+
+@given(LENGTHS, st.integers(1, 7), st.integers(1, 4))
+def test_by_length_shares_of_a_batch_are_the_batch(lengths: list[int], batch: int, parts: int) -> None:
+    shares = [plan_by_length(lengths, batch=batch, part=(part, parts)) for part in range(parts)]
+    for index in (0, 3, 49):
+        assert [item for share in shares for item in share[index]] == plan_by_length(lengths, batch=batch)[index]
+
+
+def test_by_length_batches_are_alike_and_their_order_is_not() -> None:
+    lengths = [(n * 37) % 101 for n in range(101)]
+    plan = plan_by_length(lengths, batch=4, batches=50)
+    found = [[len(item.pairs[0][1]) for item in plan[index]] for index in range(50)]
+    # Two passes, 50 batches, of which one holds the end of the first and the start of the second.
+    assert sum(max(batch) - min(batch) <= 4 for batch in found) >= 49
+    firsts = [batch[0] for batch in found[:25]]
+    assert firsts not in (sorted(firsts), sorted(firsts, reverse=True))
+    other = plan_by_length(lengths, batch=4, batches=50, seed=1)
+    assert [other[index] for index in range(50)] != [plan[index] for index in range(50)]
 
 
 def test_passes_differ_and_questions_are_capped() -> None:

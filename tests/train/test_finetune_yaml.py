@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import micro_world
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -61,10 +62,7 @@ NOTHING = [
     "training_args.output_dir",
     "training_args.log_level",
     "training_args.per_device_eval_batch_size",
-    "training_args.eval_strategy",
-    "training_args.eval_steps",
     "training_args.adam_epsilon",
-    "training_args.predict_with_generate",
     "training_args.generation_config",
 ]
 
@@ -98,6 +96,9 @@ def test_it_is_loaded_unchanged(tmp_path: Path) -> None:
         "workers": 16,
         "save_every": 500,
         "log_every": 10,
+        "eval_every": 500,
+        "keep_best": False,
+        "group_by_length": False,
         "rank": 8,
         "alpha": 32.0,
         "dropout": 0.1,
@@ -131,6 +132,16 @@ def test_yaml_numbers_as_people_write_them(tmp_path: Path) -> None:
         ({"training_args.learning_rate": ...}, "lr", 5e-5),
         ({"peft_config.target_modules": "all-linear"}, "targets", None),
         ({"peft_config.lora_dropout": None}, "dropout", 0.0),
+        ({"training_args.group_by_length": True}, "group_by_length", True),
+        ({"training_args.eval_strategy": "no"}, "eval_every", None),
+        ({"training_args.eval_strategy": False}, "eval_every", None),
+        ({"training_args.eval_strategy": "epoch"}, "eval_every", None),
+        ({"training_args.eval_strategy": ...}, "eval_every", None),
+        ({"training_args.eval_strategy": ..., "training_args.evaluation_strategy": "steps"}, "eval_every", 500),
+        ({"training_args.eval_steps": ...}, "eval_every", 10),
+        ({"data_config.val_file": ...}, "eval_every", None),
+        ({"training_args.load_best_model_at_end": True}, "keep_best", True),
+        ({"training_args.load_best_model_at_end": True, "data_config.val_file": ...}, "keep_best", False),
     ],
 )
 def test_variants(tmp_path: Path, changes: dict[str, Any], setting: str, value: Any) -> None:
@@ -139,8 +150,11 @@ def test_variants(tmp_path: Path, changes: dict[str, Any], setting: str, value: 
 
 def test_what_is_otherwise_here_is_listed(tmp_path: Path) -> None:
     changes = {"training_args.save_strategy": "epoch", "training_args.num_train_epochs": 3, "swanlab": "cloud"}
+    changes |= {"training_args.eval_strategy": "epoch", "training_args.load_best_model_at_end": True}
     ignored = read(written(tmp_path, changes))[0].ignored
-    assert set(ignored) - set(NOTHING) == {"training_args.save_strategy", "training_args.num_train_epochs", "swanlab"}
+    assert set(ignored) - set(NOTHING) == {*changes, "training_args.eval_steps"}
+    ignored = read(written(tmp_path, {"training_args.eval_strategy": "no"}))[0].ignored
+    assert set(ignored) - set(NOTHING) == {"training_args.eval_steps"}
 
 
 @pytest.mark.parametrize(
@@ -148,6 +162,8 @@ def test_what_is_otherwise_here_is_listed(tmp_path: Path) -> None:
     [
         ({"training_args.learning_rate": "fast"}, "learning_rate", "training_args.learning_rate: Input should be"),
         ({"training_args.save_steps": 0}, "save_steps", "training_args.save_steps: Input should be greater"),
+        ({"training_args.eval_steps": 0.1}, "eval_steps", "training_args.eval_steps: Input should be a valid integer"),
+        ({"training_args.eval_step": 5}, "eval_step", "did you mean eval_steps"),
         ({"training_args.learnig_rate": 1e-4}, "learnig_rate", "did you mean learning_rate"),
         ({"freezeVision": True, "freeze_V": True}, "freeze_V", "did you mean freezeV"),
         ({"freezeV": "yes"}, "freezeV", "freezeV is 'yes'"),
@@ -197,6 +213,23 @@ def test_it_trains_the_language_model_alone(
     with pytest.raises(InputError, match="targets is"):
         overrides = {"max_steps": 1, "targets": ["dense"]}
         train(model=str(model), data=data, out=tmp_path / "third", init=made.path, overrides=overrides)
+
+
+def test_it_evaluates_as_its_own_tool_does(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, {**SHORT, "training_args.eval_steps": 1})
+    given: dict[str, Any] = {"model": str(model), "config": path, "overrides": {"threads": 1}}
+    without = train(data=data, out=tmp_path / "without", **given)
+    line = next(number for number, text in enumerate(path.read_text().splitlines(), 1) if "eval_steps:" in text)
+    assert f"{path}:{line}: the dataset has no val part" in capsys.readouterr().err
+    assert "eval_every" not in without.content["params"]
+    whole = micro_world.make_dataset(tmp_path / "whole", 2, splits=("train", "val"))
+    made = train(data=whole, out=tmp_path / "with", **given)
+    assert (made.path / "evaluations.csv").read_text().splitlines()[1].startswith("1,accuracy,")
+    overrides = {"threads": 1, "eval_every": 2}
+    with pytest.raises(InputError, match="no val part"):
+        train(data=data, out=tmp_path / "told", **{**given, "overrides": overrides})
 
 
 def test_a_tower_that_is_not_frozen_has_the_same_layers(model: Path, data: Path, tmp_path: Path) -> None:

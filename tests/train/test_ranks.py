@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import micro_world
 import psutil
 import pytest
 
@@ -89,6 +90,17 @@ def test_two_ranks_learn_as_one_process(bench: Bench, sharding: tuple[str, ...])
         assert abs(first["loss"] - second["loss"]) < 1e-4
         assert abs(first["token_accuracy"] - second["token_accuracy"]) < 1e-6
         assert abs(first["grad_norm"] / second["grad_norm"] - 1) < 1e-3
+
+
+@pytest.mark.slow
+def test_ranks_share_an_evaluation(bench: Bench, tmp_path: Path) -> None:
+    bench.data = micro_world.make_dataset(tmp_path / "val", splits=("train", "val"))
+    same = ("max_steps=6", "lr=0.02", "eval_every=2", "keep_best=true")
+    bench.run("one", *same, "batch=4", "threads=1")
+    said = bench.run("two", *same, "batch=2", options=("--nproc", "2"))
+    assert said.count("evaluation at step 4/6") == 1
+    one, two = ((bench.folder / name / "evaluations.csv").read_text() for name in ("one", "two"))
+    assert one == two and one.count("\n") == 4
 
 
 @pytest.mark.slow

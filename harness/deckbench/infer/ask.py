@@ -7,13 +7,9 @@ from pathlib import Path
 
 from deckbench.errors import InputError
 from deckbench.infer.workers import ending
-from deckbench.models.answer import Answer, Question
+from deckbench.models.answer import MAX_NEW_TOKENS, Answer, Question
 from deckbench.parse import options_of
 from deckbench.pool.picture import open_picture
-
-# Greedy decoding stops at the model's stop token; these bound an answer that never gets there. A choice has room for an
-# option's text, which the strict parser accepts as well as the letter.
-MAX_NEW_TOKENS = {"choice": 16, "open": 32, "scene": 128}
 
 
 def ask(*, model: str, adapter: Path | None = None, frame: Path, questions: Sequence[str]) -> list[Answer]:

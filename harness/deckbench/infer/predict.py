@@ -18,9 +18,8 @@ from deckbench import artifact, hardware
 from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
-from deckbench.infer.ask import MAX_NEW_TOKENS
 from deckbench.infer.workers import answer_all, answer_in_threads, ending, one_thread, processes_for
-from deckbench.models.answer import Answer, Question, Unanswered
+from deckbench.models.answer import MAX_NEW_TOKENS, Answer, Question, Unanswered
 from deckbench.parse import options_of, parse_choice, parse_scene
 from deckbench.pool.picture import open_picture
 from deckbench.progress import say, track

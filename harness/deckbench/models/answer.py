@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Kind = Literal["choice", "open", "scene"]
+# Greedy decoding stops at the model's stop token; these bound an answer that never gets there. A choice has room for an
+# option's text, which the strict parser accepts as well as the letter.
+MAX_NEW_TOKENS = {"choice": 16, "open": 32, "scene": 128}
 
 
 @dataclass(frozen=True)

@@ -35,37 +35,17 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
     correct: list[bool] = []
     truths: list[bool | None] = []
     for row in out.to_dict("records"):
-        text, gold, kind = str(row["prediction"]), str(row["gold"]), row["kind"]
-        truth = row["anomaly"] if isinstance(row["anomaly"], bool | np.bool_) else None
-        if kind == "choice":
-            answer: object = parse.parse_choice(text, row["option_a"] or "", row["option_b"] or "")
-            right = answer == gold
-        elif kind == "scene":
-            answer = parse.parse_scene(text)
-            truth = parse.parse_scene(gold) if truth is None else truth
-            right = answer is not None and answer == truth
-        else:
-            answer = text if plain(text) else None
-            right = answer is not None and plain(text) == plain(gold)
-            truth = None
+        known = bool(row["anomaly"]) if isinstance(row["anomaly"], bool | np.bool_) else None
+        options = (row["option_a"] or "", row["option_b"] or "")
+        answer, right, truth = parse.mark(str(row["prediction"]), str(row["gold"]), row["kind"], options, known)
         answers.append(answer)
-        correct.append(bool(right))
-        truths.append(None if truth is None else bool(truth))
+        correct.append(right)
+        truths.append(truth)
     out["answer"] = pd.Series(answers, index=out.index, dtype=object)
     out["correct"] = np.asarray(correct, dtype=bool)
     out["truth"] = pd.Series(truths, index=out.index, dtype=object)
     out["lax"] = [parse.substring_match(str(p), str(g)) for p, g in zip(out["prediction"], out["gold"], strict=True)]
     return out
-
-
-def tokens(text: str) -> list[str]:
-    """Words in lower case; every Chinese character is one token; punctuation is dropped."""
-    return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", parse.narrow(text).casefold())
-
-
-def plain(text: str) -> str:
-    """A text as open answers are compared: tokens joined by spaces."""
-    return " ".join(tokens(text))
 
 
 def overlap_f1(said: Sequence[str], gold: Sequence[str]) -> float:
@@ -79,7 +59,7 @@ def overlap_f1(said: Sequence[str], gold: Sequence[str]) -> float:
 def statements(text: str) -> list[str]:
     """The sentences of a scene description without its verdict, each as `plain` text."""
     parts = re.split(r"[.;。;\n]+", parse.description(text))
-    return [sentence for part in parts if (sentence := plain(part))]
+    return [sentence for part in parts if (sentence := parse.plain(part))]
 
 
 def proportion(hits: Floats, clusters: Clusters, rows: Ints) -> Metric:
@@ -339,7 +319,7 @@ def open_metrics(judged: Judged, rows: Ints) -> dict[str, Metric]:
     said = judged.table["prediction"].to_numpy(dtype=object)[rows]
     gold = judged.table["gold"].to_numpy(dtype=object)[rows]
     exact = np.array([str(s).strip() == str(g).strip() for s, g in zip(said, gold, strict=True)], dtype=np.float64)
-    near = np.array([overlap_f1(tokens(str(s)), tokens(str(g))) for s, g in zip(said, gold, strict=True)])
+    near = np.array([overlap_f1(parse.tokens(str(s)), parse.tokens(str(g))) for s, g in zip(said, gold, strict=True)])
     return {
         "exact_match": proportion(exact, judged.clusters, rows),
         "token_f1": mean(near, judged.clusters, rows),
@@ -349,7 +329,7 @@ def open_metrics(judged: Judged, rows: Ints) -> dict[str, Metric]:
 def scene_metrics(judged: Judged, rows: Ints) -> dict[str, Metric]:
     """How near the description is to the gold one, and whether it contradicts its own verdict."""
     records = judged.table.iloc[rows].to_dict("records")
-    words = np.array([overlap_f1(tokens(str(r["prediction"])), tokens(str(r["gold"]))) for r in records])
+    words = np.array([overlap_f1(parse.tokens(str(r["prediction"])), parse.tokens(str(r["gold"]))) for r in records])
     facts = np.array([overlap_f1(statements(str(r["prediction"])), statements(str(r["gold"]))) for r in records])
     metrics = {
         "token_f1": mean(words, judged.clusters, rows),

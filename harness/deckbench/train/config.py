@@ -21,6 +21,16 @@ EXECUTION = frozenset({"workers", "threads", "cache_mb", "rank_timeout"})
 TRUE_SIZE = {"glm4v": ("glm4v-9b", 4096), "phi3v": ("phi3-vision", 3072)}
 # What `init` decides unless the config says it, in which case both must agree.
 ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision", "targets")
+# What runs without them never had: said in an adapter's identity only where it is not so.
+UNLESS_SET: dict[str, Any] = {
+    "targets": None,
+    "deepspeed": None,
+    "group_by_length": False,
+    "eval_every": None,
+    "eval_limit": None,
+    "patience": None,
+    "keep_best": False,
+}
 
 
 class TrainConfig(BaseModel):
@@ -46,6 +56,7 @@ class TrainConfig(BaseModel):
     batch: int = Field(default=8, ge=1, description="pictures per forward pass of each rank")
     accumulate: int = Field(default=1, ge=1, description="forward passes per optimizer step")
     questions: int | None = Field(default=None, ge=1, description="most questions per picture and pass")
+    group_by_length: bool = Field(default=False, description="pictures with as much text come into the same batch")
     lr: float = Field(default=1e-3, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: float = Field(default=0.05, ge=0, lt=1, description="part of all steps")
@@ -53,6 +64,12 @@ class TrainConfig(BaseModel):
     max_grad_norm: float = Field(default=1.0, gt=0)
     save_every: int = Field(default=100, ge=1, description="steps between checkpoints; the last two are kept")
     log_every: int = Field(default=10, ge=1, description="steps between rows of the learning curve")
+    eval_every: int | None = Field(default=None, ge=1, description="steps between evaluations on val; null: none")
+    eval_limit: int | None = Field(default=None, ge=1, description="most samples of an evaluation; null: all of val")
+    patience: int | None = Field(
+        default=None, ge=1, description="evaluations without a better one before the run stops; null: never"
+    )
+    keep_best: bool = Field(default=False, description="publish the best evaluated weights; so it is with patience")
     precision: Literal["auto", "bf16", "float32"] = Field(default="auto", description="auto: bf16 on a GPU that has it")
     gradient_checkpointing: bool = False
     processes: int = Field(default=1, ge=1, le=64, description="processes on one CPU that share every batch")
@@ -75,17 +92,22 @@ class TrainConfig(BaseModel):
             raise ValueError(f"processes is {self.processes}, yet a batch has {self.batch} pictures to share out")
         if self.processes > 1 and (self.threads or 1) > 1:
             raise ValueError("give processes or threads above 1, not both")
+        for name in ("patience", "eval_limit", "keep_best"):
+            if self.eval_every is None and getattr(self, name) != UNLESS_SET[name]:
+                raise ValueError(f"{name} needs eval_every: without it nothing is evaluated")
         return self
+
+    @property
+    def publishes_best(self) -> bool:
+        """Whether the adapter is that of the best evaluation, not of the last step."""
+        return self.keep_best or self.patience is not None
 
     def content(self) -> dict[str, Any]:
         """The settings that decide the result, as plain JSON values."""
         values = self.model_dump(mode="json", exclude=set(EXECUTION))
         if self.max_steps is not None:
             del values["epochs"]
-        for name in ("targets", "deepspeed"):  # as before the setting was there
-            if values[name] is None:
-                del values[name]
-        return values
+        return {name: value for name, value in values.items() if UNLESS_SET.get(name, ...) != value}
 
     def steps(self, pictures: int, ranks: int = 1) -> int:
         """Optimizer steps of a run over so many pictures."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Pair = tuple[str, str]
+CHUNK = 50  # batches that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def group_by_picture(samples: Sequence[Sample]) -> list[Item]:
     return [Item(image, tuple(found)) for image, found in pairs.items()]
 
 
+def letters(item: Item) -> int:
+    """Characters of all its questions and answers: close enough to its tokens, and at no cost."""
+    return sum(len(question) + len(answer) for question, answer in item.pairs)
+
+
 def shuffled(count: int, *key: object) -> list[int]:
     """A permutation of range(count) that depends on `key` alone: sorted by hash, so no library's generator matters."""
     prefix = "/".join(map(str, key))
@@ -68,12 +74,28 @@ def shuffled(count: int, *key: object) -> list[int]:
     return sorted(range(count), key=rank)
 
 
+def by_length(order: Sequence[int], lengths: Sequence[int], batch: int, head: int, *key: object) -> list[int]:
+    """`order` with indices of like lengths in the same batch: sorted within `CHUNK` batches, then batches shuffled.
+
+    lengths: of each index. head: how many at the start fill up the batch before; these and what is left for an
+    incomplete batch at the end keep their places. A pure function of its arguments.
+    """
+    chunked: list[int] = []
+    for at in range(head, len(order), CHUNK * batch):
+        chunked += sorted(order[at : at + CHUNK * batch], key=lambda index: -lengths[index])
+    batches = [chunked[at : at + batch] for at in range(0, len(chunked), batch)]
+    rest = batches.pop() if len(chunked) % batch else []
+    mixed = [batches[place] for place in shuffled(len(batches), *key)]
+    return [*order[:head], *(index for full in mixed for index in full), *rest]
+
+
 class Plan:
     """The whole run as one sequence of batches; batch `i` is a pure function of (items, seed, i).
 
     The passes over the pictures are laid end to end and cut into batches, so every batch is full and a batch may hold
     the end of one pass and the start of the next. Indexable (a torch map-style dataset): resuming at batch `i` opens
-    no picture of the batches before. part: (i, n), only the i-th of n shares (from 0) of every batch.
+    no picture of the batches before. part: (i, n), only the i-th of n shares (from 0) of every batch. group_by_length:
+    pictures whose questions and answers are about as long come into the same batch.
     """
 
     def __init__(
@@ -85,7 +107,9 @@ class Plan:
         seed: int,
         questions: int | None,
         part: tuple[int, int] = (0, 1),
+        group_by_length: bool = False,
     ) -> None:
+        self.group_by_length = group_by_length
         self.part = part
         self.items = items
         self.batch = batch
@@ -99,7 +123,12 @@ class Plan:
 
     def _pass(self, number: int) -> list[int]:
         if self._order[0] != number:
-            self._order = (number, shuffled(len(self.items), self.seed, "pass", number))
+            order = shuffled(len(self.items), self.seed, "pass", number)
+            if self.group_by_length:
+                lengths = [letters(self._pick(index, number)) for index in range(len(self.items))]
+                head = -number * len(self.items) % self.batch
+                order = by_length(order, lengths, self.batch, head, self.seed, "batches", number)
+            self._order = (number, order)
         return self._order[1]
 
     def _pick(self, index: int, number: int) -> Item:

@@ -25,20 +25,27 @@ SETTINGS = {
     "training_args.save_steps": "save_every",
     "training_args.logging_steps": "log_every",
     "training_args.deepspeed": "deepspeed",
+    "training_args.group_by_length": "group_by_length",
+    "training_args.eval_steps": "eval_every",
+    "training_args.load_best_model_at_end": "keep_best",
     "peft_config.r": "rank",
     "peft_config.lora_alpha": "alpha",
     "peft_config.lora_dropout": "dropout",
     "peft_config.target_modules": "targets",
 }
+EVALUATION = {"training_args.eval_steps", "training_args.load_best_model_at_end"}  # nothing, where none is made
+STRATEGIES = ("training_args.eval_strategy", "training_args.evaluation_strategy")  # the second is its older name
 SWITCHES: dict[str, tuple[str, dict[bool, str]]] = {
     "freezeV": ("vision", {True: "absent", False: "train"}),
     "training_args.bf16": ("precision", {True: "bf16", False: "auto"}),
 }
+NEVER = ("no", False)  # the older yaml reads a bare `no` as false
 # What is so in every training here; another value is listed with the keys that mean nothing.
 ALWAYS = {
     "training_args.save_strategy": "steps",
     "training_args.logging_strategy": "steps",
     "training_args.remove_unused_columns": False,
+    "training_args.predict_with_generate": True,
     "peft_config.peft_type": "LORA",
     "peft_config.task_type": "CAUSAL_LM",
     "peft_config.bias": "none",
@@ -87,8 +94,16 @@ def in_our_words(
     ours: dict[str, Any] = dict(UNSAID)
     keys: dict[str, str] = {}
     ignored: list[str] = []
+    evaluated = evaluates(said)
+    overruled = set() if evaluated else EVALUATION
+    if "training_args.max_steps" in said:
+        overruled = overruled | {"training_args.num_train_epochs"}
     for key, value in said.items():
-        if key == "training_args.num_train_epochs" and "training_args.max_steps" in said:
+        if key in STRATEGIES and (evaluated or value in NEVER):
+            if evaluated:  # every `logging_steps` where nothing is said
+                ours.setdefault("eval_every", said.get("training_args.logging_steps", UNSAID["log_every"]))
+                keys.setdefault("eval_every", key)
+        elif key in overruled:
             ignored.append(key)
         elif key in SETTINGS:
             ours[SETTINGS[key]] = None if value == ALL_LAYERS else value
@@ -103,6 +118,11 @@ def in_our_words(
             refuse_misspelt(key, place(key))
             ignored.append(key)
     return ours, keys, ignored
+
+
+def evaluates(said: Mapping[str, Any]) -> bool:
+    """Whether its own tool evaluates every so many steps: where it is to, and has a file to do it on."""
+    return "data_config.val_file" in said and any(said.get(key) == "steps" for key in STRATEGIES)
 
 
 def flat(values: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
@@ -121,7 +141,7 @@ def flat(values: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, An
 def refuse_misspelt(key: str, where: str) -> None:
     """Raises InputError when `key` is almost one that has a meaning here."""
     section, _, name = key.rpartition(".")
-    known = {*SETTINGS, *SWITCHES, *ALWAYS, *SECTIONS} - {key}
+    known = {*SETTINGS, *SWITCHES, *ALWAYS, *STRATEGIES, *SECTIONS} - {key}
     names = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
     close = get_close_matches(name, names, 1, TYPO)
     if close:

@@ -11,7 +11,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,10 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deckbench.errors import InputError, OutsideError
+from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.train.data import Broken, Collate, Plan
+from deckbench.train.evaluate import Tally
 
 IGNORE = -100
+EXAM = "exam"
+Examine = Callable[[tuple[int, int]], Tally]  # the i-th of n shares (from 0) of an evaluation
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Done:
 class Helper:
     """One process that computes the gradients of its part of every batch."""
 
-    def __init__(self, number: int, wrapped: Any, plan: Plan, collate: Collate, *, bf16: bool) -> None:
+    def __init__(
+        self, number: int, wrapped: Any, plan: Plan, collate: Collate, *, bf16: bool, examine: Examine
+    ) -> None:
         self.trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
         self.sums = torch.zeros(sum(parameter.numel() for parameter in self.trained)).share_memory_()
         context = multiprocessing.get_context("fork")
@@ -46,7 +51,8 @@ class Helper:
         def work() -> None:
             self.line.close()  # else a helper would never see that the first process is gone
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            serve(other, wrapped, self.trained, self.sums, plan, collate, key=(plan.seed, number), bf16=bf16)
+            key = (plan.seed, number)
+            serve(other, wrapped, self.trained, self.sums, plan, collate, key=key, bf16=bf16, examine=examine)
 
         self.process = context.Process(target=work, daemon=True, name=f"helper {number}")
         self.process.start()
@@ -58,10 +64,15 @@ class Helper:
 
     def count(self) -> int:
         """Answer tokens in its part of the step. Raises InputError for a broken picture."""
-        answer = self._hear()
-        if isinstance(answer, Broken):
-            raise InputError(answer.what, answer.where, answer.mend)
-        return int(answer)
+        return int(self._hear())
+
+    def start_exam(self) -> None:
+        """Begin to answer its share of an evaluation."""
+        self._say(EXAM)
+
+    def tally(self) -> Tally:
+        """Wait for its share of an evaluation. Raises InputError for a broken picture."""
+        return self._hear()  # type: ignore[no-any-return]
 
     def finish(self, tokens: int) -> Done:
         """Wait for its gradients and add them, divided by `tokens`, to those of the first process."""
@@ -90,16 +101,21 @@ class Helper:
 
     def _hear(self) -> Any:
         try:
-            return self.line.recv()
+            answer = self.line.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
+        if isinstance(answer, Broken):
+            raise InputError(answer.what, answer.where, answer.mend)
+        return answer
 
     def _gone(self) -> OutsideError:
         return OutsideError(f"a training process died ({self.process.name})", None, "run again with --resume")
 
 
 @contextmanager
-def helping(wrapped: Any, plans: Sequence[Plan], collate: Collate, *, bf16: bool) -> Iterator[list[Helper]]:
+def helping(
+    wrapped: Any, plans: Sequence[Plan], collate: Collate, *, bf16: bool, examine: Examine
+) -> Iterator[list[Helper]]:
     """One helper a plan, ended on the way out. The trained tensors move to shared memory before the fork."""
     if plans:
         for parameter in wrapped.parameters():
@@ -108,7 +124,7 @@ def helping(wrapped: Any, plans: Sequence[Plan], collate: Collate, *, bf16: bool
     helpers: list[Helper] = []
     try:
         for number, plan in enumerate(plans, 1):
-            helpers.append(Helper(number, wrapped, plan, collate, bf16=bf16))
+            helpers.append(Helper(number, wrapped, plan, collate, bf16=bf16, examine=examine))
         yield helpers
     finally:
         for helper in helpers:
@@ -125,6 +141,7 @@ def serve(
     *,
     key: tuple[int, int],
     bf16: bool,
+    examine: Examine,
 ) -> None:
     """A helper's life: hear a step's batches, tell its tokens, leave its gradients in `sums`, tell that it is done.
 
@@ -137,6 +154,9 @@ def serve(
     while True:
         try:
             indices = line.recv()
+            if indices == EXAM:
+                line.send(examined(examine, plan.part))
+                continue
             made = [ready.pop(index) if index in ready else collate([plan[index]]) for index in indices]
             broken = [batch for batch in made if isinstance(batch, Broken)]
             batches: list[dict[str, Any]] = [batch for batch in made if not isinstance(batch, Broken)]
@@ -149,6 +169,14 @@ def serve(
             ready = {following: collate([plan[following]])} if following < len(plan) else {}
         except (EOFError, OSError):
             os._exit(0)
+
+
+def examined(examine: Examine, part: tuple[int, int]) -> Tally | Broken:
+    """A share of an evaluation."""
+    try:
+        return examine(part)
+    except DeckBenchError as error:
+        return Broken(error.what, error.where, error.mend)
 
 
 def add_up(

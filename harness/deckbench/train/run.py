@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,21 @@ from deckbench.train import checkpoint, lora, zero
 from deckbench.train.config import Source, TrainConfig, read_source, settle
 from deckbench.train.curve import curve_csv
 from deckbench.train.data import Collate, Item, PictureCache, Plan, training_items
+from deckbench.train.evaluate import Exam, Tally, evaluations_csv, fit_dataset, make_exam, tally
 from deckbench.train.launch import Places, launch
 from deckbench.train.ranks import Ranks, joined
 
 RUN = "run.json"
 CURVE = "curve.csv"
+EVALUATIONS = "evaluations.csv"
 SETTINGS = "train_config.yaml"
 
 
 @dataclass(frozen=True)
 class Run:
     """A training that was checked and can start. source: the file that `config` comes from, without overrides.
-    content: what decides the result, as plain JSON values. sharding: DeepSpeed's config."""
+    content: what decides the result, as plain JSON values. sharding: DeepSpeed's config. exam: what is asked while it
+    learns, if anything."""
 
     model: Any
     source: Source
@@ -46,6 +49,7 @@ class Run:
     content: dict[str, Any]
     ranks: Ranks
     sharding: dict[str, Any] | None
+    exam: Exam | None = None
 
     @property
     def partial(self) -> Path:
@@ -134,8 +138,12 @@ def train(
     with joined(settings.rank_timeout) as ranks, quiet_machine(settings):
         check_place(out, resume)
         items = training_items(data)
+        settings = fit_dataset(settings, source, overrides or {}, data)
+        exam = None
+        if settings.eval_every is not None:
+            exam = make_exam(data, limit=settings.eval_limit, seed=seed)
         adapter = None if init is None else lora.read_adapter(Path(init))
-        run = prepare(model, data, source, settings, items, adapter, out, seed, ranks)
+        run = replace(prepare(model, data, source, settings, items, adapter, out, seed, ranks), exam=exam)
         where = "--set" if "targets" in (overrides or {}) else source.place("targets")
         lora.check_targets(run.model, run.config, where)
         if (out / artifact.MANIFEST).exists():
@@ -219,6 +227,9 @@ def prepare(
         params["ranks"] = ranks.world
     if sharding is not None:
         params["deepspeed"] = sharding
+        # Every forward pass is made by all ranks together there, and they ask different questions.
+        if settings.eval_every is not None and sharding.get("zero_optimization", {}).get("stage") == 3:
+            raise InputError("nothing can be evaluated under ZeRO-3", "eval_every", "leave it out, or take zero2")
     content = {
         "inputs": {
             "base": identity,
@@ -313,6 +324,7 @@ def as_it_is(picture: Any) -> Any:
 def fit(run: Run) -> Path:
     """Train to the last step and return its checkpoint, going on from the last good one."""
     from deckbench.pool.picture import open_picture
+    from deckbench.train.examiner import Examiner
     from deckbench.train.parallel import helping
     from deckbench.train.trainer import LoraTrainer, Watch, arguments
 
@@ -341,36 +353,56 @@ def fit(run: Run) -> Path:
             seed=run.seed,
             questions=config.questions,
             part=(part, shares),
+            group_by_length=config.group_by_length,
         )
 
-    with helping(wrapped, [plan(part) for part in range(1, config.processes)], collate, bf16=given.bf16) as helpers:
+    def examine(part: tuple[int, int]) -> Tally:
+        return Tally() if run.exam is None else tally(model, run.exam, part)
+
+    others = [plan(part) for part in range(1, config.processes)]
+    with helping(wrapped, others, collate, bf16=given.bf16, examine=examine) as helpers:
+        watch = Watch(wrapped, config, run.logs if ranks.first else None, ranks)
+        examiner = None if run.exam is None else Examiner(wrapped, run.exam, config, watch, examine, helpers)
         trainer = LoraTrainer(
             partial=run.partial,
             pictures=len(run.items),
             pictures_per_step=config.batch * config.accumulate * ranks.world,
             helpers=helpers,
             ranks=ranks,
+            history=None if examiner is None else examiner.history,
             model=wrapped,
             args=given,
             train_dataset=plan(ranks.number),
             data_collator=collate,
-            callbacks=[Watch(wrapped, config, run.logs if ranks.first else None, ranks)],
+            callbacks=[watch, *([] if examiner is None else [examiner])],
         )
         return go_on(trainer, run)
 
 
 def go_on(trainer: Any, run: Run) -> Path:
-    """Train from the last good checkpoint to the last step; returns the last step's checkpoint."""
+    """Train from the last good checkpoint to the last step; returns the last step's checkpoint.
+
+    The last step is where the training stopped early, if it did.
+    """
     last = checkpoint.latest_good(run.partial)
     if last is not None and run.ranks.first:
         say(f"going on from step {checkpoint.step_of(last)} of {run.steps}")
     run.ranks.wait()  # all look at the checkpoints before a new one is written
-    if last is None or checkpoint.step_of(last) < run.steps:
+    if last is None or not ended(run, last):
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         last = checkpoint.latest_good(run.partial)
-    if last is None or checkpoint.step_of(last) != run.steps:
+    if last is None or not ended(run, last):
         raise RuntimeError("the training ended without its last checkpoint")
     return last
+
+
+def ended(run: Run, last: Path) -> bool:
+    """Is this the checkpoint of the last step, or of a training that stopped early?"""
+    from deckbench.train.trainer import read_state
+
+    if checkpoint.step_of(last) == run.steps:
+        return True
+    return run.config.patience is not None and bool(read_state(last)["evaluation"]["stopped"])
 
 
 def publish(run: Run, last: Path, *, wall_s: float) -> None:
@@ -379,14 +411,18 @@ def publish(run: Run, last: Path, *, wall_s: float) -> None:
 
     from deckbench.train.trainer import TRAINER_STATE, read_state
 
+    state = read_state(last)
+    tensors = state["evaluation"]["weights"] if run.config.publishes_best else state["adapter"]
     rows = [row for row in json.loads((last / TRAINER_STATE).read_text())["log_history"] if "token_accuracy" in row]
     with artifact.writing(
         run.out, "adapter", inputs=run.content["inputs"], params=run.content["params"], seed=run.seed
     ) as draft:
-        (draft.path / lora.WEIGHTS).write_bytes(save(read_state(last)["adapter"], metadata={"format": "pt"}))
+        (draft.path / lora.WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         (draft.path / lora.CONFIG).write_text(lora.config_json(run.model, run.config))
         (draft.path / SETTINGS).write_text(yaml.safe_dump(run.config.content(), sort_keys=True), encoding="utf-8")
         (draft.path / CURVE).write_text(curve_csv(rows), encoding="utf-8")
+        if run.exam is not None:
+            (draft.path / EVALUATIONS).write_text(evaluations_csv(state["evaluation"]["rows"]), encoding="utf-8")
         draft.observed.update(wall_s=round(wall_s, 3), pictures=len(run.items), logs=run.logs.name)
         if run.source.file is not None:
             draft.observed["config"] = {"file": run.source.file.name, "ignored": list(run.source.ignored)}

@@ -9,7 +9,7 @@ import math
 import pickle
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from deckbench.progress import PLAIN_EVERY_S, say
 from deckbench.train import checkpoint, lora, zero
 from deckbench.train.config import TrainConfig
 from deckbench.train.data import Broken
+from deckbench.train.evaluate import History
 from deckbench.train.parallel import Helper
 from deckbench.train.ranks import Ranks
 
@@ -68,14 +69,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         row = state.log_history[-1]
         if self.logs is None or "token_accuracy" not in row:
             return
-        with self.disk():
-            if self.writer is None:
-                from torch.utils.tensorboard import SummaryWriter
-
-                # A resumed run hides what the broken one logged past its last checkpoint.
-                self.writer = SummaryWriter(str(self.logs), purge_step=row["step"])
-            for name in ("loss", "token_accuracy", "lr", "grad_norm"):
-                self.writer.add_scalar(f"train/{name}", row[name], row["step"])
+        self.write({f"train/{name}": row[name] for name in ("loss", "token_accuracy", "lr", "grad_norm")}, row["step"])
         if time.monotonic() - self.last >= PLAIN_EVERY_S:
             say(f"training: step {row['step']}/{state.max_steps}, loss {row['loss']:.4f}")
             self.last = time.monotonic()
@@ -84,6 +78,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self.writer is not None:
             with self.disk():
                 self.writer.close()
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        """Values for TensorBoard, where there is a place for them."""
+        if self.logs is None:
+            return
+        with self.disk():
+            if self.writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                # A resumed run hides what the broken one logged past its last checkpoint.
+                self.writer = SummaryWriter(str(self.logs), purge_step=step)
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
@@ -106,11 +113,13 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         pictures_per_step: int,
         helpers: Sequence[Helper] = (),
         ranks: Ranks,
+        history: History | None = None,
         **given: Any,
     ) -> None:
         super().__init__(**given)
         self.helpers = helpers
         self.ranks = ranks
+        self.history = history
         self.partial = partial
         self.pictures_per_pass = pictures
         self.pictures_per_step = pictures_per_step
@@ -202,6 +211,8 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
                 "scheduler": self.lr_scheduler.state_dict(),
                 "rng": [one["rng"] for one in all_ranks],
             }
+            if self.history is not None:
+                state["evaluation"] = self.history.state()
             buffer = io.BytesIO()
             torch.save(state, buffer)
             trainer_state = json.dumps({**vars(self.state), "stateful_callbacks": {}}, sort_keys=True)
@@ -223,7 +234,10 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        lora.set_weights(self.model, read_state(folder)["adapter"], folder / STATE)
+        state = read_state(folder)
+        lora.set_weights(self.model, state["adapter"], folder / STATE)
+        if self.history is not None:
+            self.history.load(state["evaluation"])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
