@@ -191,7 +191,7 @@ def test_a_broken_picture_in_val(model: Path, tmp_path: Path) -> None:
         (place / "images/extra.png").write_bytes((place / "images/3.png").read_bytes()[:60])
         text = (place / "val.jsonl").read_text().replace("images/3.png", "images/extra.png")
         (place / "val.jsonl").write_text(text)
-        settings = {**micro_world.SETTINGS, "eval_every": 1, "max_steps": 2, "processes": nproc}
+        settings = {**micro_world.SETTINGS, "eval_every": 1, "max_steps": 2, "processes": processes}
         with pytest.raises(InputError, match=r"extra\.png"):
             train(model=str(model), data=place, out=tmp_path / f"o{processes}", overrides=settings)
         assert not (tmp_path / f"o{processes}.partial").exists()

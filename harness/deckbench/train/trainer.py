@@ -247,6 +247,9 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
             else:
                 self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["scheduler"])
+            if self.is_deepspeed_enabled:  # the rate is in torch's own state of the optimizer, which is not used there
+                for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+                    group["lr"] = rate
 
     def _load_callback_state(self) -> None:
         """Our callbacks keep no state."""
