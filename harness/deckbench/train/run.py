@@ -337,6 +337,8 @@ def fit(run: Run) -> Path:
         network = getattr(model.module, "language", model.module)  # transformers' own models have no half of this name
         network.gradient_checkpointing_enable({"use_reentrant": False})
     device = next(model.module.parameters()).device.type
+    if run.sharding is not None:
+        zero.make_ready()
     given = arguments(config, partial=run.partial, steps=run.steps, seed=drawn, device=device, sharding=run.sharding)
     batches = run.steps * config.accumulate
     collate = Collate(
