@@ -240,6 +240,9 @@ def train(
     init: Annotated[Path | None, typer.Option(help="Go on from this adapter.")] = None,
     config: Annotated[Path | None, typer.Option(help="yaml with training values, or tiny-glm4v, glm4v-9b.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="Processes that share each batch on a CPU.")] = None,
+    feature_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the features of frozen vision between epochs and runs.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, goes over the yaml.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken training stopped.")] = False,
     seed: Seed = 0,
@@ -247,7 +250,8 @@ def train(
     """Fine-tune with LoRA; broken runs go on with --resume."""
     from deckbench.train import train as run_train
 
-    overrides = parse_settings(settings or []) | ({} if nproc is None else {"nproc": nproc})
+    named = {"nproc": nproc, "feature_cache": feature_cache}
+    overrides = parse_settings(settings or []) | {key: value for key, value in named.items() if value is not None}
     run_train(model=model, data=data, out=out, init=init, config=config, overrides=overrides, resume=resume, seed=seed)
     say(f"adapter: {out}")
 

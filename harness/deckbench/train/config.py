@@ -15,7 +15,7 @@ from deckbench.train import finetune_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 # How a run is carried out, not what it computes: never part of the adapter's identity.
-EXECUTION = frozenset({"workers", "threads", "cache_mb"})
+EXECUTION = frozenset({"workers", "threads", "cache_mb", "feature_cache"})
 # What `init` decides unless the config says it, in which case both must agree.
 ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision", "targets")
 
@@ -55,7 +55,12 @@ class TrainConfig(BaseModel):
     nproc: int = Field(default=1, ge=1, le=64, description="processes on the CPU that share every batch")
     workers: int = Field(default=0, ge=0, le=256, description="processes that open pictures")
     threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; null: torch's own choice")
-    cache_mb: int = Field(default=512, ge=0, description="memory for decoded pictures, per loading process")
+    cache_mb: int = Field(
+        default=512, ge=0, description="memory for decoded pictures or kept features, per loading process"
+    )
+    feature_cache: Path | None = Field(
+        default=None, description="folder that keeps the features of frozen vision; null: they are made anew each time"
+    )
 
     @field_validator("targets")
     @classmethod

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deckbench.errors import InputError, OutsideError
+from deckbench.errors import DeckBenchError, OutsideError
 from deckbench.train.data import Broken, Collate, Plan
 
 IGNORE = -100
@@ -58,13 +58,13 @@ class Helper:
 
     def count(self) -> int:
         """Answer tokens in its part of the step. Raises InputError for a broken picture."""
-        answer = self._hear()
-        if isinstance(answer, Broken):
-            raise InputError(answer.what, answer.where, answer.mend)
-        return int(answer)
+        return int(self._hear())
 
     def finish(self, tokens: int) -> Done:
-        """Wait for its gradients and add them, divided by `tokens`, to those of the first process."""
+        """Wait for its gradients and add them, divided by `tokens`, to those of the first process.
+
+        Raises OutsideError for what its disk failed with.
+        """
         done: Done = self._hear()
         start = 0
         for parameter in self.trained:
@@ -90,9 +90,12 @@ class Helper:
 
     def _hear(self) -> Any:
         try:
-            return self.line.recv()
+            answer = self.line.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
+        if isinstance(answer, Broken):
+            raise answer.error()
+        return answer
 
     def _gone(self) -> OutsideError:
         return OutsideError(f"a training process died ({self.process.name})", None, "run again with --resume")
@@ -144,7 +147,11 @@ def serve(
                 line.send(broken[0])
                 continue
             line.send(sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches))
-            line.send(add_up(batches, indices, wrapped, trained, sums, key=key, bf16=bf16))
+            try:
+                line.send(add_up(batches, indices, wrapped, trained, sums, key=key, bf16=bf16))
+            except DeckBenchError as error:
+                line.send(Broken.of(error))
+                continue
             following = indices[-1] + 1
             ready = {following: collate([plan[following]])} if following < len(plan) else {}
         except (EOFError, OSError):

@@ -21,7 +21,7 @@ from deckbench.progress import say
 from deckbench.train import checkpoint, lora
 from deckbench.train.config import Source, TrainConfig, read_source, settle
 from deckbench.train.curve import curve_csv
-from deckbench.train.data import Collate, Item, PictureCache, Plan, training_items
+from deckbench.train.data import Item, Plan, training_items
 
 RUN = "run.json"
 CURVE = "curve.csv"
@@ -85,12 +85,18 @@ def train(
             partial,
             "go on with --resume, or remove that folder to start anew",
         )
+
+    def said_at(setting: str) -> str:
+        return "--set" if setting in (overrides or {}) else source.place(setting)
+
     items = training_items(data)
     adapter = None if init is None else lora.read_adapter(Path(init))
     with quiet_machine(settings):
+        from deckbench.train.features import check as check_features
+
         run = prepare(model, data, source, settings, items, adapter, out, seed)
-        where = "--set" if "targets" in (overrides or {}) else source.place("targets")
-        lora.check_targets(run.model, run.config, where)
+        lora.check_targets(run.model, run.config, said_at("targets"))
+        check_features(run.model, run.config, said_at("feature_cache"))
         if (out / artifact.MANIFEST).exists():
             return finished(run)
         take_up(run)
@@ -226,14 +232,9 @@ def quiet_machine(settings: TrainConfig) -> Iterator[None]:
         torch.set_rng_state(generators)
 
 
-def as_it_is(picture: Any) -> Any:
-    """For models that name no first step of their preprocessing."""
-    return picture
-
-
 def fit(run: Run) -> Path:
     """Train to the last step and return its checkpoint, going on from the last good one."""
-    from deckbench.pool.picture import open_picture
+    from deckbench.train.features import loading
     from deckbench.train.parallel import helping
     from deckbench.train.trainer import LoraTrainer, Watch, arguments
 
@@ -248,9 +249,7 @@ def fit(run: Run) -> Path:
     device = next(model.module.parameters()).device.type
     given = arguments(config, partial=run.partial, steps=run.steps, seed=drawn, device=device)
     batches = run.steps * config.accumulate
-    collate = Collate(
-        model.collate, PictureCache(open_picture, getattr(model, "shrink", as_it_is), config.cache_mb << 20)
-    )
+    collate = loading(model, config, bf16=given.bf16)
 
     def plan(part: int) -> Plan:
         return Plan(
