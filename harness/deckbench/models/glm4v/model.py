@@ -12,7 +12,7 @@ from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 
 from deckbench.models.glm4v.config import Glm4vConfig
 from deckbench.models.glm4v.vision import VisionTower
-from deckbench.models.loss import Output, answer_loss
+from deckbench.models.loss import Output, answer_loss, answers_only
 
 
 def language_config(config: Glm4vConfig) -> Any:
@@ -95,12 +95,13 @@ class Glm4vModule(nn.Module):  # type: ignore[misc]
             seen = self.see(pixel_values[order])
         else:
             seen = torch.stack(list(features))[order]
-        hidden = self.language.model(
-            inputs_embeds=self.embed(input_ids, seen),
-            # Always four-dimensional: without a mask transformers takes the repeated position of the image tokens for
-            # the borders of packed sequences and cuts the prompt apart.
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        with answers_only(self.language.model.layers[-1], labels):
+            hidden = self.language.model(
+                inputs_embeds=self.embed(input_ids, seen),
+                # Always four-dimensional: without a mask transformers takes the repeated position of the image tokens
+                # for the borders of packed sequences and cuts the prompt apart.
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                use_cache=False,
+            ).last_hidden_state
         return answer_loss(self.language.lm_head, hidden, labels, num_items_in_batch)

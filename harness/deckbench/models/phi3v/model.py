@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from deckbench.models.loss import Output, answer_loss
+from deckbench.models.loss import Output, answer_loss, answers_only
 from deckbench.models.phi3v.config import Phi3vConfig
 from deckbench.models.phi3v.vision import VisionTower
 
@@ -144,7 +144,7 @@ class Phi3vModule(nn.Module):  # type: ignore[misc]
             assert pixel_values is not None and grids is not None
             features = self.see(pixel_values, grids)
         order = range(len(features)) if pixel_index is None else pixel_index.tolist()
-        with self.rope.length(long):
+        with self.rope.length(long), answers_only(self.language.model.layers[-1], labels):
             hidden = self.language.model(
                 inputs_embeds=self.embed(input_ids, torch.cat([features[i] for i in order])),
                 # Always four-dimensional: without a mask transformers takes positions that start again for the
