@@ -245,6 +245,9 @@ def train(
     nproc: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine's CPU.")] = None,
     nnodes: Annotated[int, typer.Option(min=1, help="Machines that train together; give --rendezvous too.")] = 1,
     rendezvous: Annotated[str | None, typer.Option(help="HOST:PORT where several machines find each other.")] = None,
+    feature_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the features of frozen vision between epochs and runs.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, goes over the yaml.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken training stopped.")] = False,
     seed: Seed = 0,
@@ -255,7 +258,8 @@ def train(
     from deckbench.train.config import config_of
     from deckbench.train.launch import places
 
-    overrides = parse_settings(settings or [])
+    settings = [*(settings or []), *([] if feature_cache is None else [f"feature_cache={feature_cache}"])]
+    overrides = parse_settings(settings)
     config = config or config_of(model)
     out = out or Path("adapters", f"{Path(model).name}-{data.resolve().name}")
     ranks = places(gpus=gpus, nproc=nproc, nnodes=nnodes, rendezvous=rendezvous)
@@ -263,7 +267,7 @@ def train(
         command = ["train", "--model", model, "--data", str(data), "--out", str(out), "--seed", str(seed)]
         command += [] if init is None else ["--init", str(init)]
         command += [] if config is None else ["--config", str(config)]
-        command += [part for setting in settings or [] for part in ("--set", setting)]
+        command += [part for setting in settings for part in ("--set", setting)]
         command += ["--resume"] if resume else []
         train_in_ranks(ranks, command, out=out, config=config, overrides=overrides, resume=resume)
         return  # the first rank has said where the adapter is

@@ -41,7 +41,7 @@ def logits_alone(model: Glm4v, frame: Image.Image, text: str, answer: str | None
     )
     mask = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool).tril()[None, None]
     with torch.inference_mode():
-        logits = model.module(pixels_of(model, frame), whole, mask, positions).logits
+        logits = model.module(whole, mask, positions, pixels_of(model, frame)).logits
     return logits[0, len(model.prefix.ids) :]
 
 
@@ -53,7 +53,7 @@ def test_a_padded_batch_gives_the_logits_of_one_by_one(small: Glm4v, frames: lis
     assert len({len(ids) for ids in questions}) == 4  # so there is padding
     pixels = torch.cat([pixels_of(small, frame) for frame in frames])
     with torch.inference_mode():
-        logits = small.module(pixels, **batch).logits
+        logits = small.module(pixel_values=pixels, **batch).logits
     assert torch.isfinite(logits).all()
     for row, (frame, text, ids) in enumerate(zip(frames, TEXTS, questions, strict=False)):
         start = len(small.prefix.ids)
@@ -89,7 +89,7 @@ def test_first_logits_and_every_greedy_token_are_those_of_a_plain_forward(
             positions = torch.tensor([[*small.prefix.positions, *steps]])
             mask = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool).tril()[None, None]
             with torch.inference_mode():
-                logits = small.module(pixels_of(small, frames[0]), whole, mask, positions).logits
+                logits = small.module(whole, mask, positions, pixels_of(small, frames[0])).logits
             assert int(logits[0, -1].argmax()) == token
             ids.append(token)
 
@@ -251,7 +251,7 @@ def test_the_mask_is_honoured_by_the_language_model(small: Glm4v, frames: list[I
         batch.pop("labels")
         pixels = torch.cat([pixels_of(small, first_frame), pixels_of(small, frames[1])])
         with torch.inference_mode():
-            return small.module(pixels, **batch).logits[0, -len(rows[1].branches[0].question) :]
+            return small.module(pixel_values=pixels, **batch).logits[0, -len(rows[1].branches[0].question) :]
 
     base = second(TEXTS[1], frames[0])
     assert (second(TEXTS[4], frames[0]) - base).abs().max() <= TOLERANCE

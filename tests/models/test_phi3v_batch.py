@@ -38,7 +38,7 @@ def plain_logits(model: Phi3v, frame: Image.Image, ids: list[int], blank: bool =
     mask = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool).tril()[None, None]
     positions = torch.arange(whole.shape[1])[None]
     with torch.inference_mode():
-        return model.module(pixels, torch.tensor([grid]), whole, mask, positions).logits[0, len(prefix.ids) :]
+        return model.module(whole, mask, positions, pixels, torch.tensor([grid])).logits[0, len(prefix.ids) :]
 
 
 def test_the_questions_lie_on_both_sides_of_the_trained_length(phi: Phi3v, frames: list[Image.Image]) -> None:

@@ -53,6 +53,36 @@ def make_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def make_phi(folder: Path, seed: int = 0) -> Path:
+    """A Phi-3-vision that small, whose trained length lies between that of `Describe.` and that of `PROMPT`."""
+    from deckbench.models.phi3v.tiny import make_tiny
+
+    model = make_tiny(
+        [PROMPT.format(a="red", b="blue"), "Describe. a red square. a blue square."] * 2,
+        seed,
+        vocabulary=420,
+        num_crops=4,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        num_key_value_heads=1,
+        original_max_position_embeddings=48,
+        max_position_embeddings=512,
+        clip={
+            "hidden_size": 32,
+            "image_size": 32,
+            "intermediate_size": 48,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "patch_size": 8,
+        },
+    )
+    model.module.language.lm_head.weight.data.mul_(20)
+    model.save(folder)
+    return folder
+
+
 def rows_of(number: int) -> list[dict[str, Any]]:
     red = number % 2 == 0
     image = f"images/{number}.png"

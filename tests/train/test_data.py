@@ -131,7 +131,7 @@ def test_cache_stays_below_its_limit(tmp_path: Path) -> None:
         cache.get(Path(name))
     assert opened == [Path("a"), Path("b")]
     cache.get(Path("c"))
-    assert cache.held == 600
+    assert cache.recent.held == 600
     assert cache.get(Path("b")).getpixel((0, 0)) == (2, 0, 0)
     cache.get(Path("a"))
     assert opened == [Path("a"), Path("b"), Path("c"), Path("a")]

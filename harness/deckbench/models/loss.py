@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,32 @@ def mean_loss(logits: Tensor, wanted: Tensor, count: Tensor | int | None) -> Out
     """The loss of `wanted` (tokens,) under logits (tokens, vocabulary): the mean, or the sum over `count` if given."""
     total = F.cross_entropy(logits.float(), wanted, reduction="sum")
     return Output(total / (max(1, len(wanted)) if count is None else count), logits)
+
+
+@contextmanager
+def answers_only(layer: nn.Module, labels: Tensor | None) -> Iterator[None]:
+    """Within, the MLP of a language model's last layer runs only where `answer_loss` looks, and gives zeros elsewhere.
+
+    It is most of the layer's work and treats every position by itself. labels: (rows, length) int64; None: all is run.
+    """
+    # Checkpointed, the layer is run once more in the backward pass, when this is over.
+    if labels is None or getattr(layer, "gradient_checkpointing", False):
+        yield
+        return
+    looked_at = F.pad(labels[:, 1:] != IGNORE, (0, 1))
+
+    def spread(_: Any, __: Any, made: Tensor) -> Tensor:
+        return made.new_zeros(*looked_at.shape, made.shape[-1]).index_put((looked_at,), made)
+
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda _, given: (given[0][looked_at],)),
+        layer.mlp.register_forward_hook(spread),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def answer_loss(head: nn.Module, hidden: Tensor, labels: Tensor | None, count: Tensor | int | None) -> Output:

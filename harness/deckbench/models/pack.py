@@ -85,6 +85,11 @@ def fill_rows(lengths: Sequence[int]) -> list[list[int]]:
     return rows
 
 
+def joined(frames: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The same tensors of several frames behind one another."""
+    return {name: torch.cat([frame[name] for frame in frames]) for name in frames[0]}
+
+
 def pack(rows: Sequence[Sequence[Picture]], pad_id: int) -> dict[str, Tensor]:
     """The tensors of a batch but the pixels, padded on the right.
 

@@ -237,7 +237,7 @@ def make_audit(run: Run, name: str) -> dict[str, Any]:
 def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings: dict[str, Any]) -> Made:
     """Train one curriculum stage with some settings, mixing in replayed data where the suite says so."""
     from deckbench.train import train
-    from deckbench.train.config import named_configs
+    from deckbench.train.config import named_configs, read_source, settle
 
     init = run.adapters[ref, spec.init] if spec.init else None
     parts = [(run.data[name], weight) for name, weight in (split_weight(text) for text in spec.data)]
@@ -250,19 +250,31 @@ def make_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings:
         "seed": run.suite.seed,
     }
 
+    config = Path(ref) if ref in named_configs() else None
+    # Stages of a curriculum share pictures, so the features of a vision that none of them trains are made once.
+    frozen = settle(read_source(config), settings).vision == "absent" and keeps_features(ref)
+    kept = {"feature_cache": str(run.work / "features")} if frozen else {}
+
     def make(out: Path) -> None:
         train(
             model=ref,
             data=data.path,
             out=out,
             init=init.path if init else None,
-            config=Path(ref) if ref in named_configs() else None,
-            overrides=settings,
+            config=config,
+            overrides={**settings, **kept},
             resume=out.with_name(f"{out.name}.partial").exists(),
             seed=run.suite.seed,
         )
 
     return run.step("adapters", f"{ref}-{curriculum}", key, make)
+
+
+def keeps_features(ref: str) -> bool:
+    """Whether a model's network takes features that were made before: the families of our own do."""
+    from deckbench.models.load import family_of, split_ref
+
+    return family_of(split_ref(ref)[0]) != "auto"
 
 
 def make_mix(run: Run, curriculum: str, parts: list[tuple[Made, float]]) -> Made:

@@ -16,7 +16,7 @@ from deckbench.train import finetune_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 # How a run is carried out, not what it computes: never part of the adapter's identity.
-EXECUTION = frozenset({"workers", "threads", "cache_mb", "rank_timeout"})
+EXECUTION = frozenset({"workers", "threads", "cache_mb", "feature_cache", "rank_timeout"})
 # Family -> packaged config and language width of the published model.
 TRUE_SIZE = {"glm4v": ("glm4v-9b", 4096), "phi3v": ("phi3-vision", 3072)}
 # What `init` decides unless the config says it, in which case both must agree.
@@ -76,7 +76,12 @@ class TrainConfig(BaseModel):
     deepspeed: str | None = Field(default=None, description="zero2, zero3, or a DeepSpeed json file; needs ranks")
     workers: int = Field(default=0, ge=0, le=256, description="processes that open pictures")
     threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; null: torch's own choice")
-    cache_mb: int = Field(default=512, ge=0, description="memory for decoded pictures, per loading process")
+    cache_mb: int = Field(
+        default=512, ge=0, description="memory for decoded pictures or kept features, per loading process"
+    )
+    feature_cache: Path | None = Field(
+        default=None, description="folder that keeps the features of frozen vision; null: they are made anew each time"
+    )
     rank_timeout: float = Field(default=600.0, gt=0, description="seconds after which a silent rank ends the job")
 
     @field_validator("targets")

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from deckbench.dataset import Sample, read_samples
 from deckbench.errors import DeckBenchError, InputError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Pair = tuple[str, str]
 CHUNK = 50  # batches that are sorted by length together
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class Broken:
     what: str
     where: str | None
     mend: str | None
+    kind: type[DeckBenchError] = InputError
+
+    @classmethod
+    def of(cls, error: DeckBenchError) -> Broken:
+        return cls(error.what, error.where, error.mend, type(error))
+
+    def error(self) -> DeckBenchError:
+        return self.kind(self.what, self.where, self.mend)
 
 
 def training_items(dataset: Path) -> list[Item]:
@@ -149,8 +159,32 @@ class Plan:
         return chosen
 
 
+class Recent(Generic[Key, Value]):
+    """Values held up to a limit of bytes; the least recently used go first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self.values: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        if key not in self.values:
+            return None
+        self.values.move_to_end(key)
+        return self.values[key][0]
+
+    def keep(self, key: Key, value: Value, size: int) -> None:
+        """Hold a value that is not held yet; one of more bytes than the limit is not."""
+        if size <= self.limit:
+            self.values[key] = value, size
+            self.held += size
+            while self.held > self.limit:
+                _, (_, freed) = self.values.popitem(last=False)
+                self.held -= freed
+
+
 class PictureCache:
-    """Opened pictures, shrunk to what the model sees, up to a limit of bytes; the least recently used go first.
+    """Opened pictures, shrunk to what the model sees, up to a limit of bytes.
 
     shrink: what the model's preprocessing does first (its result must pass through preprocessing unchanged).
     """
@@ -158,29 +192,26 @@ class PictureCache:
     def __init__(self, open_picture: Callable[[Path], Image], shrink: Callable[[Image], Image], limit: int) -> None:
         self.open = open_picture
         self.shrink = shrink
-        self.limit = limit
-        self.held = 0
-        self.pictures: OrderedDict[Path, Image] = OrderedDict()
+        self.recent: Recent[Path, Image] = Recent(limit)
 
     def get(self, path: Path) -> Image:
-        if path in self.pictures:
-            self.pictures.move_to_end(path)
-            return self.pictures[path]
-        picture = self.shrink(self.open(path))
-        size = picture.width * picture.height * 3
-        if size <= self.limit:
-            self.pictures[path] = picture
-            self.held += size
-            while self.held > self.limit:
-                _, old = self.pictures.popitem(last=False)
-                self.held -= old.width * old.height * 3
+        picture = self.recent.get(path)
+        if picture is None:
+            picture = self.shrink(self.open(path))
+            self.recent.keep(path, picture, picture.width * picture.height * 3)
         return picture
+
+
+class Opener(Protocol):
+    """Where a `Collate` gets what its model's `collate` takes for a picture."""
+
+    def get(self, path: Path) -> Any: ...
 
 
 class Collate:
     """Opens the pictures of a planned batch and hands them to the model's own `collate`. Draws no random numbers."""
 
-    def __init__(self, collate: Callable[[Any], dict[str, Any]], cache: PictureCache) -> None:
+    def __init__(self, collate: Callable[[Any], dict[str, Any]], cache: Opener) -> None:
         self.collate = collate
         self.cache = cache
 
@@ -189,4 +220,4 @@ class Collate:
         try:
             return self.collate([(self.cache.get(item.image), list(item.pairs)) for item in batch])
         except DeckBenchError as error:
-            return Broken(error.what, error.where, error.mend)
+            return Broken.of(error)

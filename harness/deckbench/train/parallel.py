@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deckbench.errors import DeckBenchError, InputError, OutsideError
+from deckbench.errors import DeckBenchError, OutsideError
 from deckbench.train.data import Broken, Collate, Plan
 from deckbench.train.evaluate import Tally
 
@@ -75,7 +75,10 @@ class Helper:
         return self._hear()  # type: ignore[no-any-return]
 
     def finish(self, tokens: int) -> Done:
-        """Wait for its gradients and add them, divided by `tokens`, to those of the first process."""
+        """Wait for its gradients and add them, divided by `tokens`, to those of the first process.
+
+        Raises OutsideError for what its disk failed with.
+        """
         done: Done = self._hear()
         start = 0
         for parameter in self.trained:
@@ -105,7 +108,7 @@ class Helper:
         except (EOFError, OSError) as error:
             raise self._gone() from error
         if isinstance(answer, Broken):
-            raise InputError(answer.what, answer.where, answer.mend)
+            raise answer.error()
         return answer
 
     def _gone(self) -> OutsideError:
@@ -164,7 +167,11 @@ def serve(
                 line.send(broken[0])
                 continue
             line.send(sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches))
-            line.send(add_up(batches, indices, wrapped, trained, sums, key=key, bf16=bf16))
+            try:
+                line.send(add_up(batches, indices, wrapped, trained, sums, key=key, bf16=bf16))
+            except DeckBenchError as error:
+                line.send(Broken.of(error))
+                continue
             following = indices[-1] + 1
             ready = {following: collate([plan[following]])} if following < len(plan) else {}
         except (EOFError, OSError):

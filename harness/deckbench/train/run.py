@@ -21,7 +21,7 @@ from deckbench.progress import say
 from deckbench.train import checkpoint, lora, zero
 from deckbench.train.config import Source, TrainConfig, read_source, settle
 from deckbench.train.curve import curve_csv
-from deckbench.train.data import Collate, Item, PictureCache, Plan, training_items
+from deckbench.train.data import Item, Plan, training_items
 from deckbench.train.evaluate import Exam, Tally, evaluations_csv, fit_dataset, make_exam, tally
 from deckbench.train.launch import Places, launch
 from deckbench.train.ranks import Ranks, joined
@@ -135,7 +135,13 @@ def train(
     started = time.monotonic()
     source = read_source(config)
     settings = settle(source, overrides or {})
+
+    def said_at(setting: str) -> str:
+        return "--set" if setting in (overrides or {}) else source.place(setting)
+
     with joined(settings.rank_timeout) as ranks, quiet_machine(settings):
+        from deckbench.train.features import check as check_features
+
         check_place(out, resume)
         items = training_items(data)
         settings = fit_dataset(settings, source, overrides or {}, data)
@@ -144,8 +150,8 @@ def train(
             exam = make_exam(data, limit=settings.eval_limit, seed=seed)
         adapter = None if init is None else lora.read_adapter(Path(init))
         run = replace(prepare(model, data, source, settings, items, adapter, out, seed, ranks), exam=exam)
-        where = "--set" if "targets" in (overrides or {}) else source.place("targets")
-        lora.check_targets(run.model, run.config, where)
+        lora.check_targets(run.model, run.config, said_at("targets"))
+        check_features(run.model, run.config, said_at("feature_cache"))
         if (out / artifact.MANIFEST).exists():
             return finished(run)
         ranks.wait()  # nobody writes before all have looked
@@ -316,15 +322,10 @@ def quiet_machine(settings: TrainConfig) -> Iterator[None]:
         torch.set_rng_state(generators)
 
 
-def as_it_is(picture: Any) -> Any:
-    """For models that name no first step of their preprocessing."""
-    return picture
-
-
 def fit(run: Run) -> Path:
     """Train to the last step and return its checkpoint, going on from the last good one."""
-    from deckbench.pool.picture import open_picture
     from deckbench.train.examiner import Examiner
+    from deckbench.train.features import loading
     from deckbench.train.parallel import helping
     from deckbench.train.trainer import LoraTrainer, Watch, arguments
 
@@ -341,9 +342,7 @@ def fit(run: Run) -> Path:
         zero.make_ready()
     given = arguments(config, partial=run.partial, steps=run.steps, seed=drawn, device=device, sharding=run.sharding)
     batches = run.steps * config.accumulate
-    collate = Collate(
-        model.collate, PictureCache(open_picture, getattr(model, "shrink", as_it_is), config.cache_mb << 20)
-    )
+    collate = loading(model, config, bf16=given.bf16)
 
     shares = ranks.world * config.processes  # one of the two is 1
 

@@ -147,7 +147,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         batches = list(islice(epoch_iterator, num_batches))
         for batch in batches:
             if isinstance(batch, Broken):
-                raise InputError(batch.what, batch.where, batch.mend)
+                raise batch.error()
         self.ranks.now("count of tokens")
         tokens = self._get_num_items_in_batch(batches, device)
         theirs = sum(helper.count() for helper in self.helpers)

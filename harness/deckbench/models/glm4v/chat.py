@@ -134,6 +134,17 @@ class Glm4v(Chat):
         see each other, at the very ids and positions `answer` uses. Short frames share a row. Labels: the answer and
         its stop token. A frame that already has the model's size is not resized.
         """
+        looks = [self.look(image) for image, _ in items]
+        text = self.collate_text([(count, pairs) for (_, count), (_, pairs) in zip(looks, items, strict=True)])
+        return {**pack.joined([seen for seen, _ in looks]), **text}
+
+    def look(self, image: Image) -> tuple[dict[str, Tensor], int]:
+        """What `module.see` takes of one frame, on the CPU, and how many features it will make of it."""
+        pixels = preprocess.pixels(image, self.config.vision.image_size)
+        return {"pixel_values": torch.from_numpy(pixels)[None]}, self.config.vision.tokens + 2
+
+    def collate_text(self, items: Sequence[tuple[int, Sequence[tuple[str, str]]]]) -> dict[str, Tensor]:
+        """`collate` without the pixels. items: number of features of each frame, and its pairs."""
         pictures = [
             pack.Picture(
                 self.prefix,
@@ -148,11 +159,7 @@ class Glm4v(Chat):
             for index, (_, pairs) in enumerate(items)
         ]
         rows = pack.fill_rows([picture.length for picture in pictures])
-        pixels = preprocess.batch([image for image, _ in items], self.config.vision.image_size)
-        return {
-            "pixel_values": torch.from_numpy(pixels),
-            **pack.pack([[pictures[i] for i in row] for row in rows], self.config.pad_token_id),
-        }
+        return pack.pack([[pictures[i] for i in row] for row in rows], self.config.pad_token_id)
 
     def shrink(self, image: Image) -> Image:
         """The frame at the network's size: all of it that is looked at, so a cache need keep no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 
 from deckbench.models.glm4v.config import Glm4vConfig
 from deckbench.models.glm4v.vision import VisionTower
-from deckbench.models.loss import Output, answer_loss
+from deckbench.models.loss import Output, answer_loss, answers_only
 
 
 def language_config(config: Glm4vConfig) -> Any:
@@ -65,32 +66,42 @@ class Glm4vModule(nn.Module):  # type: ignore[misc]
         column = start[:, None] + torch.arange(features.shape[1], device=input_ids.device)
         return text.index_put((row[:, None].expand_as(column), column), features.to(text.dtype))  # type: ignore[no-any-return]
 
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """Features (pictures, tokens + 2, width) of pixels (pictures, 3, size, size) float."""
+        return self.vision(pixel_values.to(self.vision.boi.dtype))  # type: ignore[no-any-return]
+
     def forward(
         self,
-        pixel_values: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        features: Sequence[Tensor] | None = None,
         pixel_index: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Output:
         """One pass over a batch made by `pack`.
 
-        pixel_values: (pictures, 3, size, size) float, in the images' order or in that which pixel_index names.
+        pixel_values: as for `see`, or else features, what `see` made of each picture: (tokens + 2, width). In the
+        images' order or in that which pixel_index names.
         input_ids, position_ids, labels: (rows, length) int64. attention_mask: (rows, 1, length, length) bool, True
         where a position (row) may attend to another (column).
         The loss is that of `answer_loss`, num_items_in_batch its `count`.
         """
-        if pixel_index is not None:
-            pixel_values = pixel_values[pixel_index]
-        features = self.vision(pixel_values.to(self.vision.boi.dtype))
-        hidden = self.language.model(
-            inputs_embeds=self.embed(input_ids, features),
-            # Always four-dimensional: without a mask transformers takes the repeated position of the image tokens for
-            # the borders of packed sequences and cuts the prompt apart.
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        order = slice(None) if pixel_index is None else pixel_index
+        if features is None:
+            assert pixel_values is not None
+            seen = self.see(pixel_values[order])
+        else:
+            seen = torch.stack(list(features))[order]
+        with answers_only(self.language.model.layers[-1], labels):
+            hidden = self.language.model(
+                inputs_embeds=self.embed(input_ids, seen),
+                # Always four-dimensional: without a mask transformers takes the repeated position of the image tokens
+                # for the borders of packed sequences and cuts the prompt apart.
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                use_cache=False,
+            ).last_hidden_state
         return answer_loss(self.language.lm_head, hidden, labels, num_items_in_batch)

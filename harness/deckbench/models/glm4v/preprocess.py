@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,8 +29,3 @@ def pixels(image: Image, size: int) -> NDArray[np.float32]:
     """
     scaled = np.asarray(shrink(image, size), dtype=np.float32) / np.float32(255.0)
     return np.ascontiguousarray(((scaled - MEAN) / DEVIATION).transpose(2, 0, 1))
-
-
-def batch(images: Sequence[Image], size: int) -> NDArray[np.float32]:
-    """(frames, 3, size, size) float32."""
-    return np.stack([pixels(image, size) for image in images])

@@ -199,11 +199,22 @@ class Phi3v(Chat):
         trained length get a prefix of their own, in rows of their own. Labels: the answer and its stop token. A frame
         that `shrink` has seen is not resized.
         """
-        tiles = [self.tiles(image) for image, _ in items]
+        looks = [self.look(image) for image, _ in items]
+        text = self.collate_text([(count, pairs) for (_, count), (_, pairs) in zip(looks, items, strict=True)])
+        return {**pack.joined([seen for seen, _ in looks]), **text}
+
+    def look(self, image: Image) -> tuple[dict[str, Tensor], int]:
+        """What `module.see` takes of one frame, on the CPU, and how many features it will make of it."""
+        pixels, grid = self.tiles(image)
+        count = preprocess.image_tokens(*grid, self.config.vision.grid)
+        return {"pixel_values": pixels, "grids": torch.tensor([grid], dtype=torch.int64)}, count
+
+    def collate_text(self, items: Sequence[tuple[int, Sequence[tuple[str, str]]]]) -> dict[str, Tensor]:
+        """`collate` without the pixels. items: number of features of each frame, and its pairs."""
         trained = self.config.original_max_position_embeddings
         pictures: dict[bool, list[pack.Picture]] = {False: [], True: []}
-        for index, (_, pairs) in enumerate(items):
-            prefix = self.prefix(tiles[index][1])
+        for index, (features, pairs) in enumerate(items):
+            prefix = prompt.make_prefix(self.tokenizer, features)
             kinds: dict[bool, list[pack.Branch]] = {False: [], True: []}
             for question, answer in pairs:
                 branch = pack.Branch(
@@ -224,12 +235,8 @@ class Phi3v(Chat):
                 filled = pack.fill_rows([picture.length for picture in of_kind])
                 rows += [[of_kind[i] for i in row] for row in filled]
                 lengths += [long] * len(filled)
-        return {
-            "pixel_values": torch.cat([pixels for pixels, _ in tiles]),
-            "grids": torch.tensor([grid for _, grid in tiles], dtype=torch.int64),
-            "long": torch.tensor(lengths)[:, None],
-            **pack.pack(rows, self.tokenizer.special[prompt.OVER]),
-        }
+        packed = pack.pack(rows, self.tokenizer.special[prompt.OVER])
+        return {"long": torch.tensor(lengths)[:, None], **packed}
 
     def shrink(self, image: Image) -> Image:
         """The frame scaled and padded to the network's tiles: all that is looked at, so a cache need keep no more."""

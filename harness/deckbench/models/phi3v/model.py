@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from deckbench.models.loss import Output, answer_loss
+from deckbench.models.loss import Output, answer_loss, answers_only
 from deckbench.models.phi3v.config import Phi3vConfig
 from deckbench.models.phi3v.vision import VisionTower
 
@@ -110,13 +110,23 @@ class Phi3vModule(nn.Module):  # type: ignore[misc]
         text = self.language.model.embed_tokens(input_ids.clamp(min=0))
         return text.index_put((input_ids < 0).nonzero(as_tuple=True), features.to(text.dtype))  # type: ignore[no-any-return]
 
+    def see(self, pixel_values: Tensor, grids: Tensor) -> list[Tensor]:
+        """Features (places, width) of each frame.
+
+        pixel_values: (tiles, 3, size, size) float, all tiles of the first frame, then of the next. grids: (frames, 2)
+        int64, rows and columns of tiles.
+        """
+        tiles = pixel_values.to(self.vision.glb_GN.dtype)
+        return self.vision(tiles, [(int(r), int(c)) for r, c in grids.tolist()])  # type: ignore[no-any-return]
+
     def forward(
         self,
-        pixel_values: Tensor,
-        grids: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        grids: Tensor | None = None,
+        features: Sequence[Tensor] | None = None,
         long: Tensor | None = None,
         pixel_index: Tensor | None = None,
         labels: Tensor | None = None,
@@ -124,17 +134,19 @@ class Phi3vModule(nn.Module):  # type: ignore[misc]
     ) -> Output:
         """One pass over a batch made by `pack`.
 
-        pixel_values: (tiles, 3, size, size) float, all tiles of the first frame, then of the next. grids: (frames, 2)
-        int64, rows and columns of tiles. input_ids, position_ids, labels: (rows, length) int64. attention_mask: (rows,
-        1, length, length) bool, True where a position (row) may attend to another (column). long: (rows, length) bool,
-        as for `LongRope`. pixel_index: the frame at each image of input_ids, when not in their order.
+        pixel_values, grids: as for `see`, or else features, what `see` made of each frame: (places, width). input_ids,
+        position_ids, labels: (rows, length) int64. attention_mask: (rows, 1, length, length) bool, True where a
+        position (row) may attend to another (column). long: (rows, length) bool, as for `LongRope`. pixel_index: the
+        frame at each image of input_ids, when not in their order.
         The loss is that of `answer_loss`, num_items_in_batch its `count`.
         """
-        frames = self.vision(pixel_values.to(self.vision.glb_GN.dtype), [(int(r), int(c)) for r, c in grids.tolist()])
-        order = range(len(frames)) if pixel_index is None else pixel_index.tolist()
-        with self.rope.length(long):
+        if features is None:
+            assert pixel_values is not None and grids is not None
+            features = self.see(pixel_values, grids)
+        order = range(len(features)) if pixel_index is None else pixel_index.tolist()
+        with self.rope.length(long), answers_only(self.language.model.layers[-1], labels):
             hidden = self.language.model(
-                inputs_embeds=self.embed(input_ids, torch.cat([frames[i] for i in order])),
+                inputs_embeds=self.embed(input_ids, torch.cat([features[i] for i in order])),
                 # Always four-dimensional: without a mask transformers takes positions that start again for the
                 # borders of packed sequences and cuts the prompt apart.
                 attention_mask=attention_mask,
