@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from deckbench.models.chat import Chat
 
-PACKAGED = {"tiny-glm4v": Path(__file__).parent / "glm4v" / "tiny"}
+PACKAGED = {
+    "tiny-glm4v": Path(__file__).parent / "glm4v" / "tiny",
+    "tiny-phi3v": Path(__file__).parent / "phi3v" / "tiny",
+}
 # Models whose sizes alone are here: `bench --weights random`.
 PUBLISHED = {
     "glm-4v-9b": Path(__file__).parent / "glm4v" / "published",
@@ -130,6 +133,7 @@ def known_models() -> dict[str, str]:
     """Name or form of reference -> one line on it."""
     return {
         "tiny-glm4v": "the embedded default: GLM-4V at 3 million weights, shipped in the package",
+        "tiny-phi3v": "Phi-3-vision at 2 million weights, shipped in the package",
         "glm-4v-9b, phi-3-vision": "true sizes without weights, for `deckbench bench --weights random` alone",
         "FOLDER": "a GLM-4V or Phi-3-vision checkpoint in the official layout (model_type chatglm or phi3_v), or any "
         "image-text model saved by transformers (LLaVA, Idefics3, PaliGemma, ...)",
