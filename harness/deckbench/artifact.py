@@ -104,10 +104,11 @@ def make_parent(path: Path) -> None:
         ) from error
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
+def atomic_write(path: Path, data: bytes | str, *, flush: bool = True) -> None:
     """Write a file beside its place, fsync, rename. A reader sees the old bytes or the new ones, never half.
 
-    Raises InputError when the place is a folder, or a file stands where a folder is needed; OutsideError for the disk.
+    flush: False leaves the fsyncs out, for what can be made again; after a power cut it may then be torn. Raises
+    InputError when the place is a folder, or a file stands where a folder is needed; OutsideError for the disk.
     """
     if path.is_dir():
         raise InputError("the output is a folder, a file is written here", path, "give a file's name")
@@ -116,10 +117,12 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     try:
         with aside.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         aside.replace(path)
-        fsync_path(path.parent)
+        if flush:
+            fsync_path(path.parent)
     except OSError as error:
         raise OutsideError(
             f"cannot write: {error.strerror}", path, "free some disk space or mend the rights, then run again"

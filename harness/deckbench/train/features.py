@@ -111,7 +111,7 @@ class Store:
         features = features.cpu().contiguous()
         sealed = {"features": features, "seal": torch.tensor(list(seal(key, features)), dtype=torch.uint8)}
         try:
-            atomic_write(self.place(key), save(sealed))
+            atomic_write(self.place(key), save(sealed), flush=False)  # the seal tells a torn one
         except OutsideError as error:
             mend = "mend the disk or give another feature_cache (or none), then run again with --resume"
             raise OutsideError(error.what, error.where, mend) from error
