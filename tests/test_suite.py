@@ -42,6 +42,7 @@ def with_changes(**changes: Any) -> dict[str, Any]:
         (with_changes(train={"S1": {"data": ["S1:0"]}}), "must be above 0"),
         (with_changes(train={"S2": {"init": "S1", "data": ["S2"]}}), "init 'S1' must be a curriculum defined before"),
         (with_changes(models=[{"ref": "m", "curricula": ["S9"]}]), "the curriculum 'S9' is not among train"),
+        (with_changes(models=[{"ref": "m", "config": {"S9": {}}}]), "the curriculum 'S9' is not among train"),
         (with_changes(tests=[{"data": "S2"}, {"data": "S2", "condition": "again"}]), "tests: 'S2' is there twice"),
         (with_changes(baselines=["majority", "majority"]), "baselines: 'majority' is there twice"),
         (with_changes(models=[{"ref": "m"}, {"ref": "m"}]), "models: 'm' is there twice"),

@@ -13,8 +13,10 @@ from PIL import Image
 from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.models.answer import Question
+from deckbench.models.deck_talk import slot_truth
 from deckbench.models.glm4v.chat import Glm4v
-from deckbench.models.load import Blind, known_models, load_model, model_identity, pick_dtype
+from deckbench.models.load import PACKAGED, Blind, known_models, load_model, model_identity, pick_dtype
+from deckbench.pool.synth import synth_pool
 
 QUESTIONS = [Question("What is in slot 3?\nA. white plate\nB. tip rack", "choice", 3)]
 
@@ -154,9 +156,27 @@ def test_identity_without_loading_is_the_loaded_one(base: Path) -> None:
     assert model_identity(str(base)).items() <= model.identity.items()
     blind = load_model(f"blind:{base}", device="cpu")
     assert model_identity(f"blind:{base}").items() <= blind.identity.items()
-    assert "tiny-glm4v" in known_models()
+    assert {"tiny-glm4v", "tiny-phi3v"} <= set(known_models())
 
 
 def test_a_baseline_is_not_blinded() -> None:
     with pytest.raises(InputError, match="sees no frame anyway"):
         load_model("blind:majority")
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED))
+def test_packaged_bases_name_what_they_see(name: str, tmp_path: Path) -> None:
+    """Frames of a seed they have never seen: what is in each slot, and hardly so without the picture."""
+    assert sum(path.stat().st_size for path in PACKAGED[name].iterdir()) <= 8_000_000
+    synth_pool(tmp_path / "pool", frames=4, seed=4711, workers=1)
+    model = load_model(name)
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for line in (tmp_path / "pool/scenes.jsonl").read_text().splitlines():
+        scene = json.loads(line)
+        with Image.open(tmp_path / f"pool/{scene['frame']}.jpg") as frame:
+            for blank, marks in right.items():
+                questions = [Question(f"What is in slot {slot}?", "open", 24) for slot in scene["slots"]]
+                answers = model.answer(frame.convert("RGB"), questions, blank=blank)
+                truths = [slot_truth(scene, slot) for slot in scene["slots"]]
+                marks += [given.text.strip() == truth for given, truth in zip(answers, truths, strict=True)]
+    assert sum(right[False]) / len(right[False]) > 0.85 > 0.6 > sum(right[True]) / len(right[True])

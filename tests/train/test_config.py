@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deckbench.errors import InputError
-from deckbench.train.config import TrainConfig, named_configs, read_source, settle
+from deckbench.train.config import TrainConfig, config_of, named_configs, read_source, settle
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
@@ -83,3 +84,20 @@ def test_steps_cover_the_passes() -> None:
     assert config.steps(8) == 2
     assert config.steps(9) == 3
     assert load_config(None, {"max_steps": 5}).steps(1000) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "config"),
+    [
+        ("chatglm", 4096, "glm4v-9b"),
+        ("phi3_v", 3072, "phi3-vision"),
+        ("chatglm", 160, None),
+        ("llava", 4096, None),
+    ],
+)
+def test_a_model_brings_its_config(tmp_path: Path, kind: str, width: int, config: str | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "hidden_size": width}))
+    assert config_of(str(tmp_path)) == (None if config is None else Path(config))
+    assert config_of("tiny-phi3v") == Path("tiny-phi3v")
+    with pytest.raises(InputError, match="no such model"):
+        config_of("nothing")
