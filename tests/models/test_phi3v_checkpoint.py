@@ -154,7 +154,7 @@ def test_end_tokens_of_the_generation_config_stop_too(folder: Path) -> None:
 
 def test_crops_are_part_of_the_reference_and_of_the_identity(folder: Path, tmp_path: Path) -> None:
     plain, one = load_model(str(folder), device="cpu"), load_model(f"{folder}?num_crops=1", device="cpu")
-    assert (plain.preprocessor.num_crops, one.preprocessor.num_crops) == (4, 1)
+    assert (plain.preprocessor.num_crops, one.preprocessor.num_crops) == (6, 1)
     assert one.name == "model?num_crops=1" and one.base_hash != plain.base_hash
     assert model_identity(str(folder))["hash"] == plain.base_hash
     assert model_identity(f"{folder}?num_crops=1")["hash"] == one.base_hash

@@ -187,7 +187,7 @@ def test_a_full_disk(go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, se
     def filling(self: Store, *given: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
             if not settings or multiprocessing.current_process().name.startswith("helper"):
-                patch.setattr(artifact.os, "fsync", full)
+                patch.setattr(Path, "replace", full)
             put(self, *given)
 
     with monkeypatch.context() as patch:
@@ -259,6 +259,6 @@ def test_the_option_of_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     told: dict[str, Any] = {}
     monkeypatch.setattr("deckbench.train.train", lambda **given: told.update(given))
-    words = ["train", "--model", "m", "--data", "d", "--out", "o", "--feature-cache", str(tmp_path)]
+    words = ["train", "--model", "tiny-glm4v", "--data", "d", "--out", "o", "--feature-cache", str(tmp_path)]
     assert CliRunner().invoke(cli.app, words).exit_code == 0
-    assert told["overrides"] == {"feature_cache": tmp_path}
+    assert told["overrides"] == {"feature_cache": str(tmp_path)}
