@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from deckbench import artifact
 from deckbench.errors import InputError, OutsideError
 from deckbench.train import features, train
 from deckbench.train.config import TrainConfig
