@@ -48,7 +48,7 @@ def tests(session: nox.Session) -> None:
 def tests_deepspeed(session: nox.Session) -> None:
     """The tests that need DeepSpeed, in an environment of their own: transformers imports it wherever it is."""
     groups = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
-    session.install(TORCH, "setuptools", "wheel")
+    session.install(TORCH, "setuptools", "wheel", "packaging", "psutil", "py-cpuinfo", "ninja")  # its setup.py asks
     session.install("--no-build-isolation", "deepspeed>=0.19")
     session.install("-e", ".", *groups)
     picked = ["tests/train/test_ranks.py", "-k", "zero or sharding or deepspeed"]
