@@ -99,5 +99,4 @@ def test_a_model_brings_its_config(tmp_path: Path, kind: str, width: int, config
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "hidden_size": width}))
     assert config_of(str(tmp_path)) == (None if config is None else Path(config))
     assert config_of("tiny-phi3v") == Path("tiny-phi3v")
-    with pytest.raises(InputError, match="no such model"):
-        config_of("nothing")
+    assert config_of("nothing") is config_of("majority") is None  # loading says what is wrong with them

@@ -175,10 +175,10 @@ def test_one_ranks_broken_picture_is_one_message(bench: Bench, tmp_path: Path) -
 
 
 def test_where_ranks_are_asked_for() -> None:
-    assert launch.places(gpus=None, nproc=None) is None
-    assert launch.places(gpus=None, nproc=1) is None
-    assert launch.places(gpus=None, nproc=3) == launch.Places(3)
-    assert launch.places(gpus=None, nproc=1, nnodes=2, rendezvous="a:1") == launch.Places(1, (), 2, "a:1")
+    assert launch.asked_places(gpus=None, nproc=None) is None
+    assert launch.asked_places(gpus=None, nproc=1) is None
+    assert launch.asked_places(gpus=None, nproc=3) == launch.Places(3)
+    assert launch.asked_places(gpus=None, nproc=1, nnodes=2, rendezvous="a:1") == launch.Places(1, (), 2, "a:1")
     for wrong, what in (
         ({"gpus": "0", "nproc": 2}, "not both"),
         ({"gpus": "0,x", "nproc": None}, "no list of GPUs"),
@@ -187,7 +187,7 @@ def test_where_ranks_are_asked_for() -> None:
         ({"gpus": None, "nproc": 2, "nnodes": 2}, "where to meet"),
     ):
         with pytest.raises(InputError, match=what):
-            launch.places(**wrong)
+            launch.asked_places(**wrong)
 
 
 def test_a_sign_of_life_is_read_whole_or_not() -> None:
@@ -197,7 +197,7 @@ def test_a_sign_of_life_is_read_whole_or_not() -> None:
 
 
 def test_the_rank_that_others_wait_for_is_named(tmp_path: Path) -> None:
-    watch = launch.Watch(tmp_path, limit_s=10)
+    watch = launch.HangWatch(tmp_path, limit_s=10)
     watch.last = {
         0: Sign(1, 7, "forward and backward pass", 100.5),
         1: Sign(2, 7, "reading of pictures", 100.0),
@@ -216,7 +216,7 @@ def test_what_ended_a_job(tmp_path: Path) -> None:
         data = {"deckbench": {"where": None, "mend": None, **said}} if said else {}
         return SimpleNamespace(exitcode=code, local_rank=local, error_file_data=data)
 
-    watch = launch.Watch(tmp_path, limit_s=10)
+    watch = launch.HangWatch(tmp_path, limit_s=10)
     watch.last = {0: Sign(1, 7, "checkpoint", 1.0)}
     (tmp_path / "0/0").mkdir(parents=True)
     (tmp_path / "0/0/stderr.log").write_text("Traceback\nKeyError: 3\n")

@@ -152,11 +152,14 @@ def named_configs() -> list[str]:
 def config_of(model: str) -> Path | None:
     """The packaged config for a model that was given none: of its own name, or of its family at true size.
 
-    Raises InputError when there is no such model.
+    None for any other, and for what is no model at all: loading it says so.
     """
     from deckbench.models.load import family_of, split_ref
 
-    folder, name, _ = split_ref(model)
+    try:
+        folder, name, _ = split_ref(model)
+    except InputError:
+        return None
     if name in named_configs():
         return Path(name)
     large = TRUE_SIZE.get(family_of(folder))

@@ -40,9 +40,11 @@ class Broken:
 
     @classmethod
     def of(cls, error: DeckBenchError) -> Broken:
+        """An error, ready to be sent."""
         return cls(error.what, error.where, error.mend, type(error))
 
     def error(self) -> DeckBenchError:
+        """The error again, to be raised where it is received."""
         return self.kind(self.what, self.where, self.mend)
 
 
@@ -69,7 +71,7 @@ def group_by_picture(samples: Sequence[Sample]) -> list[Item]:
     return [Item(image, tuple(found)) for image, found in pairs.items()]
 
 
-def letters(item: Item) -> int:
+def characters(item: Item) -> int:
     """Characters of all its questions and answers: close enough to its tokens, and at no cost."""
     return sum(len(question) + len(answer) for question, answer in item.pairs)
 
@@ -135,7 +137,7 @@ class Plan:
         if self._order[0] != number:
             order = shuffled(len(self.items), self.seed, "pass", number)
             if self.group_by_length:
-                lengths = [letters(self._pick(index, number)) for index in range(len(self.items))]
+                lengths = [characters(self._pick(index, number)) for index in range(len(self.items))]
                 head = -number * len(self.items) % self.batch
                 order = by_length(order, lengths, self.batch, head, self.seed, "batches", number)
             self._order = (number, order)

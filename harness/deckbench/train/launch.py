@@ -40,7 +40,9 @@ class Places:
     rendezvous: str | None = None
 
 
-def places(*, gpus: str | None, nproc: int | None, nnodes: int = 1, rendezvous: str | None = None) -> Places | None:
+def asked_places(
+    *, gpus: str | None, nproc: int | None, nnodes: int = 1, rendezvous: str | None = None
+) -> Places | None:
     """What the command line asked for; None: no ranks. Raises InputError."""
     if gpus is None and nproc is None and nnodes == 1:
         return None
@@ -100,7 +102,7 @@ def launch(command: Sequence[str], places: Places, *, out: Path, timeout_s: floa
                 log_dir=str(logs), redirects={local: Std.ALL for local in range(1, places.nproc)}
             ),
         )
-        watch = Watch(signs, timeout_s * MARGIN)
+        watch = HangWatch(signs, timeout_s * MARGIN)
         try:
             with environment(places, signs), watch.looking():
                 elastic_launch(config, sys.executable)("-m", "deckbench", *command)
@@ -130,7 +132,7 @@ def environment(places: Places, signs: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class Watch:
+class HangWatch:
     """Looks at the ranks' signs of life and ends one that hangs: the launcher then ends the others.
 
     limit_s: how long a rank may give no sign, or all ranks stand at one place once the training has begun.
@@ -196,7 +198,7 @@ class Watch:
         }
 
 
-def cause(failures: Mapping[int, Any], watch: Watch, out: Path, logs: Path) -> DeckBenchError | RuntimeError:
+def cause(failures: Mapping[int, Any], watch: HangWatch, out: Path, logs: Path) -> DeckBenchError | RuntimeError:
     """What ended the job, as the error to raise. failures: rank -> torch's ProcessFailure."""
     step = max((sign.step for sign in watch.last.values()), default=0)
     saved = checkpoint.all_of(out.with_name(f"{out.name}.partial"))

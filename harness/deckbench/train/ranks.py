@@ -20,12 +20,16 @@ from deckbench.errors import OutsideError
 
 SIGNS = "DECKBENCH_SIGNS"  # the folder where ranks leave signs of life; set by `launch`
 BEAT_S = 0.5
+RANK_NAMES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))  # as torch calls them, and for one alone
 SLACK = 1.5  # the group's own time limit over the launcher's, which knows better which rank hangs
 
 
 @dataclass
 class Sign:
-    """A rank's sign of life. step: the last finished one. doing: what its main thread is at. since: since when."""
+    """A rank's sign of life.
+
+    step: the last finished one. doing: what its main thread is at. since: since when, in seconds since 1970.
+    """
 
     pid: int = field(default_factory=os.getpid)
     step: int = 0
@@ -104,12 +108,9 @@ class Ranks:
 
 def from_environment() -> Ranks:
     """As the launcher set it; rank 0 of 1 where there was none."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return Ranks()
+    number, world, local = (int(os.environ.get(name, alone)) for name, alone in RANK_NAMES)
     signs = os.environ.get(SIGNS)
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    return Ranks(int(os.environ["RANK"]), world, local, Path(signs) if signs else None)
+    return Ranks(number, world, local, Path(signs) if signs else None)
 
 
 @contextmanager
@@ -119,15 +120,25 @@ def joined(timeout_s: float) -> Iterator[Ranks]:
     Raises OutsideError where the link to another rank breaks.
     """
     ranks = from_environment()
-    if ranks.world == 1:
-        yield ranks
-        return
+    stop = threading.Event()
+    if ranks.world > 1 or ranks.signs is not None:
+        threading.Thread(target=keep_beating, args=(ranks, stop), daemon=True).start()
+    try:
+        if ranks.world == 1:
+            yield ranks
+        else:
+            with process_group(ranks, timeout_s):
+                yield ranks
+    finally:
+        stop.set()
+
+
+@contextmanager
+def process_group(ranks: Ranks, timeout_s: float) -> Iterator[None]:
+    """Within, torch connects the ranks. timeout_s: as for `joined`, which raises what this raises."""
     import torch
     import torch.distributed as dist
 
-    stop = threading.Event()
-    thread = threading.Thread(target=keep_beating, args=(ranks, stop), daemon=True)
-    thread.start()
     limit = timedelta(seconds=timeout_s * (SLACK if ranks.signs else 1.0))
     backend = "gloo"
     if torch.cuda.is_available():
@@ -135,15 +146,13 @@ def joined(timeout_s: float) -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(backend, timeout=limit)
-        yield ranks
+        yield
         dist.destroy_process_group()
     except RuntimeError as error:
         if not is_broken_link(error):
             raise
         what = f"rank {ranks.number} lost another rank after step {ranks.sign.step} ({str(error).splitlines()[0]})"
         raise OutsideError(what, None, "run again with --resume") from error
-    finally:
-        stop.set()
 
 
 def is_broken_link(error: RuntimeError) -> bool:

@@ -37,7 +37,9 @@ def read_config(name: str, beside: Path | None = None) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError("a DeepSpeed config is a map of settings", place, 'begin it with {"zero_optimization": ...}')
     if importlib.util.find_spec("deepspeed") is None:
-        raise InputError("DeepSpeed is not installed", "deepspeed", "pip install 'deckbench[deepspeed]'")
+        raise InputError(
+            "DeepSpeed is not installed", "deepspeed", "install torch, then deepspeed: see docs/training.md"
+        )
     return {name: section for name, section in config.items() if name not in ("optimizer", "scheduler")}
 
 
