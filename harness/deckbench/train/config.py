@@ -205,7 +205,7 @@ def settle(source: Source, overrides: Mapping[str, Any]) -> TrainConfig:
         if key in source.values and key not in overrides:
             where, key = source.place(key), source.keys.get(key, key)
         elif not key:
-            where = source.file or "--set"
+            where = "--set" if overrides else source.file
         if first["type"] == "extra_forbidden":
             what, mend = f"unknown setting {key!r}", f"settings are: {', '.join(TrainConfig.model_fields)}"
         else:

@@ -69,7 +69,9 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     there = torch.cuda.device_count()
     missing = [str(number) for number in chosen if number >= there]
     if missing:
-        what = f"this machine has {there or 'no'} GPUs, none with the number {', '.join(missing)}"
+        what = (
+            f"this machine has {there} GPUs, none with the number {', '.join(missing)}" if there else "no GPU is here"
+        )
         raise InputError(what, "--gpus", mend if there else "leave --gpus away, or give --nproc for the CPU")
     return chosen
 
