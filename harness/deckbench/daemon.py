@@ -1,0 +1,78 @@
+"""The docker daemon, here or behind ssh: connecting to it, and its failures as ours."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from deckbench.errors import InputError, OutsideError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+# Every container, volume and image of DeckBench carries this label; its value says what the thing is for.
+LABEL = "deckbench"
+HOST = re.compile(r"ssh://([\w.-]+@)?[\w.-]+(:\d+)?")
+NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+
+
+def connect(host: str | None = None, *, timeout: float = 120) -> DockerClient:
+    """A client of the daemon on this machine (or `$DOCKER_HOST`), or of the one at `ssh://user@host`.
+
+    timeout: seconds that one answer may take. ssh is the system's own client, with its keys and known hosts; the far
+    side needs the `docker` command. Raises InputError for a host that cannot be read, or where the package docker is
+    not installed; OutsideError when no daemon answers.
+    """
+    try:
+        import docker
+    except ImportError:
+        mend = "pip install 'deckbench[containers]'"
+        raise InputError("the Python package docker is not installed", None, mend) from None
+    if host is not None and not HOST.fullmatch(host):
+        raise InputError(f"cannot read the host {host!r}", "--host", "write ssh://USER@MACHINE, such as ssh://lab@orin")
+    where = host or "this machine"
+    try:
+        if host is None:
+            client = docker.from_env(timeout=timeout)
+        else:
+            client = docker.DockerClient(base_url=host, use_ssh_client=True, timeout=timeout)
+        client.ping()
+    except Exception as error:  # docker's errors, requests', paramiko's, OSError: all mean the same here
+        what = f"no docker daemon answers ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})"
+        raise OutsideError(what, where, mend_of(host)) from error
+    return client
+
+
+def mend_of(host: str | None) -> str:
+    """What to do where no daemon answers."""
+    if host is None:
+        return "start it (`systemctl start docker`), or give your user the rights (group docker), or run without it"
+    user = urlsplit(host).netloc
+    return f"`ssh {user} docker info` must work without a password"
+
+
+@contextlib.contextmanager
+def failures(doing: str, where: str | None = None) -> Iterator[None]:
+    """Turn what the daemon says into OutsideError: a full disk, an answer that is an error, a link that broke."""
+    import docker.errors
+    import requests.exceptions
+
+    try:
+        yield
+    except docker.errors.DockerException as error:
+        text = str(getattr(error, "explanation", None) or error)
+        full = NO_SPACE.search(text) is not None
+        mend = "free some disk space there, then run again" if full else "run the same command again to go on"
+        raise OutsideError(f"{doing}: {' '.join(text.split())[:300]}", where, mend) from error
+    except (requests.exceptions.RequestException, ConnectionError) as error:
+        mend = "see whether the daemon runs, then run the same command again to go on"
+        raise OutsideError(f"{doing}: the docker daemon broke off", where, mend) from error
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
+            raise
+        mend = "free some disk space, then run again"
+        raise OutsideError(f"{doing}: {error.strerror}", where, mend) from error
