@@ -41,7 +41,7 @@ class Image(Strict):
     debian: Debian | None = None
     gpu: Gpu
     l4t: str | None = Field(default=None, pattern=r"^R\d+$")
-    index: list[str] = Field(default_factory=list)
+    index: dict[str, list[str]] = Field(default_factory=dict)
     serves: list[str]
     memory_gib: float = Field(gt=0)
     pids: int = Field(gt=0)

@@ -1,0 +1,103 @@
+"""A base image made from Debian packages, where no registry can be reached: mmdebstrap(1), either architecture."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from deckbench.containers.archive import EPOCH, Layer, repack
+from deckbench.containers.spec import Image
+from deckbench.errors import InputError, OutsideError
+
+# What the building machine is called, where its packages came from, and what it did when.
+DROPPED = (
+    "etc/apt/sources.list",
+    "etc/apt/apt.conf.d/01autoremove",
+    "etc/hostname",
+    "etc/resolv.conf",
+    "etc/machine-id",
+    "var/cache/",
+    "var/lib/apt/",
+    "var/lib/dpkg/status-old",
+    "var/log/",
+    "dev/",
+)
+LOCK = "debian.lock"
+
+
+@dataclass(frozen=True)
+class Rootfs:
+    """A bootstrapped base: its one layer and the packages in it, `name=version`, sorted."""
+
+    layer: Layer
+    packages: tuple[str, ...]
+
+
+def bootstrap(image: Image, folder: Path) -> Rootfs:
+    """Make the base of `image` in `folder`.
+
+    Raises InputError where the image has no Debian base or mmdebstrap is missing, OutsideError when it fails (mirror
+    unreachable, no rights, no emulation for the other architecture).
+    """
+    if image.debian is None:
+        mend = "its base comes from a registry: build without --base bootstrap, where that registry can be reached"
+        raise InputError(f"{image.name} has no base made of Debian packages", "--base", mend)
+    if shutil.which("mmdebstrap") is None:
+        needs = "mmdebstrap" + (" arch-test qemu-user-static binfmt-support" if image.architecture == "arm64" else "")
+        raise InputError("mmdebstrap is not installed", "--base", f"apt-get install {needs}")
+    raw, out = folder / "raw.tar", folder / "rootfs.tar"
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={image.architecture}"]
+    command += [f"--include={','.join(image.debian.packages)}", image.debian.release, str(raw)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = [line for line in done.stdout.splitlines() if line.startswith("E:")] or done.stdout.splitlines()[-1:]
+        mend = "is the Debian mirror reachable"
+        mend += (
+            ", and qemu for arm64 registered (update-binfmts --enable qemu-aarch64)?" if "arm" in image.name else "?"
+        )
+        raise OutsideError(f"mmdebstrap failed: {' '.join(said)[:300]}", image.name, mend)
+    found = repack(raw, out, DROPPED)
+    raw.unlink()
+    return Rootfs(found, packages_of(out))
+
+
+def packages_of(tar: Path) -> tuple[str, ...]:
+    """What dpkg says is installed in a root file system: `name=version`, sorted."""
+    with tarfile.open(tar) as archive:
+        file = archive.extractfile("var/lib/dpkg/status")
+        assert file is not None
+        text = file.read().decode("utf-8", errors="replace")
+    found = re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)$", text, re.MULTILINE)
+    return tuple(sorted(f"{name}={version}" for name, version in found))
+
+
+def write_lock(image: Image, rootfs: Rootfs) -> str:
+    """The text of debian.lock."""
+    assert image.debian is not None
+    head = f"# {image.name}: Debian {image.debian.release} {image.architecture}, made by `deckbench containers lock`."
+    return "\n".join([head, f"rootfs sha256:{rootfs.layer.sha256}", *rootfs.packages, ""])
+
+
+def check_lock(image: Image, rootfs: Rootfs) -> None:
+    """Refuse a base that is not the locked one. Raises InputError, naming the packages that moved."""
+    place = image.folder / LOCK
+    lines = [line for line in place.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    if f"rootfs sha256:{rootfs.layer.sha256}" in lines:
+        return
+    moved = sorted(set(rootfs.packages) - set(lines))
+    what = f"the base is not the locked one: {len(moved)} packages moved{': ' if moved else ''}{', '.join(moved[:5])}"
+    mend = f"`deckbench containers lock {image.name} --base bootstrap`, look at the change, then build again"
+    raise InputError(what, place, mend)

@@ -1,0 +1,177 @@
+"""Build an image from its locks, without a network: base, one layer of packages, one layer of DeckBench, settings."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deckbench.artifact import hash_file, hash_json
+from deckbench.containers import bootstrap
+from deckbench.containers.archive import add_layers, pack
+from deckbench.containers.identity import identity
+from deckbench.containers.install import install_deckbench, install_packages
+from deckbench.containers.lock import BASE, WHEELS, missing_locks
+from deckbench.containers.spec import Image
+from deckbench.containers.wheels import wheels_folder
+from deckbench.daemon import LABEL, failures
+from deckbench.errors import InputError
+from deckbench.progress import say
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+
+SYSTEM_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image in a daemon: its tag, its identity (sha256, hex) and what is not locked, in words."""
+
+    tag: str
+    identity: str
+    unlocked: tuple[str, ...]
+
+
+def build(
+    client: DockerClient,
+    image: Image,
+    *,
+    base: str = "registry",
+    wheels: Path | None = None,
+    unlocked: bool = False,
+    cache: bool = True,
+    tag: str | None = None,
+) -> Built:
+    """Build `image` in a daemon under its tag (or `tag`).
+
+    base: `registry`, the locked digest, pulled where the daemon does not have it; or `bootstrap`, Debian packages held
+    against debian.lock. wheels: the folder that `fetch_wheels` filled. unlocked: also build what has no lock, labelled
+    so. cache: take the base and the packages from an earlier build with the same locks. Raises InputError where a lock
+    is missing or something is not what its lock says, OutsideError where daemon, disk or mirror fail.
+    """
+    if base not in {"registry", "bootstrap"}:
+        raise InputError(f"{base!r} is no kind of base", "--base", "registry or bootstrap")
+    missing = [what for what in missing_locks(image, base) if what != "its packages"]
+    if missing and not unlocked:
+        mend = f"`deckbench containers lock {image.name} --base {base}`; or --unlocked, to try it without"
+        raise InputError(f"{image.name} is unlocked: nobody has resolved {', '.join(missing)}", image.folder, mend)
+    with tempfile.TemporaryDirectory(prefix="deckbench-build-") as name:
+        folder = Path(name)
+        packaged = packages_image(client, image, base, folder, wheels or wheels_folder(), cache, bool(missing))
+        say(f"{image.name}: DeckBench")
+        install_deckbench(folder / "own")
+        own = pack(folder / "own", folder / "own.tar")
+        raw = f"{image.tag}-layers-{secrets.token_hex(4)}"
+        add_layers(client, packaged, [own], raw, architecture=image.architecture)
+        try:
+            labels = {LABEL: "image", f"{LABEL}.base": base, f"{LABEL}.locked": "false" if missing else "true"}
+            set_up(client, image, raw, tag or image.tag, labels)
+        finally:
+            with failures("cannot remove a name"):
+                client.images.remove(raw, noprune=True)
+    attrs = client.images.get(tag or image.tag).attrs
+    return Built(tag or image.tag, identity(attrs), tuple(missing))
+
+
+def packages_image(
+    client: DockerClient, image: Image, base: str, folder: Path, wheels: Path, cache: bool, unlocked: bool
+) -> str:
+    """The image of base and packages, made or found; returns its id."""
+    import docker.errors
+
+    lock = image.folder / (bootstrap.LOCK if base == "bootstrap" else BASE)
+    decides = {"base": hash_file(lock) if lock.is_file() else None, "image": image.base, "debian": str(image.debian)}
+    key = hash_json({**decides, "platform": image.platform, "wheels": hash_file(image.folder / WHEELS)})[:12]
+    tag = f"deckbench/{image.name}-packages:{key}"
+    if cache and not unlocked:
+        try:
+            return str(client.images.get(tag).id)
+        except docker.errors.ImageNotFound:
+            pass
+    if base == "bootstrap":
+        say(f"{image.name}: base from Debian packages")
+        rootfs = bootstrap.bootstrap(image, folder)
+        if lock.is_file():
+            bootstrap.check_lock(image, rootfs)
+        parent, layers, settings = None, [rootfs.layer], {"Env": [SYSTEM_PATH]}
+    else:
+        parent, layers, settings = registry_base(client, image), [], None
+    say(f"{image.name}: packages")
+    install_packages(image, folder / "packages", wheels)
+    packed = pack(folder / "packages", folder / "packages.tar")
+    shutil.rmtree(folder / "packages")
+    return add_layers(client, parent, [*layers, packed], tag, architecture=image.architecture, settings=settings)
+
+
+def registry_base(client: DockerClient, image: Image) -> str:
+    """The locked base in the daemon, pulled by digest where it is not there; returns its id.
+
+    Unlocked: the base's tag, where the daemon has it. Raises InputError where the tag that the daemon has is no longer
+    the locked digest and the locked one cannot be had, OutsideError where the registry does not answer.
+    """
+    import docker.errors
+
+    lock = image.folder / BASE
+    wanted = lock.read_text(encoding="utf-8").strip() if lock.is_file() else image.base
+    try:
+        found = client.images.get(wanted)
+    except docker.errors.ImageNotFound:
+        say(f"{image.name}: pulling {wanted}")
+        try:
+            with failures(f"the base {wanted} cannot be pulled", image.name):
+                found = client.images.pull(wanted, platform=image.platform)
+        except Exception:
+            moved = moved_tag(client, image, wanted)
+            if moved:
+                raise moved from None
+            raise
+    if f"{found.attrs['Os']}/{found.attrs['Architecture']}" != image.platform:
+        raise InputError(f"the base {wanted} is not for {image.platform}", image.name, "lock it again")
+    return str(found.id)
+
+
+def moved_tag(client: DockerClient, image: Image, wanted: str) -> InputError | None:
+    """An error where the daemon has the base's tag, but with another digest than the locked one."""
+    import docker.errors
+
+    try:
+        there = client.images.get(image.base)
+    except docker.errors.ImageNotFound:
+        return None
+    now = ", ".join(there.attrs.get("RepoDigests") or []) or there.id
+    what = f"the tag {image.base} has moved: locked is {wanted}, here it is {now}"
+    return InputError(what, image.folder / BASE, f"look at the new base, then `deckbench containers lock {image.name}`")
+
+
+def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: dict[str, str]) -> None:
+    """The settings of the image's Dockerfile on top of its layers. Raises InputError where it adds one of its own."""
+    import docker.errors
+
+    place = image.folder / "Dockerfile"
+    if not place.is_file():
+        raise InputError(f"{image.name} has no Dockerfile", place, "see the one of x86-cpu")
+    before = len(client.images.get(layered).attrs["RootFS"]["Layers"])
+    with failures("the daemon cannot build", image.name):
+        try:
+            client.images.build(
+                fileobj=io.BytesIO(place.read_bytes()),
+                buildargs={"LAYERS": layered},
+                tag=tag,
+                labels=labels,
+                network_mode="none",
+                platform=image.platform,
+                nocache=True,
+                rm=True,
+                forcerm=True,
+            )
+        except docker.errors.BuildError as error:
+            raise InputError(f"the Dockerfile does not build: {error.msg}", place, "see the one of x86-cpu") from None
+    if len(client.images.get(tag).attrs["RootFS"]["Layers"]) != before:
+        what = "the Dockerfile adds a layer, which would depend on the daemon that builds"
+        raise InputError(what, place, "only ARG, FROM, ENV, USER, ENTRYPOINT and CMD; files come from requirements.in")

@@ -1,0 +1,22 @@
+"""Which bits an image is: the same for every daemon that holds it, whenever and wherever it was built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deckbench.artifact import hash_json
+from deckbench.containers.archive import SETTINGS
+
+
+def identity(attrs: Mapping[str, Any]) -> str:
+    """sha256 (hex) of architecture, os, layers (diff ids) and settings, from what the daemon says of an image.
+
+    attrs: `docker image inspect`. Names, labels, times and history are not part of it. Nor is the order in which Env is
+    listed.
+    """
+    config = attrs.get("Config") or {}
+    settings = {name: config.get(name) or None for name in SETTINGS}
+    settings["Env"] = sorted(settings["Env"] or [])
+    layers = list((attrs.get("RootFS") or {}).get("Layers") or [])
+    return hash_json({"architecture": attrs["Architecture"], "os": attrs["Os"], "diff_ids": layers, **settings})

@@ -1,0 +1,70 @@
+"""What stands under /opt/deckbench in an image: the locked packages, and DeckBench itself.
+
+Wheels are unpacked by uv for the image's platform and Python: nothing of them is executed, so neither a container nor
+an emulated processor is needed to build for another architecture.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from deckbench import __version__
+from deckbench.containers.lock import GLIBC, MACHINE, WHEELS, read_wheels, uv
+from deckbench.containers.spec import Image
+from deckbench.containers.wheels import check_wheels
+from deckbench.errors import InputError
+from deckbench.resources import PACKAGE, data_folder
+
+PLACE = Path("opt/deckbench")  # in the image
+LIBRARY = PLACE / "lib"  # on PYTHONPATH
+START = """#!/usr/bin/env python3
+from deckbench.cli import main
+
+main()
+"""
+FORGOTTEN = ("*.pyc", "__pycache__", ".*")
+
+
+def install_packages(image: Image, root: Path, wheels: Path) -> None:
+    """Unpack the locked wheels below `root`/opt/deckbench/lib. Raises InputError for a missing or other wheel."""
+    check_wheels(read_wheels(image), wheels)
+    library = root / LIBRARY
+    library.mkdir(parents=True)
+    command = [*uv(), "pip", "install", "--quiet", "--target", str(library), "--no-config", "--offline", "--no-index"]
+    command += ["--find-links", str(wheels), "--no-deps", "--no-build", "--require-hashes", "--link-mode", "copy"]
+    command += ["--python-version", image.python, "--no-compile-bytecode", "--no-cache", "--python-platform"]
+    command += [f"{MACHINE[image.architecture]}-manylinux_2_{GLIBC[image.python]}"]
+    done = subprocess.run(
+        [*command, "-r", str(image.folder / WHEELS)], capture_output=True, text=True, check=False, cwd=root
+    )
+    if done.returncode != 0:
+        raise InputError(f"the wheels do not install: {' '.join(done.stderr.split())[-400:]}", image.folder / WHEELS)
+    # Starters name the Python of the machine that builds. What is needed is started as `python3 -m`.
+    shutil.rmtree(library / "bin", ignore_errors=True)
+    (library / ".lock").unlink(missing_ok=True)
+    for record in library.glob("*.dist-info/RECORD"):
+        kept = [
+            line for line in record.read_text(encoding="utf-8").splitlines() if not line.startswith(("bin/", "../"))
+        ]
+        record.write_text("\n".join(sorted(kept)) + "\n", encoding="utf-8")
+
+
+def install_deckbench(root: Path) -> None:
+    """Copy the running DeckBench below `root`: its modules, its data, its name and version, and its starter."""
+    library = root / LIBRARY
+    ignored = shutil.ignore_patterns(*FORGOTTEN)
+    shutil.copytree(PACKAGE, library / "deckbench", ignore=shutil.ignore_patterns(*FORGOTTEN, "_data"))
+    shutil.copytree(data_folder("tasks"), library / "deckbench/_data/tasks", ignore=ignored)
+    shutil.copytree(data_folder("containers"), library / "deckbench/_data/containers", ignore=ignored)
+    about = library / f"deckbench-{__version__}.dist-info"
+    about.mkdir()
+    needs = "".join(f"Requires-Dist: {need}\n" for need in metadata.requires("deckbench") or [])
+    text = f"Metadata-Version: 2.1\nName: deckbench\nVersion: {__version__}\n{needs}"
+    (about / "METADATA").write_text(text, encoding="utf-8")
+    starter = root / PLACE / "bin" / "deckbench"
+    starter.parent.mkdir(parents=True)
+    starter.write_text(START, encoding="utf-8")
+    starter.chmod(0o755)
