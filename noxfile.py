@@ -103,6 +103,13 @@ def bench_x86(session: nox.Session) -> None:
 
 
 @nox.session
+def containers(session: nox.Session) -> None:
+    """`deckbench containers ARGS`: list, lock, fetch wheels, build, verify, clean up."""
+    install(session, parts="[containers]")
+    session.run("deckbench", "containers", *(session.posargs or ["ls"]), env=OFFLINE)
+
+
+@nox.session
 def leaderboard(session: nox.Session) -> None:
     """`deckbench report ARGS`: the site from records."""
     verb(session, "report")

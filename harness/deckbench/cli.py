@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from deckbench import __version__
+from deckbench.containers.verbs import app as containers_app
 from deckbench.errors import AnswerIsNo, DeckBenchError, InputError
 from deckbench.progress import say
 
@@ -27,6 +28,7 @@ pool_app = typer.Typer(no_args_is_help=True, help="Pools of frames with YOLO lab
 models_app = typer.Typer(no_args_is_help=True, help="Known models: list, check against reference tensors, pretrain.")
 app.add_typer(pool_app, name="pool")
 app.add_typer(models_app, name="models")
+app.add_typer(containers_app, name="containers")
 
 Seed = Annotated[int, typer.Option(help="Everything random is drawn from this number.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -66,7 +66,9 @@ def bootstrap(image: Image, folder: Path) -> Rootfs:
         said = [line for line in done.stdout.splitlines() if line.startswith("E:")] or done.stdout.splitlines()[-1:]
         mend = "is the Debian mirror reachable"
         mend += (
-            ", and qemu for arm64 registered (update-binfmts --enable qemu-aarch64)?" if "arm" in image.name else "?"
+            ", and qemu for arm64 registered (update-binfmts --enable qemu-aarch64)?"
+            if image.architecture == "arm64"
+            else "?"
         )
         raise OutsideError(f"mmdebstrap failed: {' '.join(said)[:300]}", image.name, mend)
     found = repack(raw, out, DROPPED)
@@ -84,7 +86,7 @@ def packages_of(tar: Path) -> tuple[str, ...]:
     return tuple(sorted(f"{name}={version}" for name, version in found))
 
 
-def write_lock(image: Image, rootfs: Rootfs) -> str:
+def lock_text(image: Image, rootfs: Rootfs) -> str:
     """The text of debian.lock."""
     assert image.debian is not None
     head = f"# {image.name}: Debian {image.debian.release} {image.architecture}, made by `deckbench containers lock`."

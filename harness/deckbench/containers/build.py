@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import secrets
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deckbench.artifact import hash_file, hash_json
 from deckbench.containers import bootstrap
-from deckbench.containers.archive import add_layers, pack
+from deckbench.containers.archive import SETTINGS, add_layers, pack
 from deckbench.containers.identity import identity
 from deckbench.containers.install import install_deckbench, install_packages
 from deckbench.containers.lock import BASE, WHEELS, missing_locks
 from deckbench.containers.spec import Image
 from deckbench.containers.wheels import wheels_folder
-from deckbench.daemon import LABEL, failures
-from deckbench.errors import InputError
+from deckbench.daemon import LABEL, connect, failures
+from deckbench.errors import DeckBenchError, InputError
 from deckbench.progress import say
 
 if TYPE_CHECKING:
@@ -55,12 +57,15 @@ def build(
     so. cache: take the base and the packages from an earlier build with the same locks. Raises InputError where a lock
     is missing or something is not what its lock says, OutsideError where daemon, disk or mirror fail.
     """
+    import docker.errors
+
     if base not in {"registry", "bootstrap"}:
         raise InputError(f"{base!r} is no kind of base", "--base", "registry or bootstrap")
     missing = [what for what in missing_locks(image, base) if what != "its packages"]
     if missing and not unlocked:
         mend = f"`deckbench containers lock {image.name} --base {base}`; or --unlocked, to try it without"
         raise InputError(f"{image.name} is unlocked: nobody has resolved {', '.join(missing)}", image.folder, mend)
+    old = built_attrs(client, image) if tag is None else None
     with tempfile.TemporaryDirectory(prefix="deckbench-build-") as name:
         folder = Path(name)
         packaged = packages_image(client, image, base, folder, wheels or wheels_folder(), cache, bool(missing))
@@ -75,6 +80,9 @@ def build(
         finally:
             with failures("cannot remove a name"):
                 client.images.remove(raw, noprune=True)
+    if old is not None and old["Id"] != client.images.get(tag or image.tag).id:
+        with contextlib.suppress(docker.errors.APIError):  # a container may still use it
+            client.images.remove(old["Id"])
     attrs = client.images.get(tag or image.tag).attrs
     return Built(tag or image.tag, identity(attrs), tuple(missing))
 
@@ -175,3 +183,71 @@ def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: d
     if len(client.images.get(tag).attrs["RootFS"]["Layers"]) != before:
         what = "the Dockerfile adds a layer, which would depend on the daemon that builds"
         raise InputError(what, place, "only ARG, FROM, ENV, USER, ENTRYPOINT and CMD; files come from requirements.in")
+
+
+def verify(client: DockerClient, image: Image, *, base: str, wheels: Path | None, unlocked: bool) -> dict[str, Any]:
+    """Build an image again from nothing, under a name of its own, and compare; returns {name, same, identity, ...}.
+
+    Raises as `build`, and InputError where there is no image to compare with.
+    """
+    tag = f"{image.tag}-verify-{secrets.token_hex(4)}"
+    before = built_attrs(client, image)
+    if before is None:
+        raise InputError(f"{image.name} is not built here", image.tag, f"`deckbench containers build {image.name}`")
+    again = build(client, image, base=base, wheels=wheels, unlocked=unlocked, cache=False, tag=tag)
+    after = client.images.get(tag).attrs
+    with failures("cannot remove the second build"):
+        client.images.remove(tag)
+    was = identity(before)
+    return {
+        "name": image.name,
+        "same": was == again.identity,
+        "identity": was,
+        "again": again.identity,
+        "differs": differing(before, after),
+    }
+
+
+def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What of two images' identities differs: `layer 2 of 3`, `Env` ..."""
+    found = [name for name in SETTINGS if (before["Config"].get(name) or None) != (after["Config"].get(name) or None)]
+    found += [name for name in ("Architecture", "Os") if before[name] != after[name]]
+    old, new = before["RootFS"]["Layers"], after["RootFS"]["Layers"]
+    found += [f"{len(old)} layers, then {len(new)}"] if len(old) != len(new) else []
+    return found + [f"layer {n} of {len(old)}" for n, (a, b) in enumerate(zip(old, new, strict=False), 1) if a != b]
+
+
+def built_attrs(client: DockerClient, image: Image) -> dict[str, Any] | None:
+    """What the daemon says of an image; None where it is not built."""
+    import docker.errors
+
+    try:
+        attrs: dict[str, Any] = client.images.get(image.tag).attrs
+    except docker.errors.ImageNotFound:
+        return None
+    return attrs
+
+
+def standing(images: Sequence[Image]) -> list[dict[str, str]]:
+    """For each image what `containers ls` shows: name, platform, locked, built, identity, serves. Needs no daemon."""
+    try:
+        client: DockerClient | None = connect(timeout=10)
+    except DeckBenchError:
+        client = None
+    rows = []
+    for image in images:
+        attrs = built_attrs(client, image) if client else None
+        missing = {base: missing_locks(image, base) for base in ("registry", *(["bootstrap"] if image.debian else []))}
+        good = [base for base, what in missing.items() if not what]
+        lacks = ", ".join(missing["registry"])
+        rows.append(
+            {
+                "name": image.name,
+                "platform": image.platform,
+                "locked": f"locked ({' and '.join(good)})" if good else f"unlocked: {lacks}",
+                "built": "no docker daemon" if client is None else "built" if attrs else "not built",
+                "identity": identity(attrs) if attrs else "",
+                "serves": ", ".join(image.serves),
+            }
+        )
+    return rows

@@ -224,3 +224,26 @@ def base_digest(client: DockerClient, image: Image) -> str:
     if offered and image.platform not in offered:
         raise InputError(f"{image.base} has nothing for {image.platform}", image.name, f"it has {', '.join(offered)}")
     return f"{image.base.rpartition(':')[0]}@{found.id}"
+
+
+def lock_image(image: Image, part: str, *, base: str, find_links: Sequence[str]) -> str:
+    """Resolve and write one lock of an image; returns a line for the user.
+
+    part: packages, or base. Raises OutsideError where an index, a registry or a mirror cannot be reached; the lock then
+    stays as it was.
+    """
+    from deckbench.artifact import atomic_write
+    from deckbench.daemon import connect
+
+    if part == "packages":
+        found = lock_wheels(image, find_links)
+        atomic_write(image.folder / WHEELS, wheels_text(image, found))
+        return f"{len(found)} wheels locked"
+    if base == "bootstrap":
+        with tempfile.TemporaryDirectory(prefix="deckbench-lock-") as folder:
+            rootfs = bootstrap.bootstrap(image, Path(folder))
+            atomic_write(image.folder / bootstrap.LOCK, bootstrap.lock_text(image, rootfs))
+        return f"base locked, {len(rootfs.packages)} Debian packages"
+    named = base_digest(connect(), image)
+    atomic_write(image.folder / BASE, f"{named}\n")
+    return f"base locked, {named}"

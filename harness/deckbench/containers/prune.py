@@ -1,0 +1,37 @@
+"""Remove what dead steps left behind, and images that newer builds have replaced."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from deckbench.containers.spec import load_images
+from deckbench.daemon import LABEL, failures
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+
+def prune(client: DockerClient, *, store: bool = False) -> dict[str, Any]:
+    """Clean a daemon of DeckBench's leftovers; returns how many of each were removed.
+
+    store: also the volumes in which inputs are kept for later steps. Images in use and the newest build of each stay.
+    Raises OutsideError.
+    """
+    import docker.errors
+
+    with failures("cannot clean up"):
+        images = 0
+        current = {client.images.get(tag).id for tag in tags_there(client)}
+        for image in client.images.list(filters={"label": f"{LABEL}=image"}):
+            if image.id not in current:
+                with contextlib.suppress(docker.errors.APIError):  # a container uses it
+                    client.images.remove(image.id)
+                    images += 1
+    return {"images": images}
+
+
+def tags_there(client: DockerClient) -> list[str]:
+    """The tags of containers.toml's images that this daemon has."""
+    there = {tag for image in client.images.list() for tag in image.tags}
+    return [image.tag for image in load_images().values() if image.tag in there]
