@@ -23,7 +23,8 @@ LIBRARY = PLACE / "lib"  # on PYTHONPATH
 START = """#!/usr/bin/env python3
 from deckbench.cli import main
 
-main()
+if __name__ == "__main__":  # worker processes import this file too
+    main()
 """
 FORGOTTEN = ("*.pyc", "__pycache__", ".*")
 
