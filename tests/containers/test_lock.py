@@ -1,0 +1,154 @@
+"""Locks and wheels: what was resolved is what is installed, or nothing is."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deckbench.containers.install import install_packages
+from deckbench.containers.lock import Wheel, best_wheel, expand, platforms, read_wheels, wheels_text
+from deckbench.containers.spec import Image, load_images
+from deckbench.containers.wheels import check_wheels, fetch_wheels
+from deckbench.errors import InputError
+
+NAME = st.from_regex(r"[a-z][a-z0-9-]{0,20}[a-z0-9]", fullmatch=True)
+VERSION = st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){0,3}(\+[a-z]{1,4})?", fullmatch=True)
+
+
+def an_image(folder: Path, **fields: object) -> Image:
+    """An image whose locks lie in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"platform": "linux/amd64", "python": "3.11", "base": "docker.io/library/none:1", "gpu": "none"}
+    limits = {"serves": ["tiny-glm4v"], "memory_gib": 1, "pids": 64, "minutes": 1}
+    return Image.model_validate({"name": "probe", "folder": folder, **values, **limits, **fields})
+
+
+def a_wheel(folder: Path, name: str = "probe_pkg", text: str = "VALUE = 1\n") -> Wheel:
+    """A wheel of one module in `folder`, and its line of a lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / f"{name}-1.0-py3-none-any.whl"
+    about = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr(f"{name}.py", text)
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{about}/RECORD", f"{name}.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+    return Wheel(name.replace("_", "-"), "1.0", hashlib.sha256(place.read_bytes()).hexdigest(), place.name)
+
+
+@given(st.lists(st.tuples(NAME, VERSION, st.binary(min_size=1)), max_size=8))
+def test_a_lock_reads_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bytes]]
+) -> None:
+    image = an_image(tmp_path_factory.mktemp("lock"))
+    wheels = [
+        Wheel(name, version, hashlib.sha256(data).hexdigest(), f"{name.replace('-', '_')}-{version}-py3-none-any.whl")
+        for name, version, data in rows
+    ]
+    (image.folder / "requirements.lock").write_text(wheels_text(image, wheels), encoding="utf-8")
+    assert read_wheels(image) == wheels
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy>=1.0",
+        "numpy==1.0",
+        "numpy==1.0 --hash=md5:abc  # numpy.whl",
+        f"numpy==1.0 --hash=sha256:{'0' * 64}  # ../numpy.whl",
+        f"numpy==1.0 --hash=sha256:{'0' * 64} --index-url x  # numpy.whl",
+    ],
+)
+def test_a_line_that_pins_no_file_is_refused_with_its_place(tmp_path: Path, line: str) -> None:
+    image = an_image(tmp_path)
+    (tmp_path / "requirements.lock").write_text(f"# head\n{line}\n")
+    with pytest.raises(InputError, match=r"requirements\.lock:2: not a line of a lock"):
+        read_wheels(image)
+
+
+def test_without_a_lock_the_image_is_called_unlocked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="probe is unlocked"):
+        read_wheels(an_image(tmp_path))
+
+
+def test_a_wheel_with_another_hash_is_refused_and_nothing_is_installed(tmp_path: Path) -> None:
+    image, shelf = an_image(tmp_path / "image"), tmp_path / "shelf"
+    wheel = a_wheel(shelf)
+    (image.folder / "requirements.lock").write_text(wheels_text(image, [wheel]))
+    install_packages(image, tmp_path / "good", shelf)
+    assert (tmp_path / "good/opt/deckbench/lib/probe_pkg.py").read_text() == "VALUE = 1\n"
+
+    a_wheel(shelf, text="VALUE = 2\n")
+    with pytest.raises(InputError, match="the wheel's hash is"):
+        install_packages(image, tmp_path / "bad", shelf)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_wheel_that_an_index_offers_with_another_hash_is_not_kept(tmp_path: Path) -> None:
+    image, links, shelf = an_image(tmp_path / "image"), tmp_path / "links", tmp_path / "shelf"
+    wheel = a_wheel(links)
+    (image.folder / "requirements.lock").write_text(wheels_text(image, [wheel]))
+    a_wheel(links, text="VALUE = 2\n")
+    with pytest.raises(InputError, match="not the locked one"):
+        fetch_wheels(image, folder=shelf, find_links=[str(links)])
+    assert list(shelf.iterdir()) == []
+
+
+def test_wheels_come_once_and_are_held_against_the_lock_again(tmp_path: Path) -> None:
+    image, links, shelf = an_image(tmp_path / "image"), tmp_path / "links", tmp_path / "shelf"
+    wheel = a_wheel(links)
+    (image.folder / "requirements.lock").write_text(wheels_text(image, [wheel]))
+    fetch_wheels(image, folder=shelf, find_links=[str(links)])
+    (links / wheel.file).unlink()
+    fetch_wheels(image, folder=shelf)  # nothing to fetch: no index is asked
+    (shelf / wheel.file).write_bytes(b"something else")
+    with pytest.raises(InputError, match="the wheel's hash is"):
+        fetch_wheels(image, folder=shelf)
+
+
+def test_the_wheel_for_the_images_own_platform_is_chosen(tmp_path: Path) -> None:
+    files = [
+        "numpy-2.0-cp311-cp311-manylinux_2_17_aarch64.manylinux2014_aarch64.whl",
+        "numpy-2.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+        "numpy-2.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "numpy-2.0-cp312-cp312-manylinux_2_28_x86_64.whl",
+        "numpy-2.0-cp311-cp311-manylinux_2_39_x86_64.whl",
+        "numpy-2.0-cp311-cp311-musllinux_1_2_x86_64.whl",
+    ]
+    wheels = [{"url": f"https://example.org/{file}", "hashes": {"sha256": "0" * 64}} for file in files]
+    package = {"name": "numpy", "version": "2.0", "wheels": wheels}
+    assert best_wheel(package, an_image(tmp_path))[0].file == files[1]
+    assert best_wheel(package, an_image(tmp_path, platform="linux/arm64"))[0].file == files[0]
+    with pytest.raises(InputError, match="has no wheel for"):
+        best_wheel({**package, "wheels": wheels[3:]}, an_image(tmp_path))
+
+
+def test_an_image_holds_what_deckbench_depends_on(tmp_path: Path) -> None:
+    image = an_image(tmp_path)
+    (tmp_path / "requirements.in").write_text("deckbench[endpoint]  # the package\ntorch==2.13.0+cpu\n\n")
+    wanted = expand(image)
+    assert "torch==2.13.0+cpu" in wanted
+    assert any(line.startswith("openai") for line in wanted)
+    assert not any(line.startswith(("docker", "deepspeed", "deckbench")) for line in wanted)
+
+
+@pytest.mark.parametrize("name", ["x86-cpu", "arm64-cpu", "x86-cuda", "l4t-jp7"])
+def test_the_locks_that_travel_with_the_package_fit_their_platform(name: str) -> None:
+    image = load_images()[name]
+    able = set(platforms(image)) | {"any"}
+    wheels = read_wheels(image)
+    assert {"torch", "transformers", "numpy", "peft"} <= {wheel.name for wheel in wheels}
+    for wheel in wheels:
+        assert able & set(wheel.file.removesuffix(".whl").rpartition("-")[2].split(".")), wheel.file
+
+
+def test_a_missing_wheel_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a locked wheel is missing"):
+        check_wheels([Wheel("a", "1", "0" * 64, "a-1-py3-none-any.whl")], tmp_path)
