@@ -54,6 +54,7 @@ class ActedOrin:
     ssh_config: Path
     etc: Path
     bin: Path
+    docker_host: str
 
 
 def free_port() -> int:
@@ -162,4 +163,4 @@ def acted_orin(folder: Path) -> Iterator[ActedOrin]:
         words = ["unshare", "--mount", "--propagation", "private", "sh", f"{folder}/start.sh"]
         with running(words, folder / "sshd.log") as process:
             wait(port, "sshd", process, folder / "sshd.log")
-            yield ActedOrin("ssh://orin", config, folder / "etc", folder / "bin")
+            yield ActedOrin("ssh://orin", config, folder / "etc", folder / "bin", docker_host)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from acted_orin import TEGRA, ActedOrin
+
+from deckbench.containers.spec import load_images
 
 
 def doctor(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -103,6 +108,53 @@ def test_an_orin(orin: ActedOrin) -> None:
     assert found["image l4t-jp6"]["found"].endswith("runs here")
     assert (model["image"], model["fits"]) == ("l4t-jp6", True)
     assert 11 < model["decode_tokens_per_s_at_most"] < 12
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+def saved_image(tag: str, labels: dict[str, str]) -> bytes:
+    """An image of arm64 with one empty file, as `docker save` would write it."""
+    layer = packed({"empty": b""})
+    config = {
+        "architecture": "arm64",
+        "os": "linux",
+        "config": {"Labels": labels},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]
+    texts = {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
+    return packed({**texts, "layer.tar": layer})
+
+
+@pytest.mark.docker
+def test_what_the_daemon_of_an_orin_holds(orin: ActedOrin) -> None:
+    """An image of ours for arm64, locked, and a container that was never removed."""
+    tag = load_images()["l4t-jp6"].tag
+
+    def docker(*words: str, stdin: bytes = b"") -> None:
+        command = ["docker", "-H", orin.docker_host, *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+
+    docker("load", stdin=saved_image(tag, {"deckbench": "image", "deckbench.locked": "true"}))
+    docker("create", "--name", "left", "--label", "deckbench=step", tag, "/empty")
+    try:
+        done = doctor("--host", orin.host, "--json", DECKBENCH_SSH_CONFIG=str(orin.ssh_config))
+    finally:
+        docker("rm", "left")
+        docker("rmi", tag)
+    found = findings(done)
+    assert found["image l4t-jp6"]["state"] == "good", found
+    assert found["image l4t-jp6"]["found"].endswith(", locked; runs here")
+    assert found["left behind"]["mend"] == "deckbench containers prune"
 
 
 @pytest.mark.docker

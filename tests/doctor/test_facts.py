@@ -108,9 +108,12 @@ def test_a_cut_off_answer_is_no_answer() -> None:
 
 
 def test_images_of_a_far_daemon() -> None:
-    line = f'["deckbench/l4t-jp6:0.1.0","x y"] "sha256:{"a" * 64}" "arm64" "true"'
-    (tag, one), *rest = far.images(f'{line};broken "; ["deckbench/b:1"] "short" "arm64" null').items()
+    attrs = {"RepoTags": ["deckbench/l4t-jp6:0.1.0", "x y"], "Architecture": "arm64", "Os": "linux"}
+    attrs |= {"Config": {"Env": ["COLOURS=a;b"], "Labels": {"deckbench.locked": "true"}}, "RootFS": {"Layers": []}}
+    said = '{"RepoTags": [1]};{};' + json.dumps(attrs) + ';{"RepoTags": ["b:1"], "Architecture": "arm64"};{"broken'
+    (tag, one), *rest = far.images(said).items()
     assert (tag, one.locked, one.architecture, rest) == ("deckbench/l4t-jp6:0.1.0", True, "arm64", [])
+    assert len(one.identity) == 64
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Built:
-    """A container image of ours in a daemon. locked: made from resolved locks only."""
+    """A container image of ours in a daemon. identity: sha256 (hex). locked: made from resolved locks only."""
 
-    id: str
+    identity: str
     architecture: str
     locked: bool
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from deckbench.daemon import HOST
 from deckbench.doctor.facts import Built, Machine, plain, smi_gpus
-from deckbench.doctor.here import is_locked
+from deckbench.doctor.here import inspected
 from deckbench.errors import InputError, OutsideError
 
 SCRIPT = Path(__file__).with_name("look.sh")
@@ -28,7 +28,6 @@ MOST = 1 << 20  # bytes of an answer that are read
 MARK = "deckbench-doctor"
 LINE = re.compile(r"([a-z_]{1,20})=(.*)")
 NUMBER = re.compile(r"[0-9]{1,15}")
-ID = re.compile(r"sha256:[0-9a-f]{64}")
 TAG = re.compile(r"[A-Za-z0-9][\w./:-]{0,200}", re.ASCII)
 NOT_SSH = 255  # ssh's own status when the connection failed
 
@@ -152,21 +151,17 @@ def daemon(said: str | None) -> tuple[dict[str, Any] | None, str]:
 
 
 def images(said: str) -> dict[str, Built]:
-    """Our images by tag, from lines of four JSON values: tags, id, architecture, label."""
-    found = {}
-    decoder = json.JSONDecoder()
-    for line in said.split(";"):
-        values: list[Any] = []
-        place, text = 0, line.strip()
+    """Our images by tag, from JSON objects as `docker image inspect` gives them, with anything between them."""
+    found: dict[str, Built] = {}
+    decoder, place = json.JSONDecoder(), said.find("{")
+    while place >= 0:
         try:
-            while place < len(text):
-                value, place = decoder.raw_decode(text, place)
-                values.append(value)
-                place += len(text[place:]) - len(text[place:].lstrip())
-        except (ValueError, RecursionError):
-            continue
-        if len(values) == 4 and isinstance(values[0], list) and ID.fullmatch(str(values[1])):
-            for tag in values[0]:
-                if isinstance(tag, str) and TAG.fullmatch(tag):
-                    found[tag] = Built(values[1], plain(values[2]), is_locked(values[3]))
+            attrs, place = decoder.raw_decode(said, place)
+            tags = [tag for tag in attrs["RepoTags"] if TAG.fullmatch(tag)]
+            found |= dict.fromkeys(tags, inspected(attrs))
+        except json.JSONDecodeError:
+            break
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # JSON, and of no image
+            place += 1
+        place = said.find("{", place)
     return found

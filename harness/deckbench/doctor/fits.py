@@ -163,7 +163,7 @@ def image_for(kind: str, machine: Machine, images: Mapping[str, Image]) -> Image
 class Place:
     """Where a model would run. image: the one that serves it. contained: in a container of it. own: without one.
 
-    room: free bytes of the memory that the weights go into, None where nobody says; where: what that memory is.
+    room: free bytes of the memory that the weights go into, None where nobody says; where: what they are, in words.
     """
 
     image: Image | None
@@ -185,7 +185,7 @@ def place_for(
     if contained and not torch_loads and image is not None and image.gpu != "devices":
         limit = round(image.memory_gib * (1 << 30))
         if room is not None and limit < room:
-            room, where = limit, f"allowed by {image.name},"
+            room, where = limit, f"allowed by {image.name}"
     return Place(image, contained, torch_loads, on_gpu, room, where)
 
 
@@ -268,22 +268,22 @@ def weights_line(ref: str, known: Sizes, held: int, *, on_gpu: bool) -> Finding:
 
 
 def free_memory(machine: Machine, *, on_gpu: bool, torch_gpu: int | None) -> tuple[int | None, str]:
-    """(free bytes, where) of the memory that the weights go into."""
+    """(bytes, what they are in words) that can be taken of the memory that the weights go into."""
     if on_gpu and torch_gpu is not None and not machine.is_jetson:
-        return torch_gpu, "on the GPU"
+        return torch_gpu, "free on the GPU"
     if on_gpu and machine.gpus and machine.gpus[0].free is not None:
-        return machine.gpus[0].free, "on the GPU"
-    return machine.free_memory, "of memory"
+        return machine.gpus[0].free, "free on the GPU"
+    return machine.free_memory, "of memory free"
 
 
 def memory_line(held: int, room: int | None, where: str) -> Finding:
     need = f"{amount(needed(held))} needed (weights, {ALLOWANCE:.0%} of them and {amount(FIXED)}: an allowance)"
     if room is None:
-        return Finding("memory for it", "absent", f"{need}; nobody says how much {where} is free")
+        return Finding("memory for it", "absent", f"{need}; nobody says how much is {where}")
     if needed(held) > room:
         mend = "end other programs, or take a machine or a GPU that has more"
-        return Finding("memory for it", "bad", f"does not fit: {need}, {amount(room)} {where} free", mend)
-    return Finding("memory for it", "good", f"fits: {need}, {amount(room)} {where} free")
+        return Finding("memory for it", "bad", f"does not fit: {need}, {amount(room)} {where}", mend)
+    return Finding("memory for it", "good", f"fits: {need}, {amount(room)} {where}")
 
 
 def need_disk(ref: str, known: Sizes, image: Image | None, machine: Machine, *, here: bool) -> int:

@@ -10,11 +10,13 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deckbench import __version__, hardware
+from deckbench.containers.identity import identity
 from deckbench.daemon import LABEL, connect
 from deckbench.doctor.facts import GB, Built, Finding, Gpu, Machine, amount, plain, smi_gpus
 from deckbench.errors import DeckBenchError
@@ -117,17 +119,16 @@ def daemon() -> tuple[DockerClient | None, str]:
 
 def built(client: DockerClient) -> dict[str, Built]:
     """Our images by tag."""
-    found = {}
+    found: dict[str, Built] = {}
     for image in client.images.list(filters={"label": LABEL}):
-        labels = image.labels or {}
-        for tag in image.tags:
-            found[tag] = Built(image.id, str(image.attrs.get("Architecture", "")), is_locked(labels.get(LOCKED)))
+        found |= dict.fromkeys(image.tags, inspected(image.attrs))
     return found
 
 
-def is_locked(label: object) -> bool:
-    """What the image's label says; anything unknown means no."""
-    return str(label).lower() in {"true", "yes", "1"}
+def inspected(attrs: Mapping[str, Any]) -> Built:
+    """An image from what `docker image inspect` says of it."""
+    labels = (attrs.get("Config") or {}).get("Labels") or {}
+    return Built(identity(attrs), plain(attrs["Architecture"]), labels.get(LOCKED) == "true")
 
 
 def left_over(client: DockerClient) -> int:

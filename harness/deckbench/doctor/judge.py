@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
+from deckbench.containers.lock import missing_locks
 from deckbench.containers.spec import Image
 from deckbench.daemon import mend_of
 from deckbench.doctor.facts import ARCHITECTURES, GB, Finding, Machine, State, amount, plain
@@ -175,7 +176,6 @@ def image_findings(machine: Machine, images: Mapping[str, Image], emulated: Set[
 
 def image_finding(machine: Machine, image: Image, emulated: Set[str]) -> Finding:
     name, there = f"image {image.name}", machine.images.get(image.tag)
-    lock = image.folder / "requirements.lock"
     if suits(machine, image):
         place = "runs here"
     elif image.architecture == machine.architecture:
@@ -185,16 +185,22 @@ def image_finding(machine: Machine, image: Image, emulated: Set[str]) -> Finding
     else:
         place = f"for {aim(image)}; {image.architecture} does not run here"
     if there is None:
-        known = "locked" if lock.is_file() else "not locked"
+        known = lock_words(image)
         mend = f"deckbench containers build {image.name}" if suits(machine, image) else ""
         return Finding(name, "absent", f"not built, {known}; {place}", mend)
     wrong = ARCHITECTURES.get(there.architecture, there.architecture) != image.architecture
     if wrong:
-        found = f"{there.id[:19]} is {there.architecture or 'of no architecture'}, not {image.architecture}"
+        found = f"{there.identity[:12]} is {there.architecture or 'of no architecture'}, not {image.architecture}"
         return Finding(name, "bad", found, f"deckbench containers build {image.name}")
     state: State = "good" if there.locked else "bad"
     mend = "" if there.locked else f"for records that are published: deckbench containers lock {image.name}, then build"
-    return Finding(name, state, f"{there.id[:19]}, {'locked' if there.locked else 'unlocked'}; {place}", mend)
+    return Finding(name, state, f"{there.identity[:12]}, {'locked' if there.locked else 'unlocked'}; {place}", mend)
+
+
+def lock_words(image: Image) -> str:
+    """Whether an image's definition is locked, for one kind of base at least; what is missing otherwise."""
+    missing = [missing_locks(image, base) for base in ("registry", "bootstrap")]
+    return "locked" if [] in missing else f"not locked ({min(missing, key=len)[0]})"
 
 
 def aim(image: Image) -> str:

@@ -38,8 +38,7 @@ look() {
     root=$(within 20 docker info --format '{{.DockerRootDir}}')
     [ -n "$root" ] && put docker_free_kb "$(df -Pk "$root" | sed -n '2s/^.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*$/\1/p')"
     put images "$(docker image ls --quiet --no-trunc --filter label=deckbench | sort -u | while read -r id; do
-      docker image inspect --format \
-        '{{json .RepoTags}} {{json .Id}} {{json .Architecture}} {{json (index .Config.Labels "deckbench.locked")}}' "$id"
+      docker image inspect --format '{{json .}}' "$id"
     done)"
     put left_over "$(docker ps --all --quiet --filter label=deckbench --filter status=created \
       --filter status=exited --filter status=dead | wc -l)"
