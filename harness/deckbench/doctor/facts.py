@@ -13,6 +13,7 @@ State = Literal["good", "bad", "absent"]
 GB = 1e9
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 TEGRA = re.compile(r"# R(\d{1,3}) \(release\), REVISION: (\d{1,3}(?:\.\d{1,3}){0,2})(?![\w.])", re.ASCII)
+INSIDE = "this is a container, and the daemon is outside"
 LONGEST = 200  # characters of anything that another machine said
 
 
@@ -49,16 +50,18 @@ class Built:
 class Machine:
     """What can be seen of a machine without changing it. Bytes; text is empty and numbers are None where unknown.
 
-    where: `this machine` or the host. machine: as `uname -m` says it. tegra: first line of /etc/nv_tegra_release.
-    gpu_clock: (lowest, highest) frequency that a Jetson's GPU may take now, in Hz. docker: what `docker info` says,
-    None where no daemon answers, in which case docker_fault says why. docker_free: free disk where it keeps images.
-    left_over: containers of ours that have ended and are still there.
+    where: `this machine` or the host. machine: as `uname -m` says it. emulated: known to be acted by a processor of
+    another architecture. tegra: first line of /etc/nv_tegra_release. gpu_clock: (lowest, highest) frequency that a
+    Jetson's GPU may take now, in Hz. docker: what `docker info` says, None where no daemon answers, in which case
+    docker_fault says why. docker_free: free disk where it keeps images. left_over: containers of ours that have ended
+    and are still there.
     """
 
     where: str
     system: str = ""
     kernel: str = ""
     machine: str = ""
+    emulated: bool = False
     board: str = ""
     tegra: str = ""
     python: str = ""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from deckbench import __version__, hardware
 from deckbench.containers.identity import identity
 from deckbench.daemon import LABEL, connect
-from deckbench.doctor.facts import GB, Built, Finding, Gpu, Machine, amount, plain, smi_gpus
+from deckbench.doctor.facts import GB, INSIDE, Built, Finding, Gpu, Machine, amount, plain, smi_gpus
 from deckbench.errors import DeckBenchError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LOCKED = f"{LABEL}.locked"
 DEVICE_TREE = Path("/sys/firmware/devicetree/base/model")
 DEVFREQ = Path("/sys/class/devfreq")
+DOCKERENV = Path("/.dockerenv")  # docker puts it into every container
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 SMI = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"]
 ANSWER_S = 10.0
@@ -59,6 +60,7 @@ def look() -> Machine:
         system=hardware.system(),
         kernel=platform.release(),
         machine=platform.machine(),
+        emulated=is_emulated(),
         board=hardware.read_text(DEVICE_TREE),
         tegra=tegra.partition("\n")[0],
         python=platform.python_version(),
@@ -85,6 +87,14 @@ def nvidia_smi() -> tuple[Gpu, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     return smi_gpus(done.stdout) if done.returncode == 0 else ()
+
+
+def is_emulated() -> bool:
+    """Whether arm64 programs run here on an x86 processor: `vendor_id` is a field of x86 alone. False where unknown."""
+    return (
+        platform.machine() == "aarch64"
+        and hardware.field(hardware.read_text(hardware.CPUINFO), "vendor_id") is not None
+    )
 
 
 def power_mode() -> str:
@@ -114,7 +124,7 @@ def daemon() -> tuple[DockerClient | None, str]:
     try:
         return connect(timeout=ANSWER_S), ""
     except DeckBenchError as error:
-        return None, plain(error.what)
+        return None, INSIDE if DOCKERENV.exists() else plain(error.what)
 
 
 def built(client: DockerClient) -> dict[str, Built]:

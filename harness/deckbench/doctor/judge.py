@@ -8,7 +8,7 @@ from typing import Any
 from deckbench.containers.lock import missing_locks
 from deckbench.containers.spec import Image
 from deckbench.daemon import mend_of
-from deckbench.doctor.facts import ARCHITECTURES, GB, Finding, Machine, State, amount, plain
+from deckbench.doctor.facts import ARCHITECTURES, GB, INSIDE, Finding, Machine, State, amount, plain
 
 LITTLE_MEMORY = 4 * GB  # the demo's trainings take about 2 GB
 LITTLE_DISK = 5 * GB  # below it not even a CPU image can be built
@@ -20,6 +20,7 @@ OLD_R36 = 4  # L4T R36 before revision 4 is JetPack 6.0, with CUDA 12.2
 def machine_findings(machine: Machine) -> list[Finding]:
     """The machine itself: system, processor, memory, GPU driver, Jetson."""
     system = " ".join(part for part in (machine.system, machine.kernel, machine.machine) if part)
+    system += ", emulated: times mean nothing here" if machine.emulated else ""
     cpu = ", ".join(part for part in (machine.cpu, f"{machine.cores} cores" if machine.cores else "") if part)
     findings = [Finding("system", "good", system), Finding("processor", "good" if cpu else "absent", cpu or "unknown")]
     if machine.governor:
@@ -101,6 +102,7 @@ def daemon_findings(machine: Machine) -> list[Finding]:
     if info is None:
         host = machine.where if machine.where.startswith("ssh://") else None
         mend = "pip install 'deckbench[containers]'" if "package docker" in machine.docker_fault else mend_of(host)
+        mend = "" if machine.docker_fault == INSIDE else mend
         return [Finding("docker daemon", "absent", machine.docker_fault or "none answers", mend)]
     rootless = any("name=rootless" in str(option) for option in listed(info, "SecurityOptions"))
     version = plain(info.get("ServerVersion", "?"))
@@ -213,6 +215,8 @@ def aim(image: Image) -> str:
 def emulation(machine: Machine, emulated: Set[str]) -> Finding:
     """Programs of arm64 on an x86 machine: what `--emulate` needs."""
     if machine.architecture == "arm64":
+        if machine.emulated:
+            return Finding("arm64 emulation", "good", "this is it")
         return Finding("arm64 emulation", "good", "not needed: this machine is arm64")
     if "arm64" in emulated:
         return Finding("arm64 emulation", "good", "qemu is registered for containers (binfmt_misc)")
