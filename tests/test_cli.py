@@ -17,6 +17,7 @@ def deckbench(*words: str, cwd: Path | None = None) -> subprocess.CompletedProce
 
 
 VERBS = (
+    "doctor", "schema",
     "pool synth", "pool check", "pool group", "build", "import", "mix", "audit", "train", "merge", "infer", "ask",
     "score", "compare", "bench", "models ls", "models check", "models pretrain", "run", "report", "verify",
 )  # fmt: skip

@@ -39,7 +39,8 @@ PACKAGES = (
 )
 CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")  # of a container, version 2
+CGROUP = Path("/sys/fs/cgroup")  # of a container: version 2, or version 1 with a folder for memory
+NO_LIMIT = 1 << 60  # version 1 writes a number near 2**63 where there is no limit
 OS_RELEASE = Path("/etc/os-release")
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 CPU_ROOT = Path("/sys/devices/system/cpu")
@@ -113,15 +114,27 @@ def memory_bytes() -> int | None:
     return int(text.split()[0]) * 1024 if text and text.split()[0].isdigit() else None
 
 
+def memory_share() -> tuple[int, int] | None:
+    """(most bytes this process's container may hold, bytes it holds that cannot be dropped); None: no limit is set."""
+    root, limit_name, used_name, cached_name = CGROUP, "memory.max", "memory.current", "inactive_file"
+    if not (root / limit_name).is_file():
+        root, limit_name, used_name = CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        cached_name = "total_inactive_file"
+    limit, used = (read_text(root / name) for name in (limit_name, used_name))
+    if not limit.isdigit() or not used.isdigit() or int(limit) >= NO_LIMIT:
+        return None
+    cached = re.search(rf"^{cached_name} (\d+)$", read_text(root / "memory.stat"), re.MULTILINE)
+    return int(limit), max(0, int(used) - (int(cached[1]) if cached else 0))
+
+
 def free_memory_bytes() -> int | None:
     """Bytes that can still be taken, of the machine's memory and of this process's share; None where nobody says."""
     text = field(read_text(MEMINFO), "MemAvailable")
     free = int(text.split()[0]) * 1024 if text and text.split()[0].isdigit() else None
-    limit, used = (read_text(CGROUP / name) for name in ("memory.max", "memory.current"))
-    if not limit.isdigit() or not used.isdigit():
+    share = memory_share()
+    if share is None:
         return free
-    cached = re.search(r"^inactive_file (\d+)$", read_text(CGROUP / "memory.stat"), re.MULTILINE)
-    left = max(0, int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    left = max(0, share[0] - share[1])
     return left if free is None else min(free, left)
 
 

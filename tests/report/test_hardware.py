@@ -107,3 +107,18 @@ def test_free_memory_is_the_smaller_of_machine_and_container(tmp_path: Path, mon
     assert hardware.free_memory_bytes() == 100_000
     (group / "memory.stat").write_text("anon 5\ninactive_file 50000\n")
     assert hardware.free_memory_bytes() == 150_000
+
+
+def test_free_memory_of_a_container_under_cgroup_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable:  2000 kB\n")
+    group = tmp_path / "cgroup/memory"
+    group.mkdir(parents=True)
+    monkeypatch.setattr(hardware, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(hardware, "CGROUP", tmp_path / "cgroup")
+    (group / "memory.usage_in_bytes").write_text("900000\n")
+    (group / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 50000\n")
+    (group / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert hardware.memory_share() is None and hardware.free_memory_bytes() == 2000 * 1024
+    (group / "memory.limit_in_bytes").write_text("1000000\n")
+    assert hardware.memory_share() == (1_000_000, 850_000)
+    assert hardware.free_memory_bytes() == 150_000

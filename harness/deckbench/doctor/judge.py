@@ -1,0 +1,232 @@
+"""What is said about a machine: one finding for each thing that was looked at. Pure functions of what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from deckbench.containers.lock import missing_locks
+from deckbench.containers.spec import Image
+from deckbench.daemon import mend_of
+from deckbench.doctor.facts import ARCHITECTURES, GB, INSIDE, Finding, Machine, State, amount, plain
+
+LITTLE_MEMORY = 4 * GB  # the demo's trainings take about 2 GB
+LITTLE_DISK = 5 * GB  # below it not even a CPU image can be built
+THOR = 38  # L4T R38 is JetPack 7.0 and 7.1, for Jetson Thor alone
+FLASH = "flash JetPack 6.x (L4T R36)"
+OLD_R36 = 4  # L4T R36 before revision 4 is JetPack 6.0, with CUDA 12.2
+
+
+def machine_findings(machine: Machine) -> list[Finding]:
+    """The machine itself: system, processor, memory, GPU driver, Jetson."""
+    system = " ".join(part for part in (machine.system, machine.kernel, machine.machine) if part)
+    system += ", emulated: times mean nothing here" if machine.emulated else ""
+    cpu = ", ".join(part for part in (machine.cpu, f"{machine.cores} cores" if machine.cores else "") if part)
+    findings = [Finding("system", "good", system), Finding("processor", "good" if cpu else "absent", cpu or "unknown")]
+    if machine.governor:
+        calm = machine.governor == "performance"
+        mend = "" if calm else "before measuring latency: `sudo cpupower frequency-set -g performance`"
+        findings.append(Finding("CPU governor", "good" if calm else "bad", machine.governor, mend))
+    else:
+        findings.append(Finding("CPU governor", "absent", "the system does not say"))
+    findings.append(memory(machine))
+    findings += gpu_driver(machine)
+    findings += jetson(machine) if machine.is_jetson else []
+    return findings
+
+
+def memory(machine: Machine) -> Finding:
+    """Memory that is free, of the machine's and of this process's share."""
+    if machine.memory is None or machine.free_memory is None:
+        return Finding("memory", "absent", "the system does not say")
+    little = machine.free_memory < LITTLE_MEMORY
+    found = f"{amount(machine.free_memory)} of {amount(machine.memory)} free"
+    return Finding("memory", "bad" if little else "good", found, "end other programs" if little else "")
+
+
+def gpu_driver(machine: Machine) -> list[Finding]:
+    """NVIDIA's driver and the GPUs it lists."""
+    if not machine.gpus:
+        return [Finding("NVIDIA driver", "absent", "nvidia-smi lists no GPU")]
+    driver = machine.gpus[0].driver
+    listed = [f"{gpu.name}" + (f" ({amount(gpu.memory)})" if gpu.memory else "") for gpu in machine.gpus]
+    return [Finding("NVIDIA driver", "good", f"{driver}: {', '.join(listed)}")]
+
+
+def l4t_image(machine: Machine, images: Mapping[str, Image]) -> Image | None:
+    """The image made for this Jetson's L4T release; None when there is none, or this is no Jetson."""
+    release = machine.l4t
+    if release is None:
+        return None
+    return next((image for image in images.values() if image.l4t == f"R{release[0]}"), None)
+
+
+def jetson(machine: Machine) -> list[Finding]:
+    """L4T, power mode and clocks of a Jetson."""
+    findings = [Finding("board", "good" if machine.board else "absent", plain(machine.board) or "unknown")]
+    findings.append(release(machine))
+    mode = machine.power_mode
+    findings.append(Finding("power mode", "good" if mode else "absent", mode or "nvpmodel does not say"))
+    if machine.gpu_clock is None:
+        findings.append(Finding("GPU clock", "absent", "the system does not say"))
+    else:
+        low, high = machine.gpu_clock
+        held = f"held at {high / 1e6:.0f} MHz"
+        moves = f"moves between {low / 1e6:.0f} and {high / 1e6:.0f} MHz"
+        mend = "" if low == high else "before measuring latency: `sudo jetson_clocks`"
+        findings.append(Finding("GPU clock", "good" if low == high else "bad", moves if mend else held, mend))
+    return findings
+
+
+def release(machine: Machine) -> Finding:
+    """L4T: supported are R36 (JetPack 6) and R39 (JetPack 7.2)."""
+    known = machine.l4t
+    if known is None:
+        return Finding("L4T", "bad", "/etc/nv_tegra_release does not say which release this is", FLASH)
+    number, revision = known
+    found = f"R{number}.{revision}"
+    if number == 36 and int(revision.partition(".")[0]) < OLD_R36:
+        mend = "update to JetPack 6.1 or later; the image is made for its CUDA 12.6"
+        return Finding("L4T", "bad", f"{found}, JetPack 6.0", mend)
+    if number in (36, 39):
+        return Finding("L4T", "good", f"{found}, JetPack {'6' if number == 36 else '7.2'}")
+    if number == THOR:
+        return Finding("L4T", "bad", f"{found} is not supported: it is for Jetson Thor alone", f"on an Orin, {FLASH}")
+    age = "older than what is supported" if number < 36 else "not known here"
+    return Finding("L4T", "bad", f"{found} is {age} (R36 and R39 are)", FLASH)
+
+
+def daemon_findings(machine: Machine) -> list[Finding]:
+    """The docker daemon: version, where it keeps images, what it can limit, its runtimes, what was left behind."""
+    info = machine.docker
+    if info is None:
+        host = machine.where if machine.where.startswith("ssh://") else None
+        mend = "pip install 'deckbench[containers]'" if "package docker" in machine.docker_fault else mend_of(host)
+        mend = "" if machine.docker_fault == INSIDE else mend
+        return [Finding("docker daemon", "absent", machine.docker_fault or "none answers", mend)]
+    rootless = any("name=rootless" in str(option) for option in listed(info, "SecurityOptions"))
+    version = plain(info.get("ServerVersion", "?"))
+    words = [version, f"storage {plain(info.get('Driver', '?'))}", f"cgroup v{plain(info.get('CgroupVersion', '?'))}"]
+    findings = [Finding("docker daemon", "good", ", ".join([*words, "rootless" if rootless else "as root"]))]
+    findings += [limits(info), runtimes(machine), disk(machine)]
+    if machine.left_over:
+        found = f"{machine.left_over} containers of DeckBench that have ended are still there"
+        findings.append(Finding("left behind", "bad", found, "deckbench containers prune"))
+    return findings
+
+
+def listed(info: Mapping[str, Any], key: str) -> list[Any]:
+    """A list of `docker info`, empty where it has none."""
+    value = info.get(key)
+    return value if isinstance(value, list) else []
+
+
+def limits(info: Mapping[str, Any]) -> Finding:
+    """Whether the daemon can hold a container to its memory and its number of processes."""
+    missing = [word for key, word in (("MemoryLimit", "memory"), ("PidsLimit", "processes")) if not info.get(key)]
+    if missing:
+        mend = "use cgroup version 2 with these controllers delegated to the daemon"
+        return Finding("container limits", "bad", f"the daemon cannot limit {' or '.join(missing)}", mend)
+    return Finding("container limits", "good", "memory and processes")
+
+
+def has_nvidia(machine: Machine) -> bool:
+    """Whether the daemon knows NVIDIA's runtime, or lists its devices (CDI)."""
+    info = machine.docker or {}
+    known = info.get("Runtimes")
+    devices = [str(device.get("ID", "")) for device in listed(info, "DiscoveredDevices") if isinstance(device, dict)]
+    return (isinstance(known, dict) and "nvidia" in known) or any(name.startswith("nvidia.com/gpu") for name in devices)
+
+
+def runtimes(machine: Machine) -> Finding:
+    """NVIDIA's container runtime: needed where there is a GPU."""
+    has_gpu = bool(machine.gpus) or machine.is_jetson
+    if has_nvidia(machine):
+        return Finding("nvidia runtime", "good", "the daemon has it")
+    if not has_gpu:
+        return Finding("nvidia runtime", "absent", "not there, and no GPU either")
+    mend = "install nvidia-container-toolkit, `sudo nvidia-ctk runtime configure --runtime=docker`, restart docker"
+    return Finding("nvidia runtime", "bad", "the daemon does not have it, so containers see no GPU", mend)
+
+
+def disk(machine: Machine) -> Finding:
+    """Free disk where the daemon keeps images and what is copied to it."""
+    root = plain((machine.docker or {}).get("DockerRootDir", ""))
+    if machine.docker_free is None:
+        return Finding("disk of docker", "absent", f"unknown ({root or 'the daemon does not say where'})")
+    little = machine.docker_free < LITTLE_DISK
+    mend = "free some there; `docker system df` says what takes it" if little else ""
+    return Finding("disk of docker", "bad" if little else "good", f"{amount(machine.docker_free)} free at {root}", mend)
+
+
+def suits(machine: Machine, image: Image) -> bool:
+    """Whether an image is for this machine: its architecture, its kind of GPU, its L4T release."""
+    if image.architecture != machine.architecture:
+        return False
+    if image.gpu == "jetson":
+        return machine.l4t is not None and image.l4t == f"R{machine.l4t[0]}"
+    return image.gpu == "none" or (bool(machine.gpus) and not machine.is_jetson)
+
+
+def image_findings(machine: Machine, images: Mapping[str, Image], emulated: Set[str]) -> list[Finding]:
+    """One line for each image of containers.toml: built or not, locked or not, and whether this machine runs it.
+
+    emulated: architectures that this machine can run beside its own.
+    """
+    return [image_finding(machine, image, emulated) for image in images.values()]
+
+
+def image_finding(machine: Machine, image: Image, emulated: Set[str]) -> Finding:
+    name, there = f"image {image.name}", machine.images.get(image.tag)
+    if suits(machine, image):
+        place = "runs here"
+    elif image.architecture == machine.architecture:
+        place = f"for {aim(image)}"
+    elif image.architecture in emulated:
+        place = f"for {aim(image)}; here under emulation, for packaging alone"
+    else:
+        place = f"for {aim(image)}; {image.architecture} does not run here"
+    if there is None:
+        known = lock_words(image)
+        mend = f"deckbench containers build {image.name}" if suits(machine, image) else ""
+        return Finding(name, "absent", f"not built, {known}; {place}", mend)
+    wrong = ARCHITECTURES.get(there.architecture, there.architecture) != image.architecture
+    if wrong:
+        found = f"{there.identity[:12]} is {there.architecture or 'of no architecture'}, not {image.architecture}"
+        return Finding(name, "bad", found, f"deckbench containers build {image.name}")
+    state: State = "good" if there.locked else "bad"
+    mend = "" if there.locked else f"for records that are published: deckbench containers lock {image.name}, then build"
+    return Finding(name, state, f"{there.identity[:12]}, {'locked' if there.locked else 'unlocked'}; {place}", mend)
+
+
+def lock_words(image: Image) -> str:
+    """Whether an image's definition is locked, for one kind of base at least; what is missing otherwise."""
+    missing = [missing_locks(image, base) for base in ("registry", "bootstrap")]
+    return "locked" if [] in missing else f"not locked ({min(missing, key=len)[0]})"
+
+
+def aim(image: Image) -> str:
+    """What kind of machine an image is for."""
+    if image.gpu == "jetson":
+        return f"a Jetson with L4T {image.l4t}"
+    return f"{image.architecture} with an NVIDIA GPU" if image.gpu == "devices" else image.architecture
+
+
+def emulation(machine: Machine, emulated: Set[str]) -> Finding:
+    """Programs of arm64 on an x86 machine: what `--emulate` needs."""
+    if machine.architecture == "arm64":
+        if machine.emulated:
+            return Finding("arm64 emulation", "good", "this is it")
+        return Finding("arm64 emulation", "good", "not needed: this machine is arm64")
+    if "arm64" in emulated:
+        return Finding("arm64 emulation", "good", "qemu is registered for containers (binfmt_misc)")
+    mend = "Debian: apt-get install qemu-user-static binfmt-support"
+    return Finding("arm64 emulation", "absent", "not registered, or not for containers (flag F)", mend)
+
+
+def can_run(machine: Machine, images: Mapping[str, Image]) -> bool:
+    """Whether a container of ours can run on this machine once its image is there: a daemon, an image that suits."""
+    if machine.docker is None or machine.docker.get("OSType", "linux") != "linux":
+        return False
+    fitting = [image for image in images.values() if suits(machine, image)]
+    return any(image.gpu == "none" or has_nvidia(machine) for image in fitting)

@@ -1,0 +1,35 @@
+"""The report as a table on a terminal, as aligned lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deckbench.doctor.facts import Finding
+
+COLOURS = {"good": "green", "bad": "red", "absent": "yellow"}
+
+
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """`STATE  NAME  FOUND`, each with its way to mend on a line of its own."""
+    width = max((len(one.name) for one in findings), default=0)
+    told = []
+    for one in findings:
+        told.append(f"{one.state:<6}  {one.name:<{width}}  {one.found}")
+        if one.mend:
+            told.append(f"{'':<6}  {'':<{width}}  mend: {one.mend}")
+    return told
+
+
+def table(findings: Sequence[Finding]) -> None:
+    """Print a table to a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("", "looked at", "found", "mend"):
+        grid.add_column(title, overflow="fold")
+    for one in findings:
+        # Text, not markup: a name in brackets is no style
+        grid.add_row(Text(one.state, COLOURS[one.state]), Text(one.name), Text(one.found), Text(one.mend))
+    Console().print(grid)
