@@ -235,6 +235,8 @@ def lock_image(image: Image, part: str, *, base: str, find_links: Sequence[str])
     from deckbench.artifact import atomic_write
     from deckbench.daemon import connect
 
+    if part not in {"packages", "base"}:
+        raise InputError(f"{part!r} is no part of an image", "--only", "packages or base")
     if part == "packages":
         found = lock_wheels(image, find_links)
         atomic_write(image.folder / WHEELS, wheels_text(image, found))

@@ -50,6 +50,7 @@ def ls(folder: Folder = None, as_json: Json = False) -> None:
 def lock(
     names: Annotated[list[str] | None, typer.Argument(help="Images; default: all.")] = None,
     base: Base = "registry",
+    only: Annotated[str | None, typer.Option(help="packages or base; default: both.")] = None,
     find_links: Links = None,
     folder: Folder = None,
 ) -> None:
@@ -58,7 +59,7 @@ def lock(
 
     failed = []
     for image in chosen(names or [], folder):
-        for part in ("packages", "base"):
+        for part in ("packages", "base") if only is None else (only,):
             try:
                 say(f"{image.name}: {lock_image(image, part, base=base, find_links=find_links or [])}")
             except DeckBenchError as error:
