@@ -122,3 +122,17 @@ def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="the output is a folder"):
         artifact.atomic_write(tmp_path, "x")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_drafts_of_writers_that_are_gone_are_removed(tmp_path: Path) -> None:
+    """Whatever number the writer had: in a container every first process has the same."""
+    with artifact.writing(tmp_path / "out", "thing") as draft:
+        for name in (f".out.{os.getpid()}-aa.draft", ".out.999999999-bb.draft"):
+            (tmp_path / name).mkdir()
+        old = tmp_path / ".out.1-cc.draft"  # process 1 is always there
+        old.mkdir()
+        (tmp_path / ".out.1-dd.draft").mkdir()
+        os.utime(old, (1, 1))
+        artifact.remove_dead_drafts(tmp_path / "out")
+        assert draft.path.is_dir()
+        assert {path.name for path in tmp_path.iterdir()} == {draft.path.name, ".out.1-dd.draft"}

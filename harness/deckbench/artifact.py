@@ -7,12 +7,14 @@ A manifest separates `content` (hashed: what was made, from what, with which par
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from deckbench.errors import InputError, OutsideError
 MANIFEST = "manifest.json"
 SCHEMA = 1
 DRAFT_SUFFIX = ".draft"
+LOCKED_WITHIN_S = 60.0
 
 
 @dataclass
@@ -171,11 +174,38 @@ def check_free(out: Path) -> None:
 
 
 def remove_dead_drafts(out: Path) -> None:
-    """Remove drafts of `out` whose process is gone (it was killed while writing)."""
+    """Remove drafts of `out` whose process is gone (it was killed while writing).
+
+    A writer holds a lock on its draft: process numbers say nothing about a writer in a container, which has its own.
+    """
     for draft in out.parent.glob(f".{glob.escape(out.name)}.*{DRAFT_SUFFIX}"):
         pid = draft.name.removeprefix(f".{out.name}.").partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(draft, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            handle = lock_draft(draft)
+            if handle is not None:
+                os.close(handle)
+            # One that was made just now may not be locked yet; where the disk has no locks, the number has to do. A
+            # process that writes this now has no other draft of it: one of its number was of its like in a container.
+            young = time.time() - draft.stat().st_mtime < LOCKED_WITHIN_S
+            alive = pid.isdigit() and pid != str(os.getpid()) and Path(f"/proc/{pid}").exists()
+            if not (alive and (young or handle is None)):
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+def lock_draft(draft: Path) -> int | None:
+    """Lock a draft as its writer; a handle that holds the lock until it is closed, None where the disk has no locks.
+
+    Raises BlockingIOError when another process holds it.
+    """
+    handle = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return handle
 
 
 @contextlib.contextmanager
@@ -197,8 +227,10 @@ def writing(
     make_parent(out)
     remove_dead_drafts(out)
     aside = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}{DRAFT_SUFFIX}")
+    lock = None
     try:
         aside.mkdir()
+        lock = lock_draft(aside)
     except OSError as error:
         raise OutsideError(
             f"cannot write the {kind}: {error.strerror}", out, "mend the rights or the disk, then run again"
@@ -225,6 +257,8 @@ def writing(
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def read(path: Path, kind: str | None = None, *, verify: bool = False) -> Manifest:
