@@ -8,6 +8,7 @@ clock), which is only ever observed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import re
@@ -180,7 +181,7 @@ def describe(*, device: str = "cpu", emulated: bool = False) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "accelerators": accelerators(),
-        "emulated": emulated,
+        "emulated": emulated or os.environ.get("DECKBENCH_EMULATED") == "1",
     }
 
 
@@ -213,3 +214,12 @@ def packages(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def container() -> dict[str, Any] | None:
+    """The container image this process runs in, as its runner says: `{"name", "identity", "locked"}`; None outside."""
+    try:
+        found = json.loads(os.environ.get("DECKBENCH_CONTAINER", "null"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -100,3 +100,14 @@ def test_the_page_names_what_fails(one: Path, tmp_path: Path) -> None:
     assert json.dumps(result)
     page = (tmp_path / "site/index.html").read_text()
     assert 'class="fails"' in page and "audit of its dataset failed" in page
+
+
+def test_an_image_that_is_not_locked(one: Path, tmp_path: Path) -> None:
+    image = {"name": "x86-cpu", "identity": fake.sha("image")}
+    fake.record(one, tmp_path / "work", model="other", instead={"container": {**image, "locked": True}})
+    assert failed(one) == []
+    fake.record(one, tmp_path / "work2", model="third", instead={"container": image})
+    assert failed(one) == ["images"]
+    report(one, out=tmp_path / "site")
+    pages = "".join(path.read_text() for path in (tmp_path / "site").rglob("*.html"))
+    assert pages.count(", not locked") == 1

@@ -99,6 +99,7 @@ def bench(
                 "hardware": hardware.describe(device=loaded.device),
                 "state": {"start": state, "end": hardware.state()},
                 "packages": hardware.packages(),
+                "container": hardware.container(),
             }
     for kind, found in results["kinds"].items():
         median, n = found["latency"]["p50"], found["latency"]["n"]

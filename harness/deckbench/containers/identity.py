@@ -7,6 +7,9 @@ from typing import Any
 
 from deckbench.artifact import hash_json
 from deckbench.containers.archive import SETTINGS
+from deckbench.daemon import LABEL
+
+LOCKED = f"{LABEL}.locked"  # this label of an image is "true" when all that is in it came from locks
 
 
 def identity(attrs: Mapping[str, Any]) -> str:
@@ -20,3 +23,9 @@ def identity(attrs: Mapping[str, Any]) -> str:
     settings["Env"] = sorted(settings["Env"] or [])
     layers = list((attrs.get("RootFS") or {}).get("Layers") or [])
     return hash_json({"architecture": attrs["Architecture"], "os": attrs["Os"], "diff_ids": layers, **settings})
+
+
+def is_locked(attrs: Mapping[str, Any]) -> bool:
+    """Whether an image was built from locks alone, as its label says. attrs: as for `identity`."""
+    labels = (attrs.get("Config") or {}).get("Labels") or {}
+    return labels.get(LOCKED) == "true"

@@ -382,11 +382,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def answered_by(answerer: Any) -> dict[str, Any]:
-    """The machine (a server's is not known: none) and the packages that gave the answers."""
+    """The machine (a server's is not known: none), the packages and the container that gave the answers."""
     if hasattr(answerer, "account"):
-        return {"packages": hardware.packages()}
+        return {"packages": hardware.packages(), "container": hardware.container()}
     device = str(getattr(getattr(answerer, "model", answerer), "device", "cpu"))  # `blind:M` wraps M
-    return {"hardware": hardware.describe(device=device), "packages": hardware.packages()}
+    here = {"hardware": hardware.describe(device=device), "packages": hardware.packages()}
+    return {**here, "container": hardware.container()}
 
 
 def check_complete(place: Place, missing: Sequence[tuple[str, str]]) -> None:

@@ -119,6 +119,15 @@ def blind_at_chance(runs: Sequence[Run]) -> list[str]:
     return found
 
 
+def images_locked(runs: Sequence[Run]) -> list[str]:
+    """Answers given in a container came from an image that was built from locks, so that others can build it too."""
+    return [
+        f"{run.name}: the container image {run.record.container.name} is not locked"
+        for run in runs
+        if run.record.container is not None and not run.record.container.locked
+    ]
+
+
 GATES: tuple[tuple[str, str, Callable[[Sequence[Run]], list[str]]], ...] = (
     ("samples", "every answer that was scored lies in its record", samples_fit),
     ("worlds", "no pool counts as synthetic in one record and as real in another", one_world),
@@ -126,6 +135,7 @@ GATES: tuple[tuple[str, str, Callable[[Sequence[Run]], list[str]]], ...] = (
     ("intervals", "every headline number has an interval", intervals_given),
     ("audit", "the recorded audits of the datasets passed", audits_passed),
     ("blind", "a model that sees nothing answers at chance", blind_at_chance),
+    ("images", "container images that answers were given in are locked", images_locked),
 )
 
 

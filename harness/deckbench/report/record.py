@@ -257,10 +257,12 @@ class Hardware(Strict):
 
 
 class Container(Strict):
-    """The container image a step ran in: its name and DeckBench's identity hash of it."""
+    """The container image a step ran in: its name, DeckBench's identity hash of it, and whether it was built from
+    locks alone. An image that is not locked is for trying: what stands in it is not known to anyone else."""
 
     name: str
     identity: Sha256
+    locked: bool = False
 
 
 class Audit(Strict):

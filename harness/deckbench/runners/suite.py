@@ -366,11 +366,15 @@ def is_served(ref: str) -> bool:
 
 
 def answered_on(ref: str, predictions: Path) -> dict[str, Any]:
-    """The machine and packages that gave the answers, as `write_record` takes them: answers that were there already
-    may stem from another device or an older environment than the one that writes the record."""
+    """The machine, packages and container that gave the answers, as `write_record` takes them: answers that were there
+    already may stem from another device or an older environment than the one that writes the record."""
     place = predictions.with_name(f"{predictions.stem}.manifest.json")
     observed = json.loads(place.read_text(encoding="utf-8"))["observed"] if place.is_file() else {}
-    return {"machine": SERVER if is_served(ref) else observed.get("hardware"), "packages": observed.get("packages")}
+    return {
+        "machine": SERVER if is_served(ref) else observed.get("hardware"),
+        "packages": observed.get("packages"),
+        "container": observed.get("container"),
+    }
 
 
 def part_of(spec: DataSpec, condition: str) -> str:

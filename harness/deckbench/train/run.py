@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from deckbench import artifact
+from deckbench import artifact, hardware
 from deckbench.artifact import Manifest
 from deckbench.errors import InputError
 from deckbench.progress import say
@@ -425,5 +425,6 @@ def publish(run: Run, last: Path, *, wall_s: float) -> None:
         if run.exam is not None:
             (draft.path / EVALUATIONS).write_text(evaluations_csv(state["evaluation"]["rows"]), encoding="utf-8")
         draft.observed.update(wall_s=round(wall_s, 3), pictures=len(run.items), logs=run.logs.name)
+        draft.observed["container"] = hardware.container()
         if run.source.file is not None:
             draft.observed["config"] = {"file": run.source.file.name, "ignored": list(run.source.ignored)}
