@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 def prune(client: DockerClient, *, store: bool = False) -> dict[str, Any]:
     """Clean a daemon of DeckBench's leftovers; returns how many of each were removed.
 
-    store: also the volumes in which inputs are kept for later steps. Images in use and the newest build of each stay.
-    Raises OutsideError.
+    Containers go whose caller is gone; those of living processes and of other machines stay. store: also the volumes in
+    which inputs are kept for later steps. Images in use and the newest build of each stay. Raises OutsideError.
     """
     import docker.errors
 
+    from deckbench.runners.leftovers import remove_dead
+
+    containers = len(remove_dead(client))
     with failures("cannot clean up"):
         images = 0
         current = {client.images.get(tag).id for tag in tags_there(client)}
@@ -28,7 +31,7 @@ def prune(client: DockerClient, *, store: bool = False) -> dict[str, Any]:
                 with contextlib.suppress(docker.errors.APIError):  # a container uses it
                     client.images.remove(image.id)
                     images += 1
-    return {"images": images}
+    return {"containers": containers, "images": images}
 
 
 def tags_there(client: DockerClient) -> list[str]:

@@ -1,0 +1,220 @@
+"""What a container is asked for, without a daemon: arguments, GPUs, images, owners."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deckbench.containers.identity import identity, is_locked
+from deckbench.containers.spec import Image, load_images
+from deckbench.errors import InputError, OutsideError
+from deckbench.runners import owner
+from deckbench.runners.container import check_daemon, verdict
+from deckbench.runners.job import GIB, Job, create_arguments, user
+from deckbench.runners.which import Machine, image_for, machine_of
+
+IMAGES = load_images()
+
+
+def a_job(image: Image = IMAGES["x86-cpu"], **fields: Any) -> Job:
+    made = Job(image, ("score", "--out", "/out/s.json"), (), Path("s.json"), "/out/s.json", env={"KEY": "a secret"})
+    return dataclasses.replace(made, **fields)
+
+
+def arguments(job: Job) -> dict[str, Any]:
+    who = (1000, 100)
+    return create_arguments(job, image="sha256:1", mounts=[], labels={"deckbench.job": "7"}, container="{}", who=who)
+
+
+def test_a_job_is_confined() -> None:
+    given = arguments(a_job())
+    assert given["network_mode"] == "none"
+    assert given["user"] == "1000:100"
+    assert given["read_only"] is given["init"] is True
+    assert given["cap_drop"] == ["ALL"]
+    assert given["security_opt"] == ["no-new-privileges:true"]
+    assert given["mem_limit"] == given["memswap_limit"] == 16 * GIB
+    assert given["pids_limit"] == 2048
+    assert given["tmpfs"] == {"/tmp": f"size={4 * GIB},uid=1000,gid=100,mode=1777"}
+    assert given["labels"] == {"deckbench": "job", "deckbench.job": "7"}
+    assert given["environment"]["HOME"] == "/tmp"
+    assert given["environment"]["PYTHONDONTWRITEBYTECODE"] == ""  # or every rank would compile torch again
+    assert "entrypoint" not in given
+    assert not {"privileged", "devices", "cap_add", "ipc_mode", "pid_mode"} & given.keys()
+
+
+def test_limits_can_be_others() -> None:
+    given = arguments(a_job(memory_gib=1.5, pids=7))
+    assert (given["mem_limit"], given["pids_limit"]) == (1.5 * GIB, 7)
+    assert a_job(minutes=2).seconds == 120
+    assert a_job().seconds == 0
+
+
+def test_a_server_is_reached_only_where_declared() -> None:
+    assert arguments(a_job(network=True))["network_mode"] == "bridge"
+    assert arguments(a_job(network=True, loopback=True))["network_mode"] == "host"
+    assert arguments(a_job(loopback=True))["network_mode"] == "none"
+    assert "a secret" not in repr(a_job())
+
+
+def test_gpus_of_a_workstation() -> None:
+    given = arguments(a_job(IMAGES["x86-cuda"], gpus=("0", "2")))
+    asked = given["device_requests"][0]
+    assert (asked["DeviceIDs"], asked["Count"], asked["Capabilities"]) == (["0", "2"], 0, [["gpu"]])
+    assert {limit["Name"] for limit in given["ulimits"]} == {"memlock", "stack"}
+    everything = arguments(a_job(IMAGES["x86-cuda"]))["device_requests"][0]
+    assert (everything["DeviceIDs"], everything["Count"]) == ([], -1)
+    assert "runtime" not in given
+
+
+def test_the_gpu_of_a_jetson() -> None:
+    given = arguments(a_job(IMAGES["l4t-jp6"]))
+    assert given["runtime"] == "nvidia"
+    assert given["ipc_mode"] == "host"
+    assert given["shm_size"] is None
+    assert {limit["Name"]: limit["Hard"] for limit in given["ulimits"]} == {"memlock": -1, "stack": 1 << 26}
+    assert "device_requests" not in given
+
+
+def test_docker_takes_the_arguments() -> None:
+    """The SDK itself turns them into a request: a wrong name or type is refused there."""
+    from docker.models.containers import _create_container_args
+
+    for name in ("x86-cpu", "x86-cuda", "l4t-jp6"):
+        given = {**arguments(a_job(IMAGES[name])), "version": "1.41"}
+        config = _create_container_args(given)["host_config"]
+        assert config["ReadonlyRootfs"] is True
+    assert config["Runtime"] == "nvidia"
+    assert config["IpcMode"] == "host"
+
+
+GOOD = {"Name": "lab", "Architecture": "x86_64", "SecurityOptions": ["name=seccomp"], "Runtimes": {"runc": {}}}
+
+
+def test_what_a_daemon_cannot_do_is_said() -> None:
+    check_daemon(a_job(), GOOD)
+    with pytest.raises(OutsideError, match="no nvidia runtime"):
+        check_daemon(a_job(IMAGES["x86-cuda"]), GOOD)
+    check_daemon(a_job(IMAGES["x86-cuda"]), {**GOOD, "Runtimes": {"runc": {}, "nvidia": {}}})
+    with pytest.raises(InputError, match="this machine is amd64"):
+        check_daemon(a_job(IMAGES["arm64-cpu"]), GOOD)
+    check_daemon(a_job(IMAGES["arm64-cpu"], emulate=True), GOOD)
+    with pytest.raises(OutsideError, match="other user numbers"):
+        check_daemon(a_job(), {**GOOD, "SecurityOptions": ["name=rootless"]})
+
+
+class Silent:
+    failed = None
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        ({"ExitCode": 137, "OOMKilled": True}, "", "out of memory"),
+        ({"ExitCode": 3, "OOMKilled": True}, "", "out of memory"),  # a worker was killed, and the step said so
+        ({"ExitCode": 137}, "", "ended from outside"),
+        ({"ExitCode": 143}, "time", "time limit"),
+        ({"ExitCode": 143}, "SIGTERM", "stopped by SIGTERM"),
+        ({"ExitCode": 127}, "", "could not be started"),
+    ],
+)
+def test_each_end_has_its_own_message(state: dict[str, Any], reason: str, words: str) -> None:
+    with pytest.raises(OutsideError, match=words) as said:
+        verdict(a_job(minutes=1), state, reason, Silent())  # type: ignore[arg-type]
+    assert said.value.exit_code == 3
+    assert said.value.mend is not None
+
+
+def test_the_step_s_own_exit_codes_are_its_own() -> None:
+    for code in (0, 1, 2, 3, 4, 130):
+        assert verdict(a_job(), {"ExitCode": code}, "", Silent()) == code  # type: ignore[arg-type]
+
+
+def test_the_image_for_a_machine() -> None:
+    laptop, lab = Machine("linux/amd64", "none"), Machine("linux/amd64", "devices")
+    orin6, orin7 = Machine("linux/arm64", "jetson", "R36"), Machine("linux/arm64", "jetson", "R39")
+
+    def chosen(model: str, machine: Machine, named: str | None = None) -> str:
+        return image_for("infer", {"model": model}, machine, named).name
+
+    assert chosen("tiny-glm4v", laptop) == chosen("majority", laptop) == chosen("endpoint:gpt", laptop) == "x86-cpu"
+    assert chosen("glm-4v-9b", laptop) == "x86-cpu"  # slow, and the only one there is
+    assert chosen("glm-4v-9b", lab) == chosen("blind:glm-4v-9b", lab) == "x86-cuda"
+    assert chosen("tiny-glm4v", lab) == "x86-cpu"
+    assert chosen("tiny-glm4v", lab, "x86-cuda") == "x86-cuda"
+    assert (chosen("glm-4v-9b", orin6), chosen("glm-4v-9b", orin7)) == ("l4t-jp6", "l4t-jp7")
+    assert image_for("run", {"suite": "demo"}, laptop, None).name == "x86-cpu"
+    assert image_for("build", {}, lab, None).name == "x86-cpu"
+    with pytest.raises(InputError, match="no image in"):
+        chosen("tiny-glm4v", Machine("linux/riscv64", "none"))
+    with pytest.raises(InputError, match="no image is called"):
+        chosen("tiny-glm4v", laptop, "x86")
+
+
+def test_machines_by_what_their_daemon_says() -> None:
+    assert machine_of(GOOD, here=False) == Machine("linux/amd64", "none")
+    assert machine_of({**GOOD, "Runtimes": {"nvidia": {}}}, here=False) == Machine("linux/amd64", "devices")
+    orin = {"Architecture": "aarch64", "KernelVersion": "5.15.148-tegra", "Runtimes": {"nvidia": {}}}
+    assert machine_of(orin, here=False) == Machine("linux/arm64", "jetson", "R36")
+    assert machine_of({**orin, "KernelVersion": "6.8.12-tegra"}, here=False).l4t == "R39"
+
+
+def test_identity_is_what_a_step_can_see() -> None:
+    config = {
+        "Env": ["A=1"],
+        "Entrypoint": ["deckbench"],
+        "Cmd": None,
+        "User": "",
+        "Labels": {"deckbench.locked": "true"},
+    }
+    attrs: dict[str, Any] = {
+        "Id": "1",
+        "RepoTags": ["a:b"],
+        "Created": "now",
+        "Architecture": "amd64",
+        "Os": "linux",
+        "RootFS": {"Type": "layers", "Layers": ["sha256:1", "sha256:2"]},
+        "Config": config,
+    }
+    known = identity(attrs)
+    assert identity({**attrs, "Id": "2", "RepoTags": [], "Created": "later"}) == known
+    assert identity({**attrs, "Config": {**config, "Cmd": [], "WorkingDir": "", "Labels": {}}}) == known
+    assert identity({**attrs, "Architecture": "arm64"}) != known
+    assert identity({**attrs, "RootFS": {"Layers": ["sha256:2", "sha256:1"]}}) != known
+    assert identity({**attrs, "Config": {**config, "Env": ["A=2"]}}) != known
+    assert is_locked(attrs)
+    assert not is_locked({**attrs, "Config": {}})
+
+
+def test_owners_that_are_gone_are_known() -> None:
+    assert not owner.is_dead(owner.mine())
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    machine, boot, namespace = owner.here()
+    of_it = " ".join((machine, boot, namespace, str(process.pid), owner.started(process.pid) or ""))
+    assert not owner.is_dead(of_it)
+    process.kill()
+    for _ in range(100):
+        if owner.is_dead(of_it):  # a zombie is dead already
+            break
+        time.sleep(0.05)
+    assert owner.is_dead(of_it)
+    process.wait()
+    assert owner.is_dead(of_it)
+    parts = owner.mine().split(" ")
+    assert owner.is_dead(" ".join([*parts[:4], "1"]))  # the number was given to another process
+    assert owner.is_dead(" ".join([parts[0], "another boot", *parts[2:]]).replace("another boot", "another-boot"))
+    assert not owner.is_dead(" ".join(["another-machine", *parts[1:4], "1"]))
+    assert not owner.is_dead(" ".join([*parts[:2], "1", parts[3], "1"]))  # in another container: not seen from here
+    assert not owner.is_dead("")
+
+
+def test_a_step_never_runs_as_root() -> None:
+    assert 0 not in user()
+    assert user() == (65534, 65534) if os.getuid() == 0 else user() == (os.getuid(), os.getgid())

@@ -1,0 +1,111 @@
+"""The folder that a containerised step writes to, without a container: what goes in, what comes out, who may."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deckbench.errors import OutsideError
+from deckbench.runners.leftovers import recover
+from deckbench.runners.staging import Staging, bring_out, claimed, move_in
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(name)
+
+
+def below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_unfinished_work_of_folders_and_tables(tmp_path: Path) -> None:
+    fill(tmp_path, "S1.partial/run.json", "S1.logs/events", "a.partial/answers.jsonl", "b.partial/x", "S1-more/x")
+    for output, expected in (("S1", ["S1.logs/events", "S1.partial/run.json"]), ("a.csv", ["a.partial/answers.jsonl"])):
+        staging = Staging(tmp_path / output)
+        with claimed(staging) as left:
+            assert not left
+            assert move_in(staging) == []
+            assert below(staging.folder) == expected
+            bring_out(staging)
+    assert below(tmp_path) == [
+        "S1-more/x",
+        "S1.logs/events",
+        "S1.partial/run.json",
+        "a.partial/answers.jsonl",
+        "b.partial/x",
+    ]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_is_there_is_shown_to_the_step(tmp_path: Path) -> None:
+    fill(tmp_path, "a.csv", "a.manifest.json", "a.timings.csv", "s.json", "D/manifest.json")
+    (tmp_path / "empty").mkdir()
+    for output, expected in (("a.csv", ["a.csv", "a.manifest.json", "a.timings.csv"]), ("s.json", ["s.json"])):
+        staging = Staging(tmp_path / output)
+        with claimed(staging):
+            move_in(staging)
+            assert below(staging.folder) == expected
+            bring_out(staging)
+    for output, mounted in (("D", ["D"]), ("empty", [])):
+        staging = Staging(tmp_path / output)
+        with claimed(staging):
+            assert move_in(staging) == mounted
+            bring_out(staging)
+    assert below(tmp_path) == ["D/manifest.json", "a.csv", "a.manifest.json", "a.timings.csv", "s.json"]
+    assert (tmp_path / "empty").is_dir()
+
+
+def test_a_table_is_renamed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = Staging(tmp_path / "a.csv")
+    order = []
+    monkeypatch.setattr("deckbench.runners.staging.settle", lambda source, target, *, merge: order.append(target.name))
+    with claimed(staging):
+        fill(staging.folder, "a.csv", "a.manifest.json", "a.partial/answers.jsonl", "a.timings.csv", ".a.csv.12.tmp")
+        bring_out(staging)
+    assert order == ["a.partial", "a.timings.csv", "a.manifest.json", "a.csv"]
+
+
+def test_plots_go_where_they_were_asked_for(tmp_path: Path) -> None:
+    staging = Staging(tmp_path / "s.json", ((".plots", tmp_path / "pictures" / "new"),))
+    fill(tmp_path, "pictures/new/mine.svg")
+    with claimed(staging):
+        fill(staging.folder, "s.json", ".plots/a.svg", ".plots/b.svg")
+        bring_out(staging)
+    assert below(tmp_path) == ["pictures/new/a.svg", "pictures/new/b.svg", "pictures/new/mine.svg", "s.json"]
+
+
+def test_two_starts_at_once(tmp_path: Path) -> None:
+    staging = Staging(tmp_path / "deep" / "x")
+    with claimed(staging):
+        with pytest.raises(OutsideError, match="another run is making this output"), claimed(staging):
+            pass
+        with pytest.raises(OutsideError, match="another run is making this output"):
+            recover(staging.output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_results_are_never_mixed(tmp_path: Path) -> None:
+    staging = Staging(tmp_path / "x")
+    with claimed(staging):
+        fill(staging.folder, "x/theirs")
+        fill(tmp_path, "x/ours")
+        with pytest.raises(OutsideError, match="was made here while a container was making it too"):
+            bring_out(staging)
+    assert below(tmp_path) == [".x.job/x/theirs", "x/ours"]
+
+
+def test_a_start_without_a_container_takes_up_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path, ".x.job/x.partial/step", ".x.job/.x.7-ab.draft/half")
+    if os.getuid() == 0:
+        os.chown(tmp_path / ".x.job/x.partial", 65534, 65534)
+    recover(Path("x"))
+    assert below(tmp_path) == ["x.partial/step"]
+    assert (tmp_path / "x.partial").stat().st_uid == os.getuid()
+    recover(Path("x"))
