@@ -24,16 +24,19 @@ def install(session: nox.Session, *extra: str, parts: str = "") -> None:
     session.install("-e", f".{parts}", *extra)
 
 
-def verb(session: nox.Session, *words: str, parts: str = "") -> None:
-    """Run `deckbench WORDS ARGS`."""
+def verb(session: nox.Session, *words: str, parts: str = "", anywhere: bool = False) -> None:
+    """Run `deckbench WORDS ARGS`; anywhere: in a container where one is ready, unless ARGS say where."""
     install(session, parts=parts)
-    session.run("deckbench", *words, *session.posargs, env=OFFLINE)
+    said = any(arg.partition("=")[0] in {"--runner", "--host", "--help"} for arg in session.posargs)
+    where = ["--runner", "auto"] if anywhere and not said else []
+    session.run("deckbench", *words, *where, *session.posargs, env=OFFLINE)
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """The main job on the embedded default: frames, datasets, training, answers, scores, leaderboard."""
-    verb(session, "run", "demo")
+    asked = any(arg.partition("=")[0] in {"--runner", "--host"} for arg in session.posargs)
+    verb(session, "run", "demo", parts="[containers]" if asked else "")
 
 
 @nox.session
@@ -69,37 +72,37 @@ def lint(session: nox.Session) -> None:
 @nox.session(name="build-data")
 def build_data(session: nox.Session) -> None:
     """`deckbench build ARGS`."""
-    verb(session, "build")
+    verb(session, "build", parts="[containers]", anywhere=True)
 
 
 @nox.session(name="train-glm4v")
 def train_glm4v(session: nox.Session) -> None:
     """`deckbench train ARGS`, such as `--model MODELS/glm-4v-9b --data data/S1 --out adapters/S1`."""
-    verb(session, "train")
+    verb(session, "train", parts="[containers]", anywhere=True)
 
 
 @nox.session(name="train-phi3v")
 def train_phi3v(session: nox.Session) -> None:
     """`deckbench train ARGS`, such as `--model MODELS/Phi-3-vision-128k-instruct --data data/S1 --out adapters/S1`."""
-    verb(session, "train")
+    verb(session, "train", parts="[containers]", anywhere=True)
 
 
 @nox.session
 def infer(session: nox.Session) -> None:
     """`deckbench infer ARGS`."""
-    verb(session, "infer", parts="[endpoint]")
+    verb(session, "infer", parts="[containers,endpoint]", anywhere=True)
 
 
 @nox.session
 def score(session: nox.Session) -> None:
     """`deckbench score ARGS`."""
-    verb(session, "score")
+    verb(session, "score", parts="[containers]", anywhere=True)
 
 
 @nox.session(name="bench-x86")
 def bench_x86(session: nox.Session) -> None:
     """`deckbench bench ARGS`."""
-    verb(session, "bench")
+    verb(session, "bench", parts="[containers]", anywhere=True)
 
 
 @nox.session

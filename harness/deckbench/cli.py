@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help='Which vision-language model can be trusted to watch an Opentrons OT-2 and say "stop"?',
-    epilog="Example: deckbench run demo --work work/demo",
+    epilog="Examples: deckbench run demo --work work/demo; deckbench run demo --runner docker",
 )
 pool_app = typer.Typer(no_args_is_help=True, help="Pools of frames with YOLO labels: render, check, group.")
 models_app = typer.Typer(no_args_is_help=True, help="Known models: list, check against reference tensors, pretrain.")
@@ -37,6 +40,46 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: al
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken frames out and list them in the manifest.")]
 Model = Annotated[str, typer.Option("--model", help="A known name, a model folder, endpoint:NAME, a baseline.")]
 Adapter = Annotated[Path | None, typer.Option("--adapter", help="LoRA weights made by `deckbench train`.")]
+Runner = Annotated[str, typer.Option(help="local, docker (in a container), or auto: docker where it is ready.")]
+Host = Annotated[str | None, typer.Option(help="ssh://USER@MACHINE: in a container there, data copied in and out.")]
+ImageName = Annotated[str | None, typer.Option("--image", help="Default: the first that serves the model.")]
+Limits = Annotated[str | None, typer.Option(help="Of a container: memory=GIB,minutes=N,pids=N; default: the image's.")]
+
+
+def anywhere(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options that say where it runs; in a container, it runs there instead of here."""
+    signature = inspect.signature(verb, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter("context", keyword, annotation=typer.Context),
+        inspect.Parameter("runner", keyword, default="local", annotation=Runner),
+        inspect.Parameter("host", keyword, default=None, annotation=Host),
+        inspect.Parameter("image", keyword, default=None, annotation=ImageName),
+        inspect.Parameter("limits", keyword, default=None, annotation=Limits),
+    ]
+
+    @functools.wraps(verb)
+    def run_there_or_here(
+        *, context: typer.Context, runner: str, host: str | None, image: str | None, limits: str | None, **given: Any
+    ) -> None:
+        from deckbench.runners.elsewhere import Asked, Option, check_asked, run_elsewhere
+
+        asked = Asked(runner, host, image, limits)
+        check_asked(asked)
+        flags = {
+            param.name: "" if param.param_type_name == "argument" else param.opts[0] for param in context.command.params
+        }
+        options = [Option(name, flags[name], value) for name, value in given.items()]
+        code = run_elsewhere(verb.__name__, options, asked)
+        if code is None:
+            verb(**given)
+        elif code:
+            raise typer.Exit(code)
+
+    parameters = [param.replace(kind=keyword) for param in signature.parameters.values()]
+    run_there_or_here.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
+    run_there_or_here.__annotations__ = {param.name: param.annotation for param in [*parameters, *added]}
+    return run_there_or_here
 
 
 def show(result: Any, as_json: bool, lines: list[str]) -> None:
@@ -125,6 +168,7 @@ def pool_group(
 
 
 @app.command(epilog="Example: deckbench build ot2-guided@1 --pool pools/demo --out data/S2")
+@anywhere
 def build(
     task: Annotated[str, typer.Argument(help="Such as ot2-concept@1, ot2-guided@1, ot2-scene@1.")],
     pool: Annotated[Path, typer.Option(help="The pool's folder or its yaml.")],
@@ -235,6 +279,7 @@ def audit(
 
 
 @app.command(epilog="Example: deckbench train --model tiny-glm4v --data data/S1 --out adapters/S1 --set epochs=2")
+@anywhere
 def train(
     model: Model,
     data: Annotated[Path, typer.Option(help="The dataset to train on.")],
@@ -279,6 +324,7 @@ def train(
 
 
 @app.command(epilog="Example: deckbench merge --model tiny-glm4v --adapter adapters/S1 --out models/tiny-S1")
+@anywhere
 def merge(
     model: Model,
     adapter: Annotated[Path, typer.Option(help="The adapter to merge.")],
@@ -297,6 +343,7 @@ def merge(
 @app.command(
     epilog="Example: deckbench infer --model tiny-glm4v --adapter adapters/S1 --data data/S1 --out preds/S1.csv"
 )
+@anywhere
 def infer(
     model: Model,
     data: Annotated[Path, typer.Option(help="A dataset or a messages JSONL.")],
@@ -331,6 +378,7 @@ def ask(
 
 
 @app.command(epilog="Example: deckbench score preds/S2.csv --data data/S2 --out scores/S2.json")
+@anywhere
 def score(
     predictions: Annotated[Path, typer.Argument(help="FILE.csv made by `deckbench infer`.")],
     out: Annotated[Path, typer.Option("--out", help="Where score.json goes; an older score is replaced.")],
@@ -362,6 +410,7 @@ def compare(
 
 
 @app.command(epilog="Example: deckbench bench --model tiny-glm4v --data data/S3 --engine torch --out bench/tiny")
+@anywhere
 def bench(
     model: Model,
     data: Annotated[Path, typer.Option(help="The dataset whose frames and questions are asked.")],
@@ -438,7 +487,8 @@ def models_pretrain(
     say(f"model: {out}")
 
 
-@app.command(epilog="Example: deckbench run demo --work work/demo")
+@app.command(epilog="Example: deckbench run demo --work work/demo; in a container: deckbench run demo --runner docker")
+@anywhere
 def run(
     suite: Annotated[str, typer.Argument(help="A suite yaml, or the name of an embedded one: demo, smoke.")],
     work: Annotated[Path | None, typer.Option(help="Where everything is made; default work/SUITE.")] = None,
