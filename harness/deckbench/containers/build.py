@@ -208,6 +208,24 @@ def verify(client: DockerClient, image: Image, *, base: str, wheels: Path | None
     }
 
 
+def recreate(client: DockerClient, image: Image, wanted: str) -> str:
+    """Have an image in the daemon, the one of identity `wanted` if it can be; returns the identity that is there.
+
+    One that is there already is taken, else it is built from this DeckBench and its locks. Where that fails, another
+    one that is there stays. Raises DeckBenchError where there is none at all.
+    """
+    base = "registry" if (image.folder / BASE).is_file() or image.debian is None else "bootstrap"
+    there = built_attrs(client, image)
+    if there is not None and identity(there) == wanted:
+        return wanted
+    try:
+        return build(client, image, base=base).identity
+    except DeckBenchError:
+        if there is None:
+            raise
+        return identity(there)
+
+
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What of two images' identities differs: `layer 2 of 3`, `Env` ..."""
     found = [name for name in SETTINGS if (before["Config"].get(name) or None) != (after["Config"].get(name) or None)]

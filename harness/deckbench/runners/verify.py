@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from deckbench import artifact
-from deckbench.errors import InputError
+from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.suite import load_suite
 
 SINCE = ("score", "infer", "train")
@@ -33,6 +36,7 @@ NOT_IN_RECORDS = (
     "names_anomaly_says_normal",
     "says_anomaly_names_none",
 )
+OUTCOME = ("model", "task", "dataset", "samples", "metrics", "seed")  # of a record: what came out, of what
 REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}
 
 
@@ -122,15 +126,52 @@ def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[
             if (old / room).is_dir():
                 # links would do, but an artifact must not change under us while it is read
                 shutil.copytree(old / room, place / room, ignore=shutil.ignore_patterns(".*", "*.partial"))
-        result = run_suite(source.source, work=place, only=words[words.index("--only") + 1])
-        made = Path(result["records"][0])
-        return compare(record, made, known)
+        label = words[words.index("--only") + 1]
+        if known.container is None:
+            made, note = Path(run_suite(source.source, work=place, only=label)["records"][0]), ""
+        else:
+            try:
+                note = recreated(known.container.name, known.container.identity)
+            except DeckBenchError as error:
+                return NOT_HERE, f"it ran in the image {known.container.name}: {error.what}"
+            run_contained(source.source, place, label, known.container.name)
+            made = next((place / "records").iterdir())
+        verdict, why = compare(record, made, known)
+        return verdict, why + note
+
+
+def recreated(name: str, identity: str) -> str:
+    """Have the image a record names in the daemon, built anew where it is not; returns what is to be said of it.
+
+    Raises DeckBenchError where there is no daemon, or the image can neither be found nor built.
+    """
+    from deckbench.containers.build import recreate
+    from deckbench.containers.spec import image_named
+    from deckbench.daemon import connect
+
+    there = recreate(connect(), image_named(name), identity)
+    return "" if there == identity else f"; the image is {there[:12]}, the record's was {identity[:12]}"
+
+
+def run_contained(ref: str, work: Path, label: str, image: str) -> None:
+    """One row of a suite in a container. Raises OutsideError, or InputError, as the step said on stderr."""
+    command = [sys.executable, "-m", "deckbench", "run", ref, "--work", str(work), "--only", label]
+    done = subprocess.run(
+        [*command, "--runner", "docker", "--image", image], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+    )
+    if done.returncode != 0:
+        kind = InputError if done.returncode == InputError.exit_code else OutsideError
+        raise kind(f"the row did not run in the image {image} (see above)", label)
 
 
 def compare(old: Path, new: Path, known: Any) -> tuple[str, str]:
     """(verdict, why) for a record and its second making."""
     if artifact.hash_file(old / "record.json") == artifact.hash_file(new / "record.json"):
         return SAME_BYTES, "record.json and all answers are the same bytes"
+    told, again = (json.loads((place / "record.json").read_text(encoding="utf-8")) for place in (old, new))
+    if all(told[part] == again[part] for part in OUTCOME):
+        other = sorted(part for part in told if told[part] != again[part])
+        return SAME_BYTES, f"all answers and metrics are the same bytes; of the record differ: {', '.join(other)}"
     before = {row["id"]: row for row in samples_of(old)}
     after = {row["id"]: row for row in samples_of(new)}
     if before.keys() != after.keys():
