@@ -18,6 +18,7 @@ from deckbench.errors import InputError, OutsideError
 DROPPED = (
     "etc/apt/sources.list",
     "etc/apt/apt.conf.d/01autoremove",
+    "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
     "etc/hostname",
     "etc/resolv.conf",
     "etc/machine-id",
@@ -52,6 +53,7 @@ def bootstrap(image: Image, folder: Path) -> Rootfs:
         raise InputError("mmdebstrap is not installed", "--base", f"apt-get install {needs}")
     raw, out = folder / "raw.tar", folder / "rootfs.tar"
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={image.architecture}"]
+    command += ["--dpkgopt=force-unsafe-io"]  # the folder is packed right away: no need to flush each file
     command += [f"--include={','.join(image.debian.packages)}", image.debian.release, str(raw)]
     done = subprocess.run(
         command,
