@@ -1,0 +1,530 @@
+"""The content-addressed store in a volume of the far daemon: files travel by sha256, in pieces, once.
+
+What the far side has to do is done by `store_helper.py`, in a container without network that only sees the store and
+the job's output. Bytes go in and out through the daemon's own archive calls on a container that is never started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deckbench import artifact
+from deckbench.daemon import LABEL, NO_SPACE
+from deckbench.errors import InputError, OutsideError
+from deckbench.progress import PLAIN_EVERY_S, say
+from deckbench.runners import hashes, owner, store_helper
+from deckbench.runners.far import Far
+from deckbench.runners.job import NOBODY, NUMBER, OUT, OWNER
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+VOLUME = f"{LABEL}-store"
+STORE = store_helper.STORE
+CHUNK = 64 << 20  # what is sent again at most when a link breaks
+READ = 1 << 18
+PULLS = 8  # pieces that the helper lays ready at once
+ROUNDS = 4  # a piece that arrives broken so often is no accident
+WHO = (NOBODY, NOBODY)  # owns the store, and runs the steps there
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of this machine: what it holds, by hash."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+@dataclass
+class Tree:
+    """Files by their path in the tree, and its folders (empty ones too)."""
+
+    files: dict[str, Source] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+
+    def content(self) -> dict[str, Any]:
+        """What decides whether two trees are the same; plain JSON."""
+        return {"files": {path: found.sha256 for path, found in self.files.items()}, "folders": sorted(self.folders)}
+
+
+@dataclass(frozen=True)
+class Session:
+    """One job's use of a store. key: the job's. image: id of the image in the far daemon, whose Python helps."""
+
+    far: Far
+    key: str
+    image: str
+
+    def named(self, what: str) -> str:
+        """The name of this job's `job`, `anchor` or `helper` container, or `out` volume."""
+        return f"{LABEL}-{what}-{self.key[:16]}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {NUMBER: self.key, OWNER: owner.mine()}
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: `27.9 GB`, `64.0 MB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+# Trees of this machine
+
+
+def read_trees(places: Iterable[tuple[str, Path]]) -> Tree:
+    """One tree of several files and folders, each at its place in it (`0/model`). Links are followed.
+
+    Raises InputError for what is missing, cannot be read, or is neither file nor folder.
+    """
+    tree = Tree()
+    began = last = time.monotonic()
+    with hashes.open_cache() as cache:
+        for place, path in places:
+            for found, inside in walk(path, place, tree.folders):
+                tree.files[inside] = Source(found, *hashes.hash_file(found, cache))
+                if (now := time.monotonic()) - last >= PLAIN_EVERY_S:
+                    say(f"hashing: {len(tree.files)} files, {now - began:.0f} s")
+                    last = now
+    return tree
+
+
+def walk(path: Path, place: str, folders: list[str]) -> Iterator[tuple[Path, str]]:
+    """(file, its place in the tree) of a file or folder; adds the folders' places to `folders`."""
+    if path.is_file():
+        yield path, place
+        return
+    if not path.is_dir():
+        raise InputError("not found; a file or a folder is expected here", path, "check the path")
+    above = {path.resolve()}
+    for parent, names, leaves in os.walk(path, followlinks=True):
+        here = place if Path(parent) == path else f"{place}/{Path(parent).relative_to(path).as_posix()}"
+        folders.append(here)
+        for name in list(names):
+            if Path(parent, name).is_symlink():
+                target = Path(parent, name).resolve()
+                if target in above or Path(parent).resolve().is_relative_to(target):
+                    names.remove(name)  # a circle
+                above.add(target)
+        names.sort()
+        for name in sorted(leaves):
+            if not Path(parent, name).is_file():
+                mend = "remove it, or mend the link"
+                raise InputError("neither a file nor a folder, or a link to nothing", Path(parent, name), mend)
+            yield Path(parent, name), f"{here}/{name}"
+
+
+# The far side
+
+
+def arguments(session: Session, name: str) -> dict[str, Any]:
+    """What all helping containers have in common: they see the store and the output, and nothing else."""
+    from docker.types import LogConfig, Mount
+
+    return {
+        "image": session.image,
+        "name": session.named(name),
+        "network_mode": "none",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "init": True,
+        "mem_limit": 1 << 30,
+        "pids_limit": 64,
+        "log_config": LogConfig(type="json-file", config={}),
+        "environment": {"PYTHONDONTWRITEBYTECODE": "1"},
+        "mounts": [Mount(STORE, VOLUME, type="volume"), Mount(OUT, session.named("out"), type="volume")],
+        "labels": {LABEL: "store", **session.labels},
+    }
+
+
+def open_store(session: Session) -> None:
+    """Make the volumes and the container that bytes go through, where they are not there yet."""
+
+    def make(client: DockerClient) -> None:
+        client.volumes.create(VOLUME, labels={LABEL: "store"})
+        client.volumes.create(session.named("out"), labels={LABEL: "out", **session.labels})
+        remove_container(client, session.named("anchor"))
+        # It is never started; its root is not read-only so that the volumes' own folders can be given to WHO.
+        client.containers.create(command=["true"], **arguments(session, "anchor"))
+        folders = [STORE[1:], *(f"{STORE[1:]}/{name}" for name in ("blobs", "pieces", "jobs", "asks")), OUT[1:]]
+        client.api.put_archive(session.named("anchor"), "/", folders_tar(folders))
+
+    session.far.do("opening the store", make)
+
+
+def remove_container(client: DockerClient, name: str) -> None:
+    """Remove a container by name, if it is there."""
+    import docker.errors
+
+    with contextlib.suppress(docker.errors.NotFound):
+        client.api.remove_container(name, force=True, v=True)
+
+
+def member(name: str, size: int, *, folder: bool = False) -> tarfile.TarInfo:
+    """A tar entry that belongs to WHO."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime = size, int(time.time())
+    entry.mode, entry.type = (0o755, tarfile.DIRTYPE) if folder else (0o600, tarfile.REGTYPE)
+    entry.uid, entry.gid = WHO
+    return entry
+
+
+def folders_tar(names: Iterable[str]) -> bytes:
+    """A tar of empty folders."""
+    return b"".join(member(name, 0, folder=True).tobuf() for name in names) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def padding(size: int) -> bytes:
+    """What fills a tar entry up to whole blocks."""
+    return bytes(-size % tarfile.BLOCKSIZE)
+
+
+def read_far_file(client: DockerClient, container: str, path: str) -> Iterator[bytes]:
+    """The bytes of one far file."""
+    stream, _ = client.api.get_archive(container, path, chunk_size=1 << 20)
+    with tarfile.open(fileobj=Reader(stream), mode="r|") as tar:
+        for entry in tar:
+            file = tar.extractfile(entry)
+            while file is not None and (block := file.read(1 << 20)):
+                yield block
+
+
+class Reader(io.RawIOBase):
+    """A file to read from an iterator of bytes."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self.blocks, self.rest = iter(blocks), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self.rest:
+            try:
+                self.rest = next(self.blocks)
+            except StopIteration:
+                return 0
+        count = min(len(target), len(self.rest))
+        target[:count] = self.rest[:count]
+        self.rest = self.rest[count:]
+        return count
+
+
+def help_out(session: Session, verb: str, ask: Mapping[str, Any], doing: str) -> dict[str, Any]:
+    """Let the helper do something there; its answer. Raises OutsideError when it cannot (its disk is full, ...)."""
+    question = f"{session.key}.{verb}.json"
+    data = json.dumps({"do": verb, "job": session.key, **ask}).encode()
+    source = Path(store_helper.__file__).read_text(encoding="utf-8")
+
+    def action(client: DockerClient) -> dict[str, Any]:
+        name = session.named("helper")
+        remove_container(client, name)
+        entry = member(question, len(data)).tobuf() + data + padding(len(data)) + bytes(2 * tarfile.BLOCKSIZE)
+        client.api.put_archive(session.named("anchor"), f"{STORE}/asks", entry)
+        given = {**arguments(session, "helper"), "user": f"{WHO[0]}:{WHO[1]}", "read_only": True}
+        words = ["python3", "-I", "-c", source, f"{STORE}/asks/{question}"]
+        container = client.containers.create(entrypoint=words, command=[], **given)
+        container.start()
+        code = wait(client, container.id, doing)
+        if code != 0:
+            said = container.logs(tail=20).decode(errors="replace").strip()
+            raise helper_failed(session, doing, said or f"exit code {code}")
+        answer = {}
+        if verb != "forget":
+            parts = read_far_file(client, session.named("anchor"), f"{STORE}/asks/{question}.answer")
+            answer = json.loads(b"".join(parts))
+        remove_container(client, name)
+        return answer
+
+    return session.far.do(doing, action)
+
+
+def helper_failed(session: Session, doing: str, said: str) -> OutsideError:
+    """The helper's end as an error."""
+    full = NO_SPACE.search(said) is not None
+    mend = "free some disk space there, then run again" if full else "run the same command again to go on"
+    return OutsideError(f"{doing}: {said.splitlines()[-1][:300]}", session.far.host, mend)
+
+
+def wait(client: DockerClient, container: str, doing: str) -> int:
+    """Ask until the container has ended; its exit code."""
+    began = last = time.monotonic()
+    while True:
+        state = client.api.inspect_container(container)["State"]
+        if not state["Running"] and state["Status"] != "created":
+            return int(state["ExitCode"])
+        now = time.monotonic()
+        if now - last >= PLAIN_EVERY_S:
+            say(f"{doing}: {now - began:.0f} s")
+            last = now
+        time.sleep(min(1.0, 0.05 + (now - began) / 10))
+
+
+# To the far side
+
+
+def send(session: Session, trees: Mapping[str, Tree], room: Callable[[int, int], None]) -> int:
+    """Bring the trees to `STORE/jobs/KEY/ROOT`; only what the store does not hold travels. Returns the bytes sent.
+
+    room: called once with (bytes to send, bytes free there) before anything is copied; it may raise. Raises OutsideError
+    when the link stays away or the disk there is full, InputError for a file that changes while it is copied.
+    """
+    sources = {found.sha256: found for tree in trees.values() for found in tree.files.values()}
+    sums: dict[str, dict[str, str]] = {}
+    question = {
+        "files": {sha: found.size for sha, found in sources.items()},
+        "chunk": CHUNK,
+        "trees": {root: {**tree.content(), "folders": tree.folders} for root, tree in trees.items()},
+    }
+    sent, tries = 0, dict.fromkeys(sources, 0)
+    while True:
+        doing = "comparing with the store" if not sent else "checking what was copied"
+        answer = help_out(session, "place", {**question, "hashes": sums}, doing)
+        missing = [(sources[sha], number) for sha, numbers in answer["missing"].items() for number in numbers]
+        for sha in answer["missing"]:
+            tries[sha] += 1
+            if tries[sha] > ROUNDS:
+                what = "the file changes while it is being copied, or arrives broken every time"
+                raise InputError(what, sources[sha].path, "see whether something writes to it, then run again")
+        total = sum(length(found, number) for found, number in missing)
+        if not sent:
+            room(total, answer["free"])
+        if not missing:
+            return sent
+        if total >= 1e6:
+            say(f"copying {size_text(total)} to {session.far.host}")
+        for batch in batches(missing):
+            session.far.do("copying to the far machine", lambda client, batch=batch: put(session, client, batch, sums))
+            done = sum(length(found, number) for found, number in batch)
+            sent += done
+            progress(session, sent, sent + (total := total - done))
+
+
+LAST_SAID: dict[str, float] = {}
+
+
+def progress(session: Session, done: int, total: int) -> None:
+    """A line now and then."""
+    now = time.monotonic()
+    if now - LAST_SAID.setdefault(session.key, now) >= PLAIN_EVERY_S:
+        LAST_SAID[session.key] = now
+        say(f"copied {size_text(done)} of {size_text(total)}")
+
+
+def length(found: Source, number: int) -> int:
+    """Bytes of a file's piece."""
+    return min(CHUNK, found.size - number * CHUNK)
+
+
+def batches(pieces: Iterable[tuple[Source, int]]) -> Iterator[list[tuple[Source, int]]]:
+    """Pieces in groups that travel together, of CHUNK bytes at most (a tar entry of a small file takes 1 kB more)."""
+    group: list[tuple[Source, int]] = []
+    size = 0
+    for found, number in pieces:
+        more = length(found, number) + 1024
+        if group and size + more > CHUNK:
+            yield group
+            group, size = [], 0
+        group.append((found, number))
+        size += more
+    if group:
+        yield group
+
+
+def put(
+    session: Session, client: DockerClient, batch: list[tuple[Source, int]], sums: dict[str, dict[str, str]]
+) -> None:
+    """Send pieces; notes the hash of each in `sums`."""
+    import hashlib
+
+    def tar() -> Iterator[bytes]:
+        for found, number in batch:
+            left = length(found, number)
+            yield member(f"{found.sha256}.{number}", left).tobuf()
+            filling, digest = padding(left), hashlib.sha256()
+            with opened(found.path) as file:
+                file.seek(number * CHUNK)
+                while left:
+                    block = file.read(min(READ, left))
+                    if not block:
+                        what = "the file became shorter while it was copied"
+                        raise InputError(what, found.path, "see what writes to it, then run again")
+                    left -= len(block)
+                    digest.update(block)
+                    yield block
+            yield filling
+            sums.setdefault(found.sha256, {})[str(number)] = digest.hexdigest()
+        yield bytes(2 * tarfile.BLOCKSIZE)
+
+    client.api.put_archive(session.named("anchor"), f"{STORE}/pieces", tar())
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A file to read. Raises InputError when it cannot be."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        if isinstance(error, ConnectionError | TimeoutError):
+            raise  # thrown into us by whoever sends
+        raise InputError(f"cannot read the file: {error.strerror}", path, "mend it, then run again") from None
+
+
+# From the far side
+
+
+def fetch(session: Session, into: Path, known: Mapping[str, Source]) -> tuple[set[str], int]:
+    """Bring what lies in the job's /out to the folder `into`, every file checked; goes on where it was broken off.
+
+    known: files of this machine by their path in /out; where the far one is the same, it is copied here. Returns the
+    names that /out holds, and the bytes that travelled. Raises OutsideError for the link and the disk here.
+    """
+    found = help_out(session, "list", {}, "listing the output")
+    files: dict[str, tuple[str, int]] = {path: (entry[0], entry[1]) for path, entry in found["files"].items()}
+    try:
+        for folder in found["folders"]:
+            artifact.inside(into, folder, session.far.host).mkdir(parents=True, exist_ok=True)
+        travelled = fetch_files(session, into, files, known)
+    except OSError as error:
+        mend = "free some disk space, then run again to go on"
+        raise OutsideError(f"cannot write the output: {error.strerror}", into, mend) from error
+    return {path.partition("/")[0] for path in (*files, *found["folders"])}, travelled
+
+
+def fetch_files(
+    session: Session, into: Path, files: Mapping[str, tuple[str, int]], known: Mapping[str, Source]
+) -> int:
+    """Make `files` (path -> sha256, bytes) stand in `into`. Returns the bytes that travelled."""
+    import shutil
+
+    travelled, seen = 0, set()
+    for attempt in range(ROUNDS):
+        wanted = []
+        for path, (sha, size) in files.items():
+            target = artifact.inside(into, path, session.far.host)
+            if path in seen and path not in wanted and has(target, sha, size):
+                continue
+            seen.add(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not has(target, sha, size):
+                if path in known and known[path].sha256 == sha and attempt == 0:
+                    shutil.copyfile(known[path].path, target)
+                    if has(target, sha, size):
+                        continue
+                if target.exists() and (attempt or target.stat().st_size >= size):
+                    target.unlink()  # no beginning of it
+                wanted.append(path)
+        if not wanted:
+            return travelled
+        total = sum(files[path][1] for path in wanted)
+        if total >= 1e6:
+            say(f"fetching {size_text(total)} from {session.far.host}")
+        pieces = [piece for path in wanted for piece in rest(path, into / path, files[path][1])]
+        groups = list(packed(pieces))
+        for start in range(0, len(groups), PULLS):
+            some = groups[start : start + PULLS]
+            help_out(session, "pull", {"batches": some}, "laying the output ready")
+            for number, batch in enumerate(some):
+                session.far.do(
+                    "fetching the output", lambda client, n=number, b=batch: get(session, client, n, b, into)
+                )
+                travelled += sum(piece[2] for piece in batch)
+                progress(session, travelled, total)
+        for path in wanted:
+            if files[path][1] == 0:
+                (into / path).touch()
+            artifact.fsync_path(into / path)
+    mend = "see whether its disk is sound, then run again"
+    raise OutsideError("a file arrives broken every time", f"{session.far.host}: {wanted[0]}", mend)
+
+
+def has(target: Path, sha: str, size: int) -> bool:
+    """Whether a file is there already."""
+    return target.is_file() and target.stat().st_size == size and artifact.hash_file(target) == sha
+
+
+def rest(path: str, target: Path, size: int) -> Iterator[tuple[str, int, int]]:
+    """(path, offset, length) of the pieces of a file that are not here yet."""
+    offset = target.stat().st_size if target.exists() else 0
+    while offset < size:
+        count = min(CHUNK, size - offset)
+        yield path, offset, count
+        offset += count
+
+
+def packed(pieces: Iterable[tuple[str, int, int]]) -> Iterator[list[tuple[str, int, int]]]:
+    """Pieces in groups of CHUNK bytes at most."""
+    group: list[tuple[str, int, int]] = []
+    for piece in pieces:
+        if group and sum(one[2] for one in group) + piece[2] > CHUNK:
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
+
+
+def get(session: Session, client: DockerClient, number: int, batch: list[tuple[str, int, int]], into: Path) -> None:
+    """Write the pieces of one batch to their places."""
+    name = f"{STORE}/asks/{session.key}.{number}"
+    stream = io.BufferedReader(Reader(read_far_file(client, session.named("anchor"), name)))
+    for path, offset, count in batch:
+        with (into / path).open("r+b" if (into / path).exists() else "wb") as file:
+            file.seek(offset)
+            left = count
+            while left:
+                block = stream.read(min(1 << 20, left))
+                if not block:
+                    raise ConnectionError("the stream ended early")
+                file.write(block)
+                left -= len(block)
+
+
+# The end
+
+
+def close_store(session: Session) -> None:
+    """Remove all that was made for this job; the store's files stay."""
+    help_out(session, "forget", {}, "cleaning up")
+
+    def clean(client: DockerClient) -> None:
+        for what in ("job", "helper", "anchor"):
+            remove_container(client, session.named(what))
+        remove_volume(client, session.named("out"))
+
+    session.far.do("cleaning up", clean)
+
+
+def remove_volume(client: DockerClient, name: str) -> bool:
+    """Remove a volume; False when it is in use. One that is not there is as good as removed."""
+    import docker.errors
+
+    try:
+        client.api.remove_volume(name)
+    except docker.errors.NotFound:
+        return True
+    except docker.errors.APIError as error:
+        if error.status_code != 409:
+            raise
+        return False
+    return True
+
+
+def remove_store(client: DockerClient) -> bool:
+    """Remove the store of a daemon (`containers prune --store`). False while a job uses it."""
+    return remove_volume(client, VOLUME)
