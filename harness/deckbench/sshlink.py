@@ -95,8 +95,8 @@ class Link:
                 try:
                     process = subprocess.Popen(
                         ssh_command(self.host, DIAL),
-                        stdin=connection,
-                        stdout=connection,
+                        stdin=connection.fileno(),
+                        stdout=connection.fileno(),
                         stderr=subprocess.PIPE,
                         text=True,
                         errors="replace",

@@ -1,6 +1,6 @@
 """A stand-in for the Orin: sshd and a docker daemon of its own in a network namespace of this machine.
 
-It is another network and another daemon, not another computer: the processor, the kernel and the disk are this machine's.
+It is another network and another daemon, not another computer: processor, kernel and disk are this machine's.
 Needs root, iproute2, iptables, openssh-server and dockerd; `missing()` says which of them is not here.
 """
 

@@ -38,6 +38,7 @@ class Far:
     def __init__(self, host: str) -> None:
         self.host = host
         self.patience_s = patience()
+        self.asked: list[int] = []  # signals this process got: then a link that is gone is not waited for
         self.client: DockerClient | None = daemon.connect(host)
 
     def close(self) -> None:
@@ -88,6 +89,8 @@ class Far:
                     raise  # the daemon itself refuses
                 why = error.what
             self.close()
+            if self.asked:
+                raise KeyboardInterrupt
             if gone_since is None:
                 gone_since = time.monotonic()
                 say(f"{doing}: the link to {self.host} broke; trying again for up to {self.patience_s:g} s")

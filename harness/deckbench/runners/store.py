@@ -7,13 +7,16 @@ the job's output. Bytes go in and out through the daemon's own archive calls on 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -280,7 +283,7 @@ def wait(client: DockerClient, container: str, doing: str) -> int:
 def send(session: Session, trees: Mapping[str, Tree], room: Callable[[int, int], None]) -> int:
     """Bring the trees to `STORE/jobs/KEY/ROOT`; only what the store does not hold travels. Returns the bytes sent.
 
-    room: called once with (bytes to send, bytes free there) before anything is copied; it may raise. Raises OutsideError
+    room: called once with (bytes to send, bytes free there) before anything is copied; may raise. Raises OutsideError
     when the link stays away or the disk there is full, InputError for a file that changes while it is copied.
     """
     sources = {found.sha256: found for tree in trees.values() for found in tree.files.values()}
@@ -308,7 +311,7 @@ def send(session: Session, trees: Mapping[str, Tree], room: Callable[[int, int],
         if total >= 1e6:
             say(f"copying {size_text(total)} to {session.far.host}")
         for batch in batches(missing):
-            session.far.do("copying to the far machine", lambda client, batch=batch: put(session, client, batch, sums))
+            session.far.do("copying to the far machine", partial(put, session, batch, sums))
             done = sum(length(found, number) for found, number in batch)
             sent += done
             progress(session, sent, sent + (total := total - done))
@@ -346,10 +349,9 @@ def batches(pieces: Iterable[tuple[Source, int]]) -> Iterator[list[tuple[Source,
 
 
 def put(
-    session: Session, client: DockerClient, batch: list[tuple[Source, int]], sums: dict[str, dict[str, str]]
+    session: Session, batch: list[tuple[Source, int]], sums: dict[str, dict[str, str]], client: DockerClient
 ) -> None:
     """Send pieces; notes the hash of each in `sums`."""
-    import hashlib
 
     def tar() -> Iterator[bytes]:
         for found, number in batch:
@@ -388,49 +390,48 @@ def opened(path: Path) -> Iterator[Any]:
 # From the far side
 
 
-def fetch(session: Session, into: Path, known: Mapping[str, Source]) -> tuple[set[str], int]:
+def fetch(session: Session, into: Path, known: Mapping[str, Source], also: Sequence[str] = ()) -> int:
     """Bring what lies in the job's /out to the folder `into`, every file checked; goes on where it was broken off.
 
-    known: files of this machine by their path in /out; where the far one is the same, it is copied here. Returns the
-    names that /out holds, and the bytes that travelled. Raises OutsideError for the link and the disk here.
+    known: files of this machine by their path in /out; where the far one is the same, it is copied here. also: names
+    that begin with a dot and are no drafts. Returns the bytes that travelled. Raises OutsideError for the link and the
+    disk here.
     """
-    found = help_out(session, "list", {}, "listing the output")
+    found = help_out(session, "list", {"also": list(also)}, "listing the output")
     files: dict[str, tuple[str, int]] = {path: (entry[0], entry[1]) for path, entry in found["files"].items()}
     try:
         for folder in found["folders"]:
             artifact.inside(into, folder, session.far.host).mkdir(parents=True, exist_ok=True)
-        travelled = fetch_files(session, into, files, known)
+        drop_others(into, {*files, *found["folders"]})
+        return fetch_files(session, into, files, known)
     except OSError as error:
         mend = "free some disk space, then run again to go on"
         raise OutsideError(f"cannot write the output: {error.strerror}", into, mend) from error
-    return {path.partition("/")[0] for path in (*files, *found["folders"])}, travelled
 
 
-def fetch_files(
-    session: Session, into: Path, files: Mapping[str, tuple[str, int]], known: Mapping[str, Source]
-) -> int:
+def drop_others(folder: Path, wanted: set[str]) -> None:
+    """Remove what an earlier, broken fetch brought and is no longer there."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.relative_to(folder).as_posix() not in wanted:
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+def fetch_files(session: Session, into: Path, files: Mapping[str, tuple[str, int]], known: Mapping[str, Source]) -> int:
     """Make `files` (path -> sha256, bytes) stand in `into`. Returns the bytes that travelled."""
-    import shutil
-
-    travelled, seen = 0, set()
-    for attempt in range(ROUNDS):
-        wanted = []
-        for path, (sha, size) in files.items():
+    travelled, broken = 0, 0
+    while wanted := [path for path, (sha, size) in files.items() if not has(into / path, sha, size)]:
+        if broken == ROUNDS:
+            mend = "see whether its disk is sound, then run again"
+            raise OutsideError("a file arrives broken every time", f"{session.far.host}: {wanted[0]}", mend)
+        for path in list(wanted):
             target = artifact.inside(into, path, session.far.host)
-            if path in seen and path not in wanted and has(target, sha, size):
-                continue
-            seen.add(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not has(target, sha, size):
-                if path in known and known[path].sha256 == sha and attempt == 0:
-                    shutil.copyfile(known[path].path, target)
-                    if has(target, sha, size):
-                        continue
-                if target.exists() and (attempt or target.stat().st_size >= size):
-                    target.unlink()  # no beginning of it
-                wanted.append(path)
-        if not wanted:
-            return travelled
+            if path in known and known[path].sha256 == files[path][0] and not broken:
+                shutil.copyfile(known[path].path, target)
+                wanted.remove(path)
+            elif broken or not target.exists() or target.stat().st_size >= files[path][1]:
+                target.write_bytes(b"")  # what is shorter is taken for its beginning
+        broken += 1
         total = sum(files[path][1] for path in wanted)
         if total >= 1e6:
             say(f"fetching {size_text(total)} from {session.far.host}")
@@ -440,17 +441,12 @@ def fetch_files(
             some = groups[start : start + PULLS]
             help_out(session, "pull", {"batches": some}, "laying the output ready")
             for number, batch in enumerate(some):
-                session.far.do(
-                    "fetching the output", lambda client, n=number, b=batch: get(session, client, n, b, into)
-                )
+                session.far.do("fetching the output", partial(get, session, number, batch, into))
                 travelled += sum(piece[2] for piece in batch)
                 progress(session, travelled, total)
         for path in wanted:
-            if files[path][1] == 0:
-                (into / path).touch()
             artifact.fsync_path(into / path)
-    mend = "see whether its disk is sound, then run again"
-    raise OutsideError("a file arrives broken every time", f"{session.far.host}: {wanted[0]}", mend)
+    return travelled
 
 
 def has(target: Path, sha: str, size: int) -> bool:
@@ -479,12 +475,12 @@ def packed(pieces: Iterable[tuple[str, int, int]]) -> Iterator[list[tuple[str, i
         yield group
 
 
-def get(session: Session, client: DockerClient, number: int, batch: list[tuple[str, int, int]], into: Path) -> None:
+def get(session: Session, number: int, batch: list[tuple[str, int, int]], into: Path, client: DockerClient) -> None:
     """Write the pieces of one batch to their places."""
     name = f"{STORE}/asks/{session.key}.{number}"
     stream = io.BufferedReader(Reader(read_far_file(client, session.named("anchor"), name)))
     for path, offset, count in batch:
-        with (into / path).open("r+b" if (into / path).exists() else "wb") as file:
+        with (into / path).open("r+b") as file:
             file.seek(offset)
             left = count
             while left:
