@@ -97,8 +97,11 @@ class StandIn:
 
 
 @contextlib.contextmanager
-def stand_in(images: tuple[str, ...] = ()) -> Iterator[StandIn]:
-    """Start it, load `images` of this machine's daemon into it, and take all of it down again, whatever happens."""
+def stand_in(images: tuple[str, ...] = (), disk: str | None = None) -> Iterator[StandIn]:
+    """Start it, load `images` of this machine's daemon into it, and take all of it down again, whatever happens.
+
+    disk: such as `400m`: the daemon's disk is so small. A file system in memory.
+    """
     name = f"db{secrets.token_hex(3)}"
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     number = secrets.randbelow(200) + 20
@@ -121,10 +124,13 @@ def stand_in(images: tuple[str, ...] = ()) -> Iterator[StandIn]:
         place.inside("ip", "addr", "add", f"{far}/30", "dev", "far")
         place.inside("ip", "link", "set", "far", "up")
         place.inside("ip", "link", "set", "lo", "up")
+        if disk is not None:
+            (folder / "data").mkdir()
+            call("mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(folder / "data"))
         start_dockerd(place)
         start_sshd(place, user)
         for image in images:
-            call("bash", "-c", f"docker save {image} | docker -H {place.docker_host} load")
+            call("bash", "-c", f"set -o pipefail; docker save {image} | docker -H {place.docker_host} load")
         yield place
     finally:
         take_down(place)

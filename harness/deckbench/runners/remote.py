@@ -89,7 +89,7 @@ def at(job: Job, staging: Staging, far: Far) -> int:
     check_memory(job, machine, far.host)
     image = image_at(job, far, machine)
     inputs = read_inputs(job)
-    session = Session(far, key_of(job, inputs, identity(image.attrs)), image.id)
+    session = Session(far, key_of(job, inputs, identity(image.attrs)), image.id, *(job.program or ())[:1])
     seeds = store.read_trees(seeds_of(staging, in_place=job.in_place))
     remove_leftovers(session)
     began = found(session)
@@ -282,8 +282,7 @@ def begin(
 
     try:
         store.open_store(session)
-        store.send(session, {"in": inputs, "out": seeds}, room)
-        store.help_out(session, "seed", {"folders": [job.output.name] if job.in_place else []}, "preparing the output")
+        store.send(session, inputs, seeds, [job.output.name] if job.in_place else [], room)
         session.far.do("starting the step", lambda client: start(job, session, client, image, machine))
     except BaseException:
         session.far.patience_s = 0
@@ -306,7 +305,7 @@ def start(job: Job, session: Session, client: DockerClient, image: Any, machine:
         Mount(place, f"{trees}/{place_of(number, path)}", type="bind", read_only=True)
         for number, (place, path) in enumerate(job.inputs)
     ]
-    mounts.append(Mount(OUT, session.named("out"), type="volume"))
+    mounts.append(store.volume(OUT, session.named("out")))
     if job.image.gpu == "jetson":
         mounts += [Mount(path, path, type="bind", read_only=True) for path in machine.files]
     labels = {LABEL: FAR_JOB, **session.labels}

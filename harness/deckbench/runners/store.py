@@ -1,7 +1,7 @@
 """The content-addressed store in a volume of the far daemon: files travel by sha256, in pieces, once.
 
 What the far side has to do is done by `store_helper.py`, in a container without network that only sees the store and
-the job's output. Bytes go in and out through the daemon's own archive calls on a container that is never started.
+the job's output. Bytes and questions go there, and come back, through the daemon's own archive calls on that container.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import tarfile
 import time
@@ -68,9 +69,10 @@ class Session:
     far: Far
     key: str
     image: str
+    python: str = "python3"
 
     def named(self, what: str) -> str:
-        """The name of this job's `job`, `anchor` or `helper` container, or `out` volume."""
+        """The name of this job's `job` or `helper` container, or `out` volume."""
         return f"{LABEL}-{what}-{self.key[:16]}"
 
     @property
@@ -134,13 +136,24 @@ def walk(path: Path, place: str, folders: list[str]) -> Iterator[tuple[Path, str
 # The far side
 
 
-def arguments(session: Session, name: str) -> dict[str, Any]:
-    """What all helping containers have in common: they see the store and the output, and nothing else."""
-    from docker.types import LogConfig, Mount
+def volume(place: str, name: str) -> Any:
+    """A mounted volume. What an image has at that place does not count, nor to whom it belongs there."""
+    from docker.types import Mount
 
-    return {
+    return Mount(place, name, type="volume", no_copy=True)
+
+
+def open_store(session: Session) -> None:
+    """Make the volumes, and the container that helps, where they are not there yet."""
+    from docker.types import LogConfig
+
+    source = Path(store_helper.__file__).read_text(encoding="utf-8")
+    given = {
         "image": session.image,
-        "name": session.named(name),
+        "name": session.named("helper"),
+        "entrypoint": [session.python, "-I", "-c", source],
+        "command": [session.key],
+        "user": f"{WHO[0]}:{WHO[1]}",
         "network_mode": "none",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
@@ -148,23 +161,19 @@ def arguments(session: Session, name: str) -> dict[str, Any]:
         "mem_limit": 1 << 30,
         "pids_limit": 64,
         "log_config": LogConfig(type="json-file", config={}),
-        "environment": {"PYTHONDONTWRITEBYTECODE": "1"},
-        "mounts": [Mount(STORE, VOLUME, type="volume"), Mount(OUT, session.named("out"), type="volume")],
+        "mounts": [volume(STORE, VOLUME), volume(OUT, session.named("out"))],
         "labels": {LABEL: "store", **session.labels},
     }
-
-
-def open_store(session: Session) -> None:
-    """Make the volumes and the container that bytes go through, where they are not there yet."""
 
     def make(client: DockerClient) -> None:
         client.volumes.create(VOLUME, labels={LABEL: "store"})
         client.volumes.create(session.named("out"), labels={LABEL: "out", **session.labels})
-        remove_container(client, session.named("anchor"))
-        # It is never started; its root is not read-only so that the volumes' own folders can be given to WHO.
-        client.containers.create(command=["true"], **arguments(session, "anchor"))
+        remove_container(client, session.named("helper"))
+        # Its root is not read-only (WHO cannot write there): else the volumes' own folders could not be given to WHO.
+        client.containers.create(**given)
         folders = [STORE[1:], *(f"{STORE[1:]}/{name}" for name in ("blobs", "pieces", "jobs", "asks")), OUT[1:]]
-        client.api.put_archive(session.named("anchor"), "/", folders_tar(folders))
+        client.api.put_archive(session.named("helper"), "/", folders_tar(folders))
+        client.api.start(session.named("helper"))
 
     session.far.do("opening the store", make)
 
@@ -228,72 +237,75 @@ class Reader(io.RawIOBase):
 
 
 def help_out(session: Session, verb: str, ask: Mapping[str, Any], doing: str) -> dict[str, Any]:
-    """Let the helper do something there; its answer. Raises OutsideError when it cannot (its disk is full, ...)."""
-    question = f"{session.key}.{verb}.json"
+    """Let the helper do something there; its answer. Raises OutsideError when it cannot (its disk is full, ...).
+
+    A link that breaks meanwhile does not break off what it does.
+    """
+    name = f"{session.key}.{secrets.token_hex(4)}"
     data = json.dumps({"do": verb, "job": session.key, **ask}).encode()
-    source = Path(store_helper.__file__).read_text(encoding="utf-8")
+    parts = [member(f"{name}.json", len(data)).tobuf(), data, padding(len(data)), member(f"{name}.go", 0).tobuf()]
+    question = b"".join(parts) + bytes(2 * tarfile.BLOCKSIZE)
 
-    def action(client: DockerClient) -> dict[str, Any]:
-        name = session.named("helper")
-        remove_container(client, name)
-        entry = member(question, len(data)).tobuf() + data + padding(len(data)) + bytes(2 * tarfile.BLOCKSIZE)
-        client.api.put_archive(session.named("anchor"), f"{STORE}/asks", entry)
-        given = {**arguments(session, "helper"), "user": f"{WHO[0]}:{WHO[1]}", "read_only": True}
-        words = ["python3", "-I", "-c", source, f"{STORE}/asks/{question}"]
-        container = client.containers.create(entrypoint=words, command=[], **given)
-        container.start()
-        code = wait(client, container.id, doing)
-        if code != 0:
-            said = container.logs(tail=20).decode(errors="replace").strip()
-            raise helper_failed(session, doing, said or f"exit code {code}")
-        answer = {}
-        if verb != "forget":
-            parts = read_far_file(client, session.named("anchor"), f"{STORE}/asks/{question}.answer")
-            answer = json.loads(b"".join(parts))
-        remove_container(client, name)
-        return answer
+    def put_question(client: DockerClient) -> None:
+        client.api.put_archive(session.named("helper"), f"{STORE}/asks", question)
 
-    return session.far.do(doing, action)
+    session.far.do(doing, put_question)
+    answer = session.far.do(doing, partial(wait, session, f"{STORE}/asks/{name}.answer", doing))
+    if "error" in answer:
+        full = NO_SPACE.search(answer["error"]) is not None
+        mend = "free some disk space there, then run again" if full else "run the same command again to go on"
+        raise OutsideError(f"{doing}: {answer['error'][:300]}", session.far.host, mend)
+    return answer
 
 
-def helper_failed(session: Session, doing: str, said: str) -> OutsideError:
-    """The helper's end as an error."""
-    full = NO_SPACE.search(said) is not None
-    mend = "free some disk space there, then run again" if full else "run the same command again to go on"
-    return OutsideError(f"{doing}: {said.splitlines()[-1][:300]}", session.far.host, mend)
+def wait(session: Session, path: str, doing: str, client: DockerClient) -> dict[str, Any]:
+    """Ask until the answer is there. A helper that is not running is started."""
+    import docker.errors
 
-
-def wait(client: DockerClient, container: str, doing: str) -> int:
-    """Ask until the container has ended; its exit code."""
+    helper = session.named("helper")
     began = last = time.monotonic()
+    starts = 0
     while True:
-        state = client.api.inspect_container(container)["State"]
-        if not state["Running"] and state["Status"] != "created":
-            return int(state["ExitCode"])
+        try:
+            found: dict[str, Any] = json.loads(b"".join(read_far_file(client, helper, path)))
+            return found
+        except docker.errors.NotFound:
+            pass
+        state = client.api.inspect_container(helper)["State"]
+        if not state["Running"]:
+            if starts == ROUNDS:
+                said = client.api.logs(helper, tail=5).decode(errors="replace").strip().splitlines()
+                what = f"{doing}: the helper ends (exit code {state['ExitCode']}): {said[-1][:300] if said else ''}"
+                raise OutsideError(what, session.far.host, "see whether the image there is sound, then run again")
+            client.api.start(helper)
+            starts += 1
         now = time.monotonic()
         if now - last >= PLAIN_EVERY_S:
             say(f"{doing}: {now - began:.0f} s")
             last = now
-        time.sleep(min(1.0, 0.05 + (now - began) / 10))
+        time.sleep(min(1.0, 0.02 + (now - began) / 10))
 
 
 # To the far side
 
 
-def send(session: Session, trees: Mapping[str, Tree], room: Callable[[int, int], None]) -> int:
-    """Bring the trees to `STORE/jobs/KEY/ROOT`; only what the store does not hold travels. Returns the bytes sent.
+def send(session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], room: Callable[[int, int], None]) -> int:
+    """Bring the inputs to `STORE/jobs/KEY/in`, the seeds and the folders `make` to /out. Returns the bytes that travel:
+    only what the store does not hold.
 
     room: called once with (bytes to send, bytes free there) before anything is copied; may raise. Raises OutsideError
     when the link stays away or the disk there is full, InputError for a file that changes while it is copied.
     """
+    trees = {"in": inputs, "out": seeds}
     sources = {found.sha256: found for tree in trees.values() for found in tree.files.values()}
     sums: dict[str, dict[str, str]] = {}
     question = {
         "files": {sha: found.size for sha, found in sources.items()},
         "chunk": CHUNK,
         "trees": {root: {**tree.content(), "folders": tree.folders} for root, tree in trees.items()},
+        "make": list(make),
     }
-    sent, tries = 0, dict.fromkeys(sources, 0)
+    sent, tries, progress = 0, dict.fromkeys(sources, 0), Progress()
     while True:
         doing = "comparing with the store" if not sent else "checking what was copied"
         answer = help_out(session, "place", {**question, "hashes": sums}, doing)
@@ -314,18 +326,19 @@ def send(session: Session, trees: Mapping[str, Tree], room: Callable[[int, int],
             session.far.do("copying to the far machine", partial(put, session, batch, sums))
             done = sum(length(found, number) for found, number in batch)
             sent += done
-            progress(session, sent, sent + (total := total - done))
+            progress.say(sent, sent + (total := total - done))
 
 
-LAST_SAID: dict[str, float] = {}
+@dataclass
+class Progress:
+    """A line now and then while bytes travel."""
 
+    last: float = field(default_factory=time.monotonic)
 
-def progress(session: Session, done: int, total: int) -> None:
-    """A line now and then."""
-    now = time.monotonic()
-    if now - LAST_SAID.setdefault(session.key, now) >= PLAIN_EVERY_S:
-        LAST_SAID[session.key] = now
-        say(f"copied {size_text(done)} of {size_text(total)}")
+    def say(self, done: int, total: int) -> None:
+        if time.monotonic() - self.last >= PLAIN_EVERY_S:
+            self.last = time.monotonic()
+            say(f"copied {size_text(done)} of {size_text(total)}")
 
 
 def length(found: Source, number: int) -> int:
@@ -372,7 +385,7 @@ def put(
             sums.setdefault(found.sha256, {})[str(number)] = digest.hexdigest()
         yield bytes(2 * tarfile.BLOCKSIZE)
 
-    client.api.put_archive(session.named("anchor"), f"{STORE}/pieces", tar())
+    client.api.put_archive(session.named("helper"), f"{STORE}/pieces", tar())
 
 
 @contextlib.contextmanager
@@ -418,7 +431,7 @@ def drop_others(folder: Path, wanted: set[str]) -> None:
 
 def fetch_files(session: Session, into: Path, files: Mapping[str, tuple[str, int]], known: Mapping[str, Source]) -> int:
     """Make `files` (path -> sha256, bytes) stand in `into`. Returns the bytes that travelled."""
-    travelled, broken = 0, 0
+    travelled, broken, progress = 0, 0, Progress()
     while wanted := [path for path, (sha, size) in files.items() if not has(into / path, sha, size)]:
         if broken == ROUNDS:
             mend = "see whether its disk is sound, then run again"
@@ -443,7 +456,7 @@ def fetch_files(session: Session, into: Path, files: Mapping[str, tuple[str, int
             for number, batch in enumerate(some):
                 session.far.do("fetching the output", partial(get, session, number, batch, into))
                 travelled += sum(piece[2] for piece in batch)
-                progress(session, travelled, total)
+                progress.say(travelled, total)
         for path in wanted:
             artifact.fsync_path(into / path)
     return travelled
@@ -478,7 +491,7 @@ def packed(pieces: Iterable[tuple[str, int, int]]) -> Iterator[list[tuple[str, i
 def get(session: Session, number: int, batch: list[tuple[str, int, int]], into: Path, client: DockerClient) -> None:
     """Write the pieces of one batch to their places."""
     name = f"{STORE}/asks/{session.key}.{number}"
-    stream = io.BufferedReader(Reader(read_far_file(client, session.named("anchor"), name)))
+    stream = io.BufferedReader(Reader(read_far_file(client, session.named("helper"), name)))
     for path, offset, count in batch:
         with (into / path).open("r+b") as file:
             file.seek(offset)
@@ -499,7 +512,7 @@ def close_store(session: Session) -> None:
     help_out(session, "forget", {}, "cleaning up")
 
     def clean(client: DockerClient) -> None:
-        for what in ("job", "helper", "anchor"):
+        for what in ("job", "helper"):
             remove_container(client, session.named(what))
         remove_volume(client, session.named("out"))
 

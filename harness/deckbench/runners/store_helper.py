@@ -1,8 +1,8 @@
 """Runs beside the store, in a container of the far daemon: joins what came in pieces, links trees, reads outputs.
 
-Its source travels as `python3 -c`, so it needs nothing but Python 3.10 and its standard library. One call: a question
-(JSON file) as its argument, the answer written beside it as `.answer`. Every operation may be broken off and done
-again.
+Its source travels as `python3 -c`, so it needs nothing but Python 3.10 and its standard library. It answers the
+questions of one job, `JOB.N.json` with `JOB.N.go` after it, in `JOB.N.answer`, and ends when none has come for a while.
+Every operation may be broken off and done again.
 
 /store/blobs/AB/SHA256     whole files, verified, read-only
 /store/pieces/SHA256.N     pieces on their way; SHA256.whole what is joined so far
@@ -26,6 +26,7 @@ STORE = "/store"
 OUT = "/out"
 BLOBS, PIECES, JOBS, ASKS = (Path(STORE, name) for name in ("blobs", "pieces", "jobs", "asks"))
 BLOCK = 1 << 20
+IDLE_S = 60.0
 OLD_S = 14 * 24 * 3600  # pieces that nobody has gone on with for so long are dropped
 
 
@@ -34,11 +35,12 @@ def blob(sha: str) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, -1 when there is none."""
+    """Bytes of a file, -1 when there is none, or when it is not ours yet: the daemon is still writing it."""
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError:
         return -1
+    return found.st_size if found.st_uid == os.getuid() else -1
 
 
 def remove(path: Path) -> None:
@@ -84,10 +86,13 @@ def take(sha: str, size: int, chunk: int, hashes: dict[str, str]) -> list[int]:
         for number in range(joined, count):
             piece = PIECES / f"{sha}.{number}"
             wanted = hashes.get(str(number))
-            if wanted is not None and sha_of(piece) != wanted:
-                remove(piece)
+            try:
+                if wanted is not None and sha_of(piece) != wanted:
+                    remove(piece)
+                    return [number]
+                feed(piece, digest, file)
+            except (FileNotFoundError, PermissionError):  # another job is sending it too
                 return [number]
-            feed(piece, digest, file)
             file.flush()
             remove(piece)
         os.fsync(file.fileno())
@@ -101,9 +106,10 @@ def take(sha: str, size: int, chunk: int, hashes: dict[str, str]) -> list[int]:
 
 
 def place(ask: dict[str, Any]) -> dict[str, Any]:
-    """files {sha: size}, chunk, hashes {sha: {number: sha}}, job, trees {root: {files: {path: sha}, folders: []}}.
+    """files {sha: size}, chunk, hashes {sha: {number: sha}}, trees {root: {files: {path: sha}, folders: []}}, make.
 
-    Answers missing {sha: [numbers]}, free (bytes of the disk); with nothing missing, the job's trees stand.
+    Answers missing {sha: [numbers]}, free (bytes of the disk). With nothing missing the job's trees stand, and /out
+    holds a copy of the one called out and the folders `make`.
     """
     clean()
     missing = {}
@@ -118,6 +124,7 @@ def place(ask: dict[str, Any]) -> dict[str, Any]:
         for root, tree in ask["trees"].items():
             grow(draft / root, tree["files"], tree["folders"])
         draft.rename(JOBS / ask["job"])
+        seed(JOBS / ask["job"] / "out", ask["make"])
     disk = os.statvfs(STORE)
     return {"missing": missing, "free": disk.f_bavail * disk.f_frsize}
 
@@ -143,9 +150,8 @@ def grow(root: Path, files: dict[str, str], folders: list[str]) -> None:
             shutil.copyfile(blob(sha), target)
 
 
-def seed(ask: dict[str, Any]) -> dict[str, Any]:
+def seed(source: Path, folders: list[str]) -> None:
     """Copy a job's tree `out` to /out, where the step may write; make `folders` there."""
-    source = JOBS / ask["job"] / "out"
     for path in source.iterdir():
         target = Path(OUT, path.name)
         remove(target)
@@ -153,9 +159,8 @@ def seed(ask: dict[str, Any]) -> dict[str, Any]:
             shutil.copytree(path, target, copy_function=shutil.copyfile)
         else:
             shutil.copyfile(path, target)
-    for name in ask["folders"]:
+    for name in folders:
         Path(OUT, name).mkdir(exist_ok=True)
-    return {}
 
 
 def listing(ask: dict[str, Any]) -> dict[str, Any]:
@@ -215,15 +220,32 @@ def clean() -> None:
                 continue
 
 
-def main(question: Path) -> None:
-    ask = json.loads(question.read_text(encoding="utf-8"))
-    verb = {"place": place, "seed": seed, "list": listing, "pull": pull, "forget": forget}[ask["do"]]
-    answer = verb(ask)
-    if ask["do"] != "forget":
-        draft = question.with_name(f"{question.name}.answer.tmp")
-        draft.write_text(json.dumps(answer), encoding="utf-8")
-        draft.rename(question.with_name(f"{question.name}.answer"))
+VERBS = {"place": place, "list": listing, "pull": pull, "forget": forget}
+
+
+def answer(go: Path) -> None:
+    """Answer one question; what goes wrong is an answer too: `error`."""
+    try:
+        ask = json.loads(go.with_suffix(".json").read_text(encoding="utf-8"))
+        said = VERBS[ask["do"]](ask)
+    except Exception as error:
+        said = {"error": f"{type(error).__name__}: {error}"}
+    draft = go.with_suffix(".draft")
+    draft.write_text(json.dumps(said), encoding="utf-8")
+    draft.rename(go.with_suffix(".answer"))
+    remove(go.with_suffix(".json"))
+    remove(go)
+
+
+def serve(job: str) -> None:
+    """Answer a job's questions until none has come for IDLE_S."""
+    last = time.monotonic()
+    while time.monotonic() - last < IDLE_S:
+        for go in sorted(ASKS.glob(f"{job}.*.go")):
+            answer(go)
+            last = time.monotonic()
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    serve(sys.argv[1])
