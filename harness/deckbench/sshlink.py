@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,21 +17,25 @@ import tempfile
 import threading
 from collections import deque
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from deckbench.errors import OutsideError
+from deckbench.errors import InputError, OutsideError
 
 CONFIG_VARIABLE = "DECKBENCH_SSH_CONFIG"  # an ssh config file to use instead of ~/.ssh/config
 CONNECT_S = 15
 KEEPALIVE_S = 5
 KEEPALIVE_TIMES = 3
+HOST = re.compile(r"ssh://([\w.-]+@)?[\w.-]+(:\d+)?", re.ASCII)
 DIAL = "docker system dial-stdio"
 PREFIX = "deckbench-ssh-"
 
 
 def ssh_command(host: str, words: str) -> list[str]:
-    """The ssh command line that runs `words` at `ssh://user@machine:port`. It asks nothing: keys or failure."""
-    parts = urlsplit(host)
+    """The ssh command line that runs `words` at `ssh://USER@MACHINE[:PORT]`. It asks nothing: keys or failure.
+
+    Raises InputError for a host that cannot be read.
+    """
+    parts = parse(host)
     config = os.environ.get(CONFIG_VARIABLE)
     options = {
         "BatchMode": "yes",
@@ -44,6 +49,20 @@ def ssh_command(host: str, words: str) -> list[str]:
     command += ["-l", parts.username] if parts.username else []
     command += ["-p", str(parts.port)] if parts.port else []
     return [*command, "--", parts.hostname or "", words]
+
+
+def parse(host: str) -> SplitResult:
+    """The parts of `ssh://USER@MACHINE[:PORT]`. Raises InputError for anything else."""
+    mend = "write ssh://USER@MACHINE, such as ssh://lab@orin"
+    try:
+        if HOST.fullmatch(host):
+            parts = urlsplit(host)
+            _ = parts.port  # a ValueError for one that is too large
+            return parts
+    except ValueError:
+        pass
+    shown = "".join(char if char.isprintable() else "?" for char in host[:80])
+    raise InputError(f"cannot read the host {shown!r}", "--host", mend)
 
 
 def ask(host: str, words: str, *, timeout: float = 60) -> str:
@@ -67,6 +86,7 @@ class Link:
     """Listens at `url` (unix://...) until closed; `said` are ssh's last words, for messages."""
 
     def __init__(self, host: str) -> None:
+        parse(host)
         remove_dead()
         base = tempfile.gettempdir()
         # a socket's path holds some hundred characters at most

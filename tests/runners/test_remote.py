@@ -78,7 +78,10 @@ def data_of(tmp_path: Path, megabytes: int = 1, seed: int = 0) -> Path:
     """A folder to be read: a file of some size, small ones, equal ones, an empty one, an empty folder, a link."""
     folder = tmp_path / "data"
     (folder / "deep/empty").mkdir(parents=True)
-    (folder / "large.safetensors").write_bytes(random.Random(seed).randbytes((megabytes << 20) + 7))
+    with (folder / "large.safetensors").open("wb") as file:
+        for number in range(megabytes):
+            file.write(random.Random(f"{seed} {number}").randbytes(1 << 20))
+        file.write(b"the end")
     for number in range(40):
         (folder / "deep" / f"{number}.txt").write_text(str(number % 7))
     (folder / "nothing").touch()
@@ -298,7 +301,7 @@ def test_a_host_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OutsideError, match=r"no docker daemon answers .*Could not resolve"):
         run_job_at(far_job(tmp_path / "a", data_of(tmp_path), step()), "ssh://lab@nowhere.invalid")
     with pytest.raises(InputError, match="cannot read the host"):
-        connect("ssh://-oProxyCommand=x")
+        connect("ssh://lab@orin -oProxyCommand=x")
     assert not (tmp_path / "a").exists()
 
 

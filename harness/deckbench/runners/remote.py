@@ -28,13 +28,13 @@ from deckbench.runners.container import (
     check_daemon,
     container_word,
     places_of,
-    recover,
     signals,
     staging_of,
     verdict,
 )
 from deckbench.runners.far import Far
 from deckbench.runners.job import NUMBER, OUT, OWNER, Job, create_arguments
+from deckbench.runners.leftovers import recover
 from deckbench.runners.staging import Staging, bring_out, claimed, remove
 from deckbench.runners.store import Session, Tree, size_text
 from deckbench.runners.stream import Pump, translator
@@ -485,8 +485,10 @@ def remove_leftovers(session: Session) -> None:
     session.far.do("cleaning up", clean)
 
 
-def remove_old(client: DockerClient, keep: str = "") -> list[str]:
-    """Names of containers and volumes that were removed. keep: a job's key. Jobs that run are left alone."""
+def remove_old(client: DockerClient, keep: str = "", *, uncollected: bool = False) -> list[str]:
+    """Names of containers and volumes that were removed. keep: a job's key. Jobs that run are left alone, and so are
+    finished ones for a week, since their caller may come back; uncollected: not those of dead callers of this machine.
+    """
     removed = []
     busy = set()
     for entry in client.api.containers(all=True, filters={"label": [LABEL]}):
@@ -497,7 +499,7 @@ def remove_old(client: DockerClient, keep: str = "") -> list[str]:
         old = time.time() - entry["Created"] > UNCOLLECTED_S
         if entry["State"] == "running" and not (kind == "store" and old):
             busy.add(key)
-        elif old or (kind == "store" and owner.is_dead(who)):
+        elif old or ((kind == "store" or uncollected) and owner.is_dead(who)):
             with contextlib.suppress(Exception):
                 client.api.remove_container(entry["Id"], force=True, v=True)
                 removed.append(entry["Names"][0].lstrip("/"))
