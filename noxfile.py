@@ -105,6 +105,12 @@ def bench_x86(session: nox.Session) -> None:
     verb(session, "bench", parts="[containers]", anywhere=True)
 
 
+@nox.session(name="bench-orin")
+def bench_orin(session: nox.Session) -> None:
+    """`bench` on an Orin: ARGS such as `--host ssh://lab@orin --model glm-4v-9b --data data/S3 --out bench/orin`."""
+    verb(session, "bench-orin", parts="[containers]")
+
+
 @nox.session
 def containers(session: nox.Session) -> None:
     """`deckbench containers ARGS`: list, lock, fetch wheels, build, verify, clean up."""

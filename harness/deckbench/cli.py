@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,15 +62,11 @@ def anywhere(verb: Callable[..., None]) -> Callable[..., None]:
     def run_there_or_here(
         *, context: typer.Context, runner: str, host: str | None, image: str | None, limits: str | None, **given: Any
     ) -> None:
-        from deckbench.runners.elsewhere import Asked, Option, check_asked, run_elsewhere
+        from deckbench.runners.elsewhere import Asked, check_asked, run_elsewhere
 
         asked = Asked(runner, host, image, limits)
         check_asked(asked)
-        flags = {
-            param.name: "" if param.param_type_name == "argument" else param.opts[0] for param in context.command.params
-        }
-        options = [Option(name, flags[name], value) for name, value in given.items()]
-        code = run_elsewhere(verb.__name__, options, asked)
+        code = run_elsewhere(verb.__name__, options_of(context.command, given), asked)
         if code is None:
             verb(**given)
         elif code:
@@ -80,6 +76,14 @@ def anywhere(verb: Callable[..., None]) -> Callable[..., None]:
     run_there_or_here.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
     run_there_or_here.__annotations__ = {param.name: param.annotation for param in [*parameters, *added]}
     return run_there_or_here
+
+
+def options_of(command: Any, given: Mapping[str, Any]) -> list[Any]:
+    """What a verb was given, with the flags it is written with."""
+    from deckbench.runners.elsewhere import Option
+
+    flags = {param.name: "" if param.param_type_name == "argument" else param.opts[0] for param in command.params}
+    return [Option(name, flags[name], value) for name, value in given.items()]
 
 
 def show(result: Any, as_json: bool, lines: list[str]) -> None:
@@ -442,6 +446,34 @@ def bench(
         threads=threads,
     )
     show(manifest.observed["results"], as_json, [f"bench: {out}"])
+
+
+@app.command(
+    "bench-orin",
+    hidden=True,  # `bench` with a choice of machine: what `nox -s bench-orin` calls
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="All options of `deckbench bench`, besides. Example: nox -s bench-orin -- --host ssh://lab@orin "
+    "--model glm-4v-9b --data data/S3 --out bench/orin",
+)
+def bench_orin(
+    context: typer.Context,
+    host: Host = None,
+    emulate: Annotated[bool, typer.Option("--emulate", help="The arm64 image here, under qemu; never ranked.")] = False,
+    image: Annotated[str | None, typer.Option("--image", help="Default: the one for the Orin's L4T release.")] = None,
+    limits: Limits = None,
+) -> None:
+    """`bench` on a Jetson AGX Orin: over ssh, or on this machine if it is one; needs no --host there."""
+    from deckbench.runners.orin import bench as bench_there
+    from deckbench.runners.orin import find
+
+    place = find(host, emulate=emulate, image=image)
+    command = typer.main.get_command(app).commands["bench"]  # type: ignore[attr-defined]
+    given = dict(command.make_context("deckbench bench", list(context.args)).params)
+    for name in ("runner", "host", "image", "limits"):
+        given.pop(name)
+    code = bench_there(place, options_of(command, given), limits)
+    if code:
+        raise typer.Exit(code)
 
 
 @models_app.command("ls", epilog="Example: deckbench models ls")

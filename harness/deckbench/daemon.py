@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from deckbench.errors import InputError, OutsideError
+from deckbench.sshlink import Link
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 # Every container, volume and image of DeckBench carries this label; its value says what the thing is for.
 LABEL = "deckbench"
-HOST = re.compile(r"ssh://([\w.-]+@)?[\w.-]+(:\d+)?")
 NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 
 
@@ -32,18 +33,21 @@ def connect(host: str | None = None, *, timeout: float = 120) -> DockerClient:
     except ImportError:
         mend = "pip install 'deckbench[containers]'"
         raise InputError("the Python package docker is not installed", None, mend) from None
-    if host is not None and not HOST.fullmatch(host):
-        raise InputError(f"cannot read the host {host!r}", "--host", "write ssh://USER@MACHINE, such as ssh://lab@orin")
     where = host or "this machine"
+    link = None if host is None else Link(host)
     try:
-        if host is None:
+        if link is None:
             client = docker.from_env(timeout=timeout)
         else:
-            client = docker.DockerClient(base_url=host, use_ssh_client=True, timeout=timeout)
+            client = docker.DockerClient(base_url=link.url, timeout=timeout)
+            weakref.finalize(client, link.close)
         client.ping()
-    except Exception as error:  # docker's errors, requests', paramiko's, OSError: all mean the same here
-        what = f"no docker daemon answers ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})"
-        raise OutsideError(what, where, mend_of(host)) from error
+    except Exception as error:  # docker's errors, requests', OSError: all mean the same here
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if link is not None:
+            link.close()
+            said = " ".join(link.said)[-200:] or said
+        raise OutsideError(f"no docker daemon answers ({said})", where, mend_of(host)) from error
     return client
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench.containers.spec import load_images
 from deckbench.daemon import LABEL, failures
+from deckbench.progress import say
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -21,9 +22,14 @@ def prune(client: DockerClient, *, store: bool = False) -> dict[str, Any]:
     import docker.errors
 
     from deckbench.runners.leftovers import remove_dead
+    from deckbench.runners.remote import remove_old
+    from deckbench.runners.store import remove_store
 
     containers = len(remove_dead(client))
     with failures("cannot clean up"):
+        containers += len(remove_old(client, uncollected=True))
+        if store and not remove_store(client):
+            say("the store stays: a step uses it")
         images = 0
         current = {client.images.get(tag).id for tag in tags_there(client)}
         for image in client.images.list(filters={"label": f"{LABEL}=image"}):

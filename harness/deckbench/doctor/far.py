@@ -7,7 +7,6 @@ have the form it must have counts as not said.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -15,14 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deckbench.daemon import HOST
 from deckbench.doctor.facts import Built, Machine, plain, smi_gpus
 from deckbench.doctor.here import inspected
-from deckbench.errors import InputError, OutsideError
+from deckbench.errors import OutsideError
+from deckbench.sshlink import ssh_command
 
 SCRIPT = Path(__file__).with_name("look.sh")
-CONFIG_VARIABLE = "DECKBENCH_SSH_CONFIG"  # an ssh config file to use instead of ~/.ssh/config
-CONNECT_S = 10
 LONGEST_S = 120.0
 MOST = 1 << 20  # bytes of an answer that are read
 MARK = "deckbench-doctor"
@@ -38,28 +35,6 @@ def look(host: str) -> Machine:
     Raises InputError for a host that cannot be read; OutsideError when it cannot be reached or is no Linux machine.
     """
     return machine(host, parse(ask(host)))
-
-
-def ssh_command(host: str, words: str) -> list[str]:
-    """The ssh command line that runs `words` at `ssh://USER@HOST[:PORT]`, and asks nothing: keys or failure.
-
-    Raises InputError for a host that cannot be read.
-    """
-    mend = "write ssh://USER@MACHINE, such as ssh://lab@orin"
-    try:
-        good, parts = HOST.fullmatch(host), urlsplit(host)
-        port = parts.port
-    except ValueError:
-        good = None
-    if not good:
-        raise InputError(f"cannot read the host {plain(host)!r}", "--host", mend)
-    config = os.environ.get(CONFIG_VARIABLE)
-    options = {"BatchMode": "yes", "ConnectTimeout": CONNECT_S, "ServerAliveInterval": 5, "ServerAliveCountMax": 3}
-    command = ["ssh", "-T", *(["-F", config] if config else [])]
-    command += [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-    command += ["-l", parts.username] if parts.username else []
-    command += ["-p", str(port)] if port else []
-    return [*command, "--", parts.hostname or "", words]
 
 
 def ask(host: str) -> bytes:

@@ -76,10 +76,9 @@ def run_elsewhere(verb: str, options: list[Option], asked: Asked) -> int | None:
             return run_job(job, client)
     finally:
         client.close()
-    from deckbench.runners.remote import run_job_at  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from deckbench.runners.remote import run_job_at
 
-    code: int = run_job_at(job, asked.host)
-    return code
+    return run_job_at(job, asked.host)
 
 
 def stay(output: Path) -> None:

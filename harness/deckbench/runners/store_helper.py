@@ -1,0 +1,251 @@
+"""Runs beside the store, in a container of the far daemon: joins what came in pieces, links trees, reads outputs.
+
+Its source travels as `python3 -c`, so it needs nothing but Python 3.10 and its standard library. It answers the
+questions of one job, `JOB.N.json` with `JOB.N.go` after it, in `JOB.N.answer`, and ends when none has come for a while.
+Every operation may be broken off and done again.
+
+/store/blobs/AB/SHA256     whole files, verified, read-only
+/store/pieces/SHA256.N     pieces on their way; SHA256.whole what is joined so far
+/store/jobs/ID/            a job's trees: hard links to blobs
+/store/asks/               questions, answers and pieces on their way home
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+STORE = "/store"
+OUT = "/out"
+BLOBS, PIECES, JOBS, ASKS = (Path(STORE, name) for name in ("blobs", "pieces", "jobs", "asks"))
+BLOCK = 1 << 20
+IDLE_S = 60.0
+OLD_S = 14 * 24 * 3600  # pieces that nobody has gone on with for so long are dropped
+
+
+def blob(sha: str) -> Path:
+    return BLOBS / sha[:2] / sha
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, -1 when there is none, or when it is not ours yet: the daemon is still writing it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1
+    return found.st_size if found.st_uid == os.getuid() else -1
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def feed(path: Path, digest: Any, into: Any = None) -> None:
+    """Hash a file, and write it to `into` as well."""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            if into is not None:
+                into.write(block)
+
+
+def sha_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    feed(path, digest)
+    return digest.hexdigest()
+
+
+def take(sha: str, size: int, chunk: int, hashes: dict[str, str]) -> list[int]:
+    """Make the blob from its pieces if they are all there. Returns the numbers of those that must be sent (again).
+
+    A piece goes as soon as it is joined, so that a file never takes its space twice.
+    """
+    if size_of(blob(sha)) == size:
+        return []
+    count = max(1, -(-size // chunk))
+    whole = PIECES / f"{sha}.whole"
+    joined = min(count, max(0, size_of(whole)) // chunk)
+    sizes = [min(chunk, size - number * chunk) for number in range(count)]
+    lacking = [n for n in range(joined, count) if size_of(PIECES / f"{sha}.{n}") != sizes[n]]
+    if lacking:
+        return lacking
+    digest = hashlib.sha256()
+    with whole.open("a+b") as file:
+        file.truncate(min(joined * chunk, size))
+        feed(whole, digest)
+        for number in range(joined, count):
+            piece = PIECES / f"{sha}.{number}"
+            wanted = hashes.get(str(number))
+            try:
+                if wanted is not None and sha_of(piece) != wanted:
+                    remove(piece)
+                    return [number]
+                feed(piece, digest, file)
+            except (FileNotFoundError, PermissionError):  # another job is sending it too
+                return [number]
+            file.flush()
+            remove(piece)
+        os.fsync(file.fileno())
+    if digest.hexdigest() != sha:
+        remove(whole)
+        return list(range(count))
+    whole.chmod(0o444)
+    blob(sha).parent.mkdir(exist_ok=True)
+    whole.rename(blob(sha))
+    return []
+
+
+def place(ask: dict[str, Any]) -> dict[str, Any]:
+    """files {sha: size}, chunk, hashes {sha: {number: sha}}, trees {root: {files: {path: sha}, folders: []}}, make.
+
+    Answers missing {sha: [numbers]}, free (bytes of the disk). With nothing missing the job's trees stand, and /out
+    holds a copy of the one called out and the folders `make`.
+    """
+    clean()
+    missing = {}
+    with Path(STORE, "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for sha, size in ask["files"].items():
+            if lacking := take(sha, size, ask["chunk"], ask["hashes"].get(sha, {})):
+                missing[sha] = lacking
+    if not missing:
+        remove(JOBS / ask["job"])
+        draft = JOBS / f".{ask['job']}.{os.urandom(4).hex()}"
+        for root, tree in ask["trees"].items():
+            grow(draft / root, tree["files"], tree["folders"])
+        draft.rename(JOBS / ask["job"])
+        seed(JOBS / ask["job"] / "out", ask["make"])
+    disk = os.statvfs(STORE)
+    return {"missing": missing, "free": disk.f_bavail * disk.f_frsize}
+
+
+def below(root: Path, path: str) -> Path:
+    """`root/path`, which must not leave root."""
+    if path.startswith("/") or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"the path leaves its folder: {path}")
+    return root / path
+
+
+def grow(root: Path, files: dict[str, str], folders: list[str]) -> None:
+    """Make a tree of hard links."""
+    root.mkdir(parents=True)
+    for path in folders:
+        below(root, path).mkdir(parents=True, exist_ok=True)
+    for path, sha in files.items():
+        target = below(root, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(blob(sha), target)
+        except OSError:  # a file can have so many names only (65,000 on ext4), and thousands of labels are empty
+            shutil.copyfile(blob(sha), target)
+
+
+def seed(source: Path, folders: list[str]) -> None:
+    """Copy a job's tree `out` to /out, where the step may write; make `folders` there."""
+    for path in source.iterdir():
+        target = Path(OUT, path.name)
+        remove(target)
+        if path.is_dir():
+            shutil.copytree(path, target, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(path, target)
+    for name in folders:
+        Path(OUT, name).mkdir(exist_ok=True)
+
+
+def listing(ask: dict[str, Any]) -> dict[str, Any]:
+    """Everything in /out but drafts: files {path: [sha, size]}, folders. Links do not travel, and are left out.
+
+    also: names that begin with a dot and are no drafts.
+    """
+    files, folders = {}, []
+    for parent, names, leaves in os.walk(OUT):
+        if parent == OUT:
+            names[:], leaves = ([n for n in some if n[0] != "." or n in ask["also"]] for some in (names, leaves))
+        for path in (Path(parent, name) for name in (*names, *leaves)):
+            inside = path.relative_to(OUT).as_posix()
+            if path.is_symlink():
+                continue
+            if path.is_dir():
+                folders.append(inside)
+            elif path.is_file():
+                files[inside] = [sha_of(path), size_of(path)]
+    return {"files": files, "folders": sorted(folders)}
+
+
+def pull(ask: dict[str, Any]) -> dict[str, Any]:
+    """batches: lists of [path, offset, length] of /out; each becomes one file /store/asks/JOB.N."""
+    for number, batch in enumerate(ask["batches"]):
+        with (ASKS / f"{ask['job']}.{number}").open("wb") as target:
+            for inside, offset, length in batch:
+                left = length
+                with below(Path(OUT), inside).open("rb") as source:
+                    source.seek(offset)
+                    while left and (block := source.read(min(BLOCK, left))):
+                        left -= len(block)
+                        target.write(block)
+                if left:
+                    raise ValueError(f"the file became shorter: {inside}")
+    return {}
+
+
+def forget(ask: dict[str, Any]) -> dict[str, Any]:
+    """Remove a job's trees, questions and answers. The blobs stay."""
+    remove(JOBS / ask["job"])
+    for folder in (JOBS, ASKS):
+        for path in folder.iterdir():
+            if path.name.startswith((f"{ask['job']}.", f".{ask['job']}.")):
+                remove(path)
+    return {}
+
+
+def clean() -> None:
+    """Remove what was left behind long ago."""
+    for folder in (PIECES, ASKS):
+        for path in folder.iterdir():
+            try:
+                if time.time() - path.stat().st_mtime > OLD_S:
+                    remove(path)
+            except OSError:
+                continue
+
+
+VERBS = {"place": place, "list": listing, "pull": pull, "forget": forget}
+
+
+def answer(go: Path) -> None:
+    """Answer one question; what goes wrong is an answer too: `error`."""
+    try:
+        ask = json.loads(go.with_suffix(".json").read_text(encoding="utf-8"))
+        said = VERBS[ask["do"]](ask)
+    except Exception as error:
+        said = {"error": f"{type(error).__name__}: {error}"}
+    draft = go.with_suffix(".draft")
+    draft.write_text(json.dumps(said), encoding="utf-8")
+    draft.rename(go.with_suffix(".answer"))
+    remove(go.with_suffix(".json"))
+    remove(go)
+
+
+def serve(job: str) -> None:
+    """Answer a job's questions until none has come for IDLE_S."""
+    last = time.monotonic()
+    while time.monotonic() - last < IDLE_S:
+        for go in sorted(ASKS.glob(f"{job}.*.go")):
+            answer(go)
+            last = time.monotonic()
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,41 @@
+"""Runs one job at a host as a process of its own: for tests that kill the caller, and to time what it says.
+
+    python far_caller.py HOST OUTPUT INPUT CODE
+
+CODE is Python, run in the test image in place of deckbench; it finds INPUT at /in/data.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from deckbench import daemon
+from deckbench.errors import DeckBenchError
+from deckbench.runners.job import Job
+from deckbench.runners.remote import run_job_at
+from docker_daemon import program, python_image
+
+
+def far_job(output: Path, data: Path, code: str) -> Job:
+    """A job of the test image that reads /in/data."""
+    image = python_image(daemon.connect())
+    inputs = (("/in/data", data),)
+    return Job(image, ("-c", code), inputs, output, f"/out/{output.name}", program=program(), minutes=10)
+
+
+def main() -> int:
+    host, output, data, code = sys.argv[1:]
+    try:
+        return run_job_at(far_job(Path(output), Path(data), code), host)
+    except DeckBenchError as error:
+        print(f"deckbench: {error.message()}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
