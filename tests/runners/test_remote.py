@@ -180,6 +180,34 @@ def test_pieces_are_taken_up_and_broken_ones_sent_again(far: StandIn, tmp_path: 
     store.close_store(session)
 
 
+def test_a_file_that_shrinks_while_it_is_copied(far: StandIn, tmp_path: Path) -> None:
+    data = data_of(tmp_path)
+    session = session_of(far, "e" * 32)
+    store.open_store(session)
+
+    def shrink(needed: int, free: int) -> None:
+        os.truncate(data / "large.safetensors", 1000)
+
+    with (data / "large.safetensors").open("ab") as file:  # no file that the store may have
+        file.write(os.urandom(99))
+    tree = store.read_trees([("0/data", data)])
+    with pytest.raises(InputError, match=r"became shorter .*|large\.safetensors"):
+        store.send(session, tree, store.Tree(), [], shrink)
+    store.close_store(session)
+
+
+def test_nobody_reads_what_the_step_says(far: StandIn, tmp_path: Path) -> None:
+    """As behind `| head`: the step is ended, the command too, and nothing is left."""
+    command = [*CALLER, far.host, str(tmp_path / "result"), str(data_of(tmp_path)), step(300)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "line 0\n"
+    process.stdout.close()
+    process.stderr.read()
+    assert process.wait(60) != 0
+    assert left_there(far) == ("", [])
+
+
 def test_two_may_send_the_same_at_once(far: StandIn, tmp_path: Path) -> None:
     data = data_of(tmp_path, megabytes=130, seed=4)
     failures: list[BaseException] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from deckbench.errors import DeckBenchError, OutsideError
 from deckbench.progress import say
 from deckbench.runners import owner, store
 from deckbench.runners.container import (
+    AGAIN,
     GRACE_S,
     HUSHED,
     check_daemon,
@@ -358,7 +360,8 @@ def lines(client: DockerClient, name: str, cursor: Cursor, *, stdout: bool) -> I
 def follow(job: Job, session: Session, pump: Pump, asked: list[int], before_s: float) -> tuple[str, Mapping[str, Any]]:
     """Show what the step says until it has ended, or end it. Returns why it was ended (see `verdict`), and its state.
 
-    before_s: how long it has been running already.
+    before_s: how long it has been running already. Raises OutsideError when the link stays away, or this terminal goes:
+    then the step goes on there.
     """
     import docker.errors
 
@@ -373,10 +376,11 @@ def follow(job: Job, session: Session, pump: Pump, asked: list[int], before_s: f
         except docker.errors.NotFound:
             return {"Running": False, "Gone": True}
 
-    def show(client: DockerClient) -> None:
+    said: list[tuple[int, bytes]] = []
+
+    def listen(client: DockerClient) -> None:
         for number, cursor in enumerate(cursors):
-            for text in lines(client, name, cursor, stdout=number == 0):
-                pump.take(number, text)
+            said.extend((number, text) for text in lines(client, name, cursor, stdout=number == 0))
 
     def signal_it(word: str) -> None:
         def kill(client: DockerClient) -> None:
@@ -389,14 +393,16 @@ def follow(job: Job, session: Session, pump: Pump, asked: list[int], before_s: f
         now = far.do("following the step", state)
         if "Gone" not in now:
             try:
-                far.do("following the step", show)
-            except BrokenPipeError as error:
-                pump.failed = error
+                far.do("following the step", listen)
+            finally:
+                show(pump, said)
         if not now["Running"]:
             for number, rest in enumerate(pump.rests):
                 pump.write(number, rest)
             return reason, now
         clock = time.monotonic()
+        if not reason and asked and asked[0] == signal.SIGHUP:
+            raise OutsideError("this terminal was closed; the step goes on there", far.host, AGAIN)
         if not reason:
             reason = reason_to_end(asked, clock > deadline, pump)
             if reason:
@@ -409,10 +415,18 @@ def follow(job: Job, session: Session, pump: Pump, asked: list[int], before_s: f
         time.sleep(LOOK_S)
 
 
+def show(pump: Pump, said: list[tuple[int, bytes]]) -> None:
+    """Write what a step said; where nobody reads it any more, `pump.failed` says so."""
+    try:
+        for number, text in said:
+            pump.take(number, text)
+    except BrokenPipeError as error:
+        pump.failed = error
+    said.clear()
+
+
 def reason_to_end(asked: list[int], late: bool, pump: Pump) -> str:
     """Why a step is to be ended now; empty: it is not."""
-    import signal
-
     if asked:
         return signal.Signals(asked[0]).name
     if late:
