@@ -31,7 +31,7 @@ from deckbench.runners.remote import Cursor, run_job_at
 from deckbench.runners.store import CHUNK, Session
 from docker_daemon import any_daemon, cannot, program, python_image
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 DROP_S = 20  # seconds for which packets are dropped
 CALLER = [sys.executable, str(Path(__file__).with_name("far_caller.py"))]
 
