@@ -7,6 +7,7 @@ CODE is Python, run in the test image in place of deckbench; it finds INPUT at /
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -38,4 +39,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit it ignored
     sys.exit(main())
