@@ -169,8 +169,8 @@ def test_pieces_are_taken_up_and_broken_ones_sent_again(far: StandIn, tmp_path: 
     sums: dict[str, dict[str, str]] = {}
     store.put(session, [(found, 0), (found, 2)], sums, client)
     # a piece that a broken link cut short, and one of the right length with other bytes
-    piece = store.member(f"{found.sha256}.3", 5).tobuf() + bytes(512) + bytes(1024)
-    client.api.put_archive(session.named("helper"), f"{store.STORE}/pieces", piece)
+    piece = store.member("other.1", 0, folder=True).tobuf() + store.member(f"other.1/{found.sha256}.3", 5).tobuf()
+    client.api.put_archive(session.named("helper"), f"{store.STORE}/pieces", piece + bytes(512) + bytes(1024))
     other = store.Source(tmp_path / "other", found.sha256, found.size)
     other.path.write_bytes(bytes(found.size))
     store.put(session, [(other, 1)], {}, client)

@@ -364,12 +364,15 @@ def batches(pieces: Iterable[tuple[Source, int]]) -> Iterator[list[tuple[Source,
 def put(
     session: Session, batch: list[tuple[Source, int]], sums: dict[str, dict[str, str]], client: DockerClient
 ) -> None:
-    """Send pieces; notes the hash of each in `sums`."""
+    """Send pieces; notes the hash of each in `sums`. A try that broke may still be writing there: each has a folder."""
+
+    folder = f"{session.key}.{secrets.token_hex(4)}"
 
     def tar() -> Iterator[bytes]:
+        yield member(folder, 0, folder=True).tobuf()
         for found, number in batch:
             left = length(found, number)
-            yield member(f"{found.sha256}.{number}", left).tobuf()
+            yield member(f"{folder}/{found.sha256}.{number}", left).tobuf()
             filling, digest = padding(left), hashlib.sha256()
             with opened(found.path) as file:
                 file.seek(number * CHUNK)

@@ -5,7 +5,8 @@ questions of one job, `JOB.N.json` with `JOB.N.go` after it, in `JOB.N.answer`, 
 Every operation may be broken off and done again.
 
 /store/blobs/AB/SHA256     whole files, verified, read-only
-/store/pieces/SHA256.N     pieces on their way; SHA256.whole what is joined so far
+/store/pieces/JOB.X/       pieces on their way, SHA256.N: a folder for each time that some were sent, so that nobody
+                           ever writes where another does; beside them SHA256.whole, what is joined so far
 /store/jobs/ID/            a job's trees: hard links to blobs
 /store/asks/               questions, answers and pieces on their way home
 """
@@ -65,36 +66,46 @@ def sha_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def take(sha: str, size: int, chunk: int, hashes: dict[str, str]) -> list[int]:
+def arrived() -> dict[str, list[Path]]:
+    """All pieces by their name, of this job and of others."""
+    found: dict[str, list[Path]] = {}
+    for folder in PIECES.iterdir():
+        for path in folder.iterdir() if folder.is_dir() else ():
+            found.setdefault(path.name, []).append(path)
+    return found
+
+
+def take(sha: str, size: int, ask: dict[str, Any], pieces: dict[str, list[Path]]) -> list[int]:
     """Make the blob from its pieces if they are all there. Returns the numbers of those that must be sent (again).
 
-    A piece goes as soon as it is joined, so that a file never takes its space twice.
+    This job's pieces go as soon as they are joined, so that a file never takes its space twice.
     """
     if size_of(blob(sha)) == size:
         return []
+    chunk, hashes = ask["chunk"], ask["hashes"].get(sha, {})
     count = max(1, -(-size // chunk))
     whole = PIECES / f"{sha}.whole"
     joined = min(count, max(0, size_of(whole)) // chunk)
-    sizes = [min(chunk, size - number * chunk) for number in range(count)]
-    lacking = [n for n in range(joined, count) if size_of(PIECES / f"{sha}.{n}") != sizes[n]]
-    if lacking:
+    there = {}
+    for number in range(joined, count):
+        wanted = min(chunk, size - number * chunk)
+        there[number] = [path for path in pieces.get(f"{sha}.{number}", ()) if size_of(path) == wanted]
+    if lacking := [number for number, paths in there.items() if not paths]:
         return lacking
     digest = hashlib.sha256()
     with whole.open("a+b") as file:
         file.truncate(min(joined * chunk, size))
         feed(whole, digest)
-        for number in range(joined, count):
-            piece = PIECES / f"{sha}.{number}"
+        for number, paths in there.items():
             wanted = hashes.get(str(number))
-            try:
-                if wanted is not None and sha_of(piece) != wanted:
-                    remove(piece)
-                    return [number]
-                feed(piece, digest, file)
-            except (FileNotFoundError, PermissionError):  # another job is sending it too
+            piece = next((path for path in paths if wanted is None or sha_of(path) == wanted), None)
+            if piece is None:
                 return [number]
+            feed(piece, digest, file)
             file.flush()
-            remove(piece)
+            for path in paths:
+                if path.parent.name.startswith(f"{ask['job']}."):
+                    remove(path)
         os.fsync(file.fileno())
     if digest.hexdigest() != sha:
         remove(whole)
@@ -115,10 +126,16 @@ def place(ask: dict[str, Any]) -> dict[str, Any]:
     missing = {}
     with Path(STORE, "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        pieces = arrived()
         for sha, size in ask["files"].items():
-            if lacking := take(sha, size, ask["chunk"], ask["hashes"].get(sha, {})):
+            try:
+                lacking = take(sha, size, ask, pieces)
+            except FileNotFoundError:  # another job ended, and its pieces went
+                lacking = take(sha, size, ask, arrived())
+            if lacking:
                 missing[sha] = lacking
     if not missing:
+        drop_pieces(ask["job"])
         remove(JOBS / ask["job"])
         draft = JOBS / f".{ask['job']}.{os.urandom(4).hex()}"
         for root, tree in ask["trees"].items():
@@ -127,6 +144,13 @@ def place(ask: dict[str, Any]) -> dict[str, Any]:
         seed(JOBS / ask["job"] / "out", ask["make"])
     disk = os.statvfs(STORE)
     return {"missing": missing, "free": disk.f_bavail * disk.f_frsize}
+
+
+def drop_pieces(job: str) -> None:
+    """Remove a job's pieces."""
+    for folder in PIECES.glob(f"{job}.*"):
+        if folder.is_dir():
+            remove(folder)
 
 
 def below(root: Path, path: str) -> Path:
