@@ -128,14 +128,11 @@ def place(ask: dict[str, Any]) -> dict[str, Any]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         pieces = arrived()
         for sha, size in ask["files"].items():
-            try:
-                lacking = take(sha, size, ask, pieces)
-            except FileNotFoundError:  # another job ended, and its pieces went
-                lacking = take(sha, size, ask, arrived())
-            if lacking:
+            if lacking := take(sha, size, ask, pieces):
                 missing[sha] = lacking
+        if not missing:
+            drop_pieces(ask["job"])
     if not missing:
-        drop_pieces(ask["job"])
         remove(JOBS / ask["job"])
         draft = JOBS / f".{ask['job']}.{os.urandom(4).hex()}"
         for root, tree in ask["trees"].items():
