@@ -174,6 +174,8 @@ def test_the_smoke_suite_gives_the_same_content_inside_and_outside(
     told, again = records(inside), records(outside)
     assert {one.pop("container")["identity"] for one in told.values()} == {x86_cpu}
     assert {one.pop("container") for one in again.values()} == {None}
+    for one in (*told.values(), *again.values()):
+        one["packages"].pop("deckbench", None)  # outside it runs from the checkout, without being installed
     assert len(told) >= 12 and told == again
 
 
