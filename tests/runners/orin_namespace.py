@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOOLS = ("ip", "iptables", "nsenter", "sshd", "ssh", "ssh-keygen", "dockerd", "docker")
-START_S = 60
+START_S = 180
 
 
 def missing() -> str | None:
