@@ -73,13 +73,6 @@ class Chat(ABC):
     def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """The weights under the names of the official checkpoint, in `dtype` or as they are."""
 
-    def entries(self) -> dict[str, Entry]:
-        """What each tensor of the official checkpoint holds of the module's.
-
-        Raises NotImplementedError in a family without official names, which has a `save_merged` of its own.
-        """
-        raise NotImplementedError
-
     @abstractmethod
     def describe(self, weights: Any) -> dict[str, Any]:
         """The base's identity (`files.identity`), given what its weights are."""
@@ -103,21 +96,12 @@ class Chat(ABC):
         """What was computed with: the base's hashes, the adapter's, the number type; never a path."""
         return {**self.base, "adapter": self.adapter, "dtype": str(self.dtype).removeprefix("torch.")}
 
+    @abstractmethod
     def save_merged(self, folder: Path, layout: str = "official") -> None:
         """Write the folder this model was loaded from, with the merged adapter's sums in it.
 
-        Files and tensors are the source's byte for byte, but for the tensors in `touched`, which are written as they
-        are in memory. Everything that loading takes here or elsewhere goes along. layout: one of `weights.LAYOUTS`.
+        layout: one of `weights.LAYOUTS`. Raises DeckBenchError for a model that was not loaded from a folder.
         """
-        if self.source is None:
-            raise DeckBenchError(f"{self.name} was not loaded from a folder")
-        for path in sorted(self.source.iterdir()):
-            if path.suffix in ALONG and path.name not in LEFT and path.is_file():
-                (folder / path.name).write_bytes(path.read_bytes())
-        for name, data in self.files.items():
-            (folder / name).write_bytes(data)
-        state = {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
-        save_changed(self.source, folder, self.entries(), state, self.touched, family=self.checkpoint, layout=layout)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write an official checkpoint folder: weights, config, generation config, tokenizer and preprocessing files.
@@ -131,6 +115,30 @@ class Chat(ABC):
             (folder / name).write_bytes(data)
         raw = {**self.config.raw, "torch_dtype": str(dtype or self.dtype).removeprefix("torch.")}
         (folder / CONFIG).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class OfficialChat(Chat):
+    """A model of our own network, whose tensors are called otherwise in the official checkpoint."""
+
+    @abstractmethod
+    def entries(self) -> dict[str, Entry]:
+        """What each tensor of the official checkpoint holds of the module's."""
+
+    def save_merged(self, folder: Path, layout: str = "official") -> None:
+        """As `Chat.save_merged`.
+
+        Files and tensors are the source's byte for byte, but for the tensors in `touched`, which are written as they
+        are in memory. Everything that loading takes here or elsewhere goes along.
+        """
+        if self.source is None:
+            raise DeckBenchError(f"{self.name} was not loaded from a folder")
+        for path in sorted(self.source.iterdir()):
+            if path.suffix in ALONG and path.name not in LEFT and path.is_file():
+                (folder / path.name).write_bytes(path.read_bytes())
+        for name, data in self.files.items():
+            (folder / name).write_bytes(data)
+        state = {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
+        save_changed(self.source, folder, self.entries(), state, self.touched, family=self.checkpoint, layout=layout)
 
 
 def linears_matched(module: torch.nn.Module, pattern: str) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from deckbench.errors import InputError
 from deckbench.models import files, pack
 from deckbench.models.answer import Answer, Question
-from deckbench.models.chat import GENERATION, QUESTIONS_AT_ONCE, Chat
+from deckbench.models.chat import GENERATION, QUESTIONS_AT_ONCE, OfficialChat
 from deckbench.models.generate import Generated, answers, check_lengths, greedy, prefill, wait
 from deckbench.models.glm4v import preprocess, prompt, weights
 from deckbench.models.glm4v.config import CONFIG, GLM4V, TOKENIZER, Glm4vConfig, read_config, read_json
@@ -39,7 +39,7 @@ VISION_LINEARS = (
 )
 
 
-class Glm4v(Chat):
+class Glm4v(OfficialChat):
     """GLM-4V behind DeckBench's model interface."""
 
     family, checkpoint = GLM4V.name, GLM4V

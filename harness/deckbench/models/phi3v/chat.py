@@ -14,7 +14,7 @@ from torch import Tensor
 from deckbench.errors import InputError
 from deckbench.models import pack
 from deckbench.models.answer import Answer, Question
-from deckbench.models.chat import GENERATION, QUESTIONS_AT_ONCE, Chat
+from deckbench.models.chat import GENERATION, QUESTIONS_AT_ONCE, OfficialChat
 from deckbench.models.generate import Generated, answers, check_lengths, greedy, prefill, wait
 from deckbench.models.phi3v import preprocess, prompt, weights
 from deckbench.models.phi3v.config import (
@@ -41,7 +41,7 @@ CACHE_BYTES = 4 << 30  # of the copies of the prefix's keys and values: without 
 LANGUAGE_LINEARS = r"language\.model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj|down_proj))"
 
 
-class Phi3v(Chat):
+class Phi3v(OfficialChat):
     """Phi-3-vision behind DeckBench's model interface. stops: end tokens beside the config's and the prompt's own."""
 
     family, checkpoint = PHI3V.name, PHI3V
