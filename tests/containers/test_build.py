@@ -16,10 +16,13 @@ import pytest
 from test_lock import a_wheel, an_image
 
 from deckbench.containers.archive import add_layers, pack
-from deckbench.containers.build import build, verify
+from deckbench.containers.build import base_of, build, verify
+from deckbench.containers.install import holds_this
 from deckbench.containers.lock import base_digest, wheels_text
-from deckbench.containers.spec import Image
+from deckbench.containers.spec import Debian, Image
 from deckbench.errors import InputError, OutsideError
+from deckbench.runners.container import find_image, tell_of_another
+from deckbench.runners.job import Job
 
 pytestmark = pytest.mark.docker
 DOCKERFILE = 'ARG LAYERS\nFROM ${LAYERS}\nENV PYTHONPATH=/opt/deckbench/lib\nUSER 65534:65534\nENTRYPOINT ["x"]\n'
@@ -89,6 +92,39 @@ def test_what_is_in_the_image_is_what_the_lock_and_this_checkout_say(daemon: Any
     assert entries["deckbench/bin/deckbench"].mode & 0o111
     assert {(entry.uid, entry.gid) for entry in entries.values()} == {(0, 0)}
     assert not [name for name in entries if "__pycache__" in name or name.endswith(".pyc")]
+
+
+def test_an_image_is_known_by_the_deckbench_it_holds(
+    daemon: Any, probe: Image, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build(daemon, probe, wheels=tmp_path / "shelf", unlocked=True)
+    attrs = daemon.images.get(probe.tag).attrs
+    assert holds_this(attrs)
+    job = Job(image=probe, command=("x",), inputs=(), output=tmp_path / "out", inside="/out/out")
+    capfd.readouterr()
+    find_image(job, daemon)
+    assert capfd.readouterr().err == ""
+
+    attrs["RootFS"]["Layers"].append("sha256:" + "0" * 64)
+    tell_of_another(attrs, job)
+    assert f"holds another DeckBench than this one; `deckbench containers build {probe.name}`" in capfd.readouterr().err
+
+
+def test_the_base_is_the_one_that_is_locked(probe: Image) -> None:
+    debian = probe.model_copy(update={"debian": Debian(release="bookworm", packages=["python3"])})
+    assert base_of(probe) == "registry" and base_of(debian) == "bootstrap"
+    (probe.folder / "debian.lock").write_text("rootfs sha256:0\n")
+    assert base_of(debian) == "bootstrap"
+    (probe.folder / "base.lock").write_text("some/base@sha256:0\n")
+    assert base_of(debian) == "registry"
+
+
+def test_a_dockerfile_beside_containers_toml_is_for_all(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
+    image = an_image(tmp_path / "image")
+    assert image.dockerfile == tmp_path / "Dockerfile"
+    (image.folder / "Dockerfile").write_text(DOCKERFILE)
+    assert image.dockerfile == image.folder / "Dockerfile"
 
 
 def test_without_its_locks_an_image_is_not_built(daemon: Any, probe: Image, tmp_path: Path) -> None:

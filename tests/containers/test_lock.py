@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import shutil
+import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deckbench.containers.install import install_packages
-from deckbench.containers.lock import Wheel, best_wheel, expand, platforms, read_wheels, wheels_text
+from deckbench.containers.lock import Wheel, best_wheel, expand, lock_wheels, read_wheels, wheels_text
+from deckbench.containers.resolve import platforms
 from deckbench.containers.spec import Image, load_images
 from deckbench.containers.wheels import check_wheels, fetch_wheels
 from deckbench.errors import InputError
@@ -128,6 +133,103 @@ def test_the_wheel_for_the_images_own_platform_is_chosen(tmp_path: Path) -> None
     assert best_wheel(package, an_image(tmp_path, platform="linux/arm64"))[0].file == files[0]
     with pytest.raises(InputError, match="has no wheel for"):
         best_wheel({**package, "wheels": wheels[3:]}, an_image(tmp_path))
+
+
+BACKEND = """
+import os, time, zipfile
+
+def build_wheel(folder, settings=None, metadata=None):
+    # As careless as real ones: what it writes depends on the clock and the seed, unless these are given.
+    file, about = "probe_src-1.0-{tag}.whl", "probe_src-1.0.dist-info"
+    stamp = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))[:6]
+    with zipfile.ZipFile(os.path.join(folder, file), "w") as archive:
+        def add(name, text):
+            archive.writestr(zipfile.ZipInfo(name, stamp), text)
+        add("probe_src.py", f"NAMES = {{[*set('abcdefgh')]}}\\n")
+        add(f"{{about}}/METADATA", "Metadata-Version: 2.1\\nName: probe-src\\nVersion: 1.0\\n")
+        add(f"{{about}}/WHEEL", "Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: {tag}\\n")
+        add(f"{{about}}/RECORD", "")
+    return file
+"""
+
+
+def a_source(folder: Path, *, tag: str = "py3-none-any", text: str = "") -> Path:
+    """A package published as source alone, with its own build code; returns the archive."""
+    inside = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "probe-src"\nversion = "1.0"\n',
+        "PKG-INFO": "Metadata-Version: 2.2\nName: probe-src\nVersion: 1.0\n",
+        "backend.py": BACKEND.format(tag=tag) + text,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "probe_src-1.0.tar.gz", "w:gz") as tar:
+        for name, content in inside.items():
+            entry = tarfile.TarInfo(f"probe_src-1.0/{name}")
+            entry.size = len(content.encode())
+            tar.addfile(entry, io.BytesIO(content.encode()))
+    return folder / "probe_src-1.0.tar.gz"
+
+
+def locked_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **source: str) -> Image:
+    """An image whose lock holds a wheel that was built from a source in `tmp_path`/links. No index is asked."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    a_source(tmp_path / "links", **source)
+    image = an_image(tmp_path / "image", built=["probe-src"])
+    (image.folder / "requirements.in").write_text("probe-src\n")
+    wheels = lock_wheels(image, [str(tmp_path / "links")])
+    (image.folder / "requirements.lock").write_text(wheels_text(image, wheels))
+    return image
+
+
+def test_what_is_published_as_source_is_built_to_the_locked_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, links = locked_source(tmp_path, monkeypatch), [str(tmp_path / "links")]
+    (wheel,) = read_wheels(image)
+    assert (wheel.file, wheel.source) == ("probe_src-1.0-py3-none-any.whl", "probe_src-1.0.tar.gz")
+    assert wheel.source_sha256 == hashlib.sha256((tmp_path / "links" / wheel.source).read_bytes()).hexdigest()
+    for folder in ("one", "two"):
+        fetch_wheels(image, folder=tmp_path / folder, find_links=links)
+        assert hashlib.sha256((tmp_path / folder / wheel.file).read_bytes()).hexdigest() == wheel.sha256
+    install_packages(image, tmp_path / "root", tmp_path / "one")
+    assert "NAMES" in (tmp_path / "root/opt/deckbench/lib/probe_src.py").read_text()
+
+    # Who has the wheel needs no source: it is held against the lock all the same.
+    shutil.move(tmp_path / "one", tmp_path / "given")
+    fetch_wheels(image, folder=tmp_path / "three", find_links=[str(tmp_path / "given")])
+    assert (tmp_path / "three" / wheel.file).is_file()
+
+
+def test_another_source_than_the_locked_one_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = locked_source(tmp_path, monkeypatch)
+    a_source(tmp_path / "links", text=f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(InputError, match="not the locked one"):
+        fetch_wheels(image, folder=tmp_path / "shelf", find_links=[str(tmp_path / "links")])
+    assert list((tmp_path / "shelf").iterdir()) == [] and not (tmp_path / "ran").exists()
+
+
+def test_another_wheel_than_the_locked_one_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = locked_source(tmp_path, monkeypatch)
+    (wheel,) = read_wheels(image)
+    (image.folder / "requirements.lock").write_text(wheels_text(image, [replace(wheel, sha256="0" * 64)]))
+    with pytest.raises(InputError, match="the wheel built here has the hash"):
+        fetch_wheels(image, folder=tmp_path / "shelf", find_links=[str(tmp_path / "links")])
+    assert list((tmp_path / "shelf").iterdir()) == []
+
+
+def test_a_source_is_only_built_where_the_image_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked_source(tmp_path, monkeypatch)
+    plain = an_image(tmp_path / "image")
+    with pytest.raises(InputError, match=r"requirements cannot be met.*(\n|.)*`built` in containers\.toml"):
+        lock_wheels(plain, [str(tmp_path / "links")])
+
+
+def test_a_source_that_makes_a_wheel_for_this_machine_alone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="has no wheel for linux/amd64"):
+        locked_source(tmp_path, monkeypatch, tag="cp39-cp39-macosx_11_0_arm64")
 
 
 def test_an_image_holds_what_deckbench_depends_on(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deckbench.containers.lock import uv
+from deckbench.containers.resolve import uv
 from deckbench.containers.spec import image_named
 from deckbench.containers.wheels import wheels_folder
 from docker_daemon import cannot

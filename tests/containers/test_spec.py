@@ -27,7 +27,7 @@ def test_the_images_of_the_design_are_there_with_what_they_need() -> None:
     images = load_images()
     assert {"x86-cpu", "x86-cuda", "l4t-jp6", "l4t-jp7"} <= images.keys()
     for image in images.values():
-        assert (image.folder / "requirements.in").is_file() and (image.folder / "Dockerfile").is_file()
+        assert (image.folder / "requirements.in").is_file() and image.dockerfile.is_file()
     assert images["l4t-jp6"].python == "3.10" and images["l4t-jp7"].python == "3.12"
 
 

@@ -16,12 +16,12 @@ from deckbench.artifact import hash_file, hash_json
 from deckbench.containers import bootstrap
 from deckbench.containers.archive import SETTINGS, add_layers, pack
 from deckbench.containers.identity import identity
-from deckbench.containers.install import install_deckbench, install_packages
+from deckbench.containers.install import install_packages, own_layer
 from deckbench.containers.lock import BASE, WHEELS, missing_locks
 from deckbench.containers.spec import Image
 from deckbench.containers.wheels import wheels_folder
 from deckbench.daemon import LABEL, connect, failures
-from deckbench.errors import DeckBenchError, InputError
+from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.progress import say
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def build(
     client: DockerClient,
     image: Image,
     *,
-    base: str = "registry",
+    base: str | None = None,
     wheels: Path | None = None,
     unlocked: bool = False,
     cache: bool = True,
@@ -53,12 +53,15 @@ def build(
     """Build `image` in a daemon under its tag (or `tag`).
 
     base: `registry`, the locked digest, pulled where the daemon does not have it; or `bootstrap`, Debian packages held
-    against debian.lock. wheels: the folder that `fetch_wheels` filled. unlocked: also build what has no lock, labelled
-    so. cache: take the base and the packages from an earlier build with the same locks. Raises InputError where a lock
-    is missing or something is not what its lock says, OutsideError where daemon, disk or mirror fail.
+    against debian.lock; default: see `base_of`. wheels: the folder that `fetch_wheels` filled. unlocked: also build
+    what has no lock, labelled so. cache: take base and packages from an earlier build with the same locks.
+
+    Raises InputError where a lock is missing or something is not what its lock says, OutsideError where daemon, disk or
+    mirror fail.
     """
     import docker.errors
 
+    base = base or base_of(image)
     if base not in {"registry", "bootstrap"}:
         raise InputError(f"{base!r} is no kind of base", "--base", "registry or bootstrap")
     missing = [what for what in missing_locks(image, base) if what != "its packages"]
@@ -70,8 +73,7 @@ def build(
         folder = Path(name)
         packaged = packages_image(client, image, base, folder, wheels or wheels_folder(), cache, bool(missing))
         say(f"{image.name}: DeckBench")
-        install_deckbench(folder / "own")
-        own = pack(folder / "own", folder / "own.tar")
+        own = own_layer(folder)
         raw = f"{image.tag}-layers-{secrets.token_hex(4)}"
         add_layers(client, packaged, [own], raw, architecture=image.architecture)
         try:
@@ -85,6 +87,11 @@ def build(
             client.images.remove(old["Id"])
     attrs = client.images.get(tag or image.tag).attrs
     return Built(tag or image.tag, identity(attrs), tuple(missing))
+
+
+def base_of(image: Image) -> str:
+    """Where an image's base comes from if nobody says: the one that is locked; of both, its registry."""
+    return "registry" if (image.folder / BASE).is_file() or image.debian is None else "bootstrap"
 
 
 def packages_image(
@@ -134,11 +141,8 @@ def registry_base(client: DockerClient, image: Image) -> str:
         try:
             with failures(f"the base {wanted} cannot be pulled", image.name):
                 found = client.images.pull(wanted, platform=image.platform)
-        except Exception:
-            moved = moved_tag(client, image, wanted)
-            if moved:
-                raise moved from None
-            raise
+        except OutsideError as error:
+            raise moved_tag(client, image, wanted) or error from None
     if f"{found.attrs['Os']}/{found.attrs['Architecture']}" != image.platform:
         raise InputError(f"the base {wanted} is not for {image.platform}", image.name, "lock it again")
     return str(found.id)
@@ -161,9 +165,9 @@ def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: d
     """The settings of the image's Dockerfile on top of its layers. Raises InputError where it adds one of its own."""
     import docker.errors
 
-    place = image.folder / "Dockerfile"
+    place = image.dockerfile
     if not place.is_file():
-        raise InputError(f"{image.name} has no Dockerfile", place, "see the one of x86-cpu")
+        raise InputError(f"{image.name} has no Dockerfile", place, "see DeckBench's own containers/Dockerfile")
     before = len(client.images.get(layered).attrs["RootFS"]["Layers"])
     with failures("the daemon cannot build", image.name):
         try:
@@ -179,21 +183,24 @@ def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: d
                 forcerm=True,
             )
         except docker.errors.BuildError as error:
-            raise InputError(f"the Dockerfile does not build: {error.msg}", place, "see the one of x86-cpu") from None
+            raise InputError(f"the Dockerfile does not build: {error.msg}", place, "see DeckBench's own") from None
     if len(client.images.get(tag).attrs["RootFS"]["Layers"]) != before:
         what = "the Dockerfile adds a layer, which would depend on the daemon that builds"
         raise InputError(what, place, "only ARG, FROM, ENV, USER, ENTRYPOINT and CMD; files come from requirements.in")
 
 
-def verify(client: DockerClient, image: Image, *, base: str, wheels: Path | None, unlocked: bool) -> dict[str, Any]:
+def verify(
+    client: DockerClient, image: Image, *, base: str | None, wheels: Path | None, unlocked: bool
+) -> dict[str, Any]:
     """Build an image again from nothing, under a name of its own, and compare; returns {name, same, identity, ...}.
 
-    Raises as `build`, and InputError where there is no image to compare with.
+    base: default, the kind that it was built on. Raises as `build`, and InputError where there is none to compare with.
     """
     tag = f"{image.tag}-verify-{secrets.token_hex(4)}"
     before = built_attrs(client, image)
     if before is None:
         raise InputError(f"{image.name} is not built here", image.tag, f"`deckbench containers build {image.name}`")
+    base = base or (before["Config"].get("Labels") or {}).get(f"{LABEL}.base")
     again = build(client, image, base=base, wheels=wheels, unlocked=unlocked, cache=False, tag=tag)
     after = client.images.get(tag).attrs
     with failures("cannot remove the second build"):
@@ -214,12 +221,11 @@ def recreate(client: DockerClient, image: Image, wanted: str) -> str:
     One that is there already is taken, else it is built from this DeckBench and its locks. Where that fails, another
     one that is there stays. Raises DeckBenchError where there is none at all.
     """
-    base = "registry" if (image.folder / BASE).is_file() or image.debian is None else "bootstrap"
     there = built_attrs(client, image)
     if there is not None and identity(there) == wanted:
         return wanted
     try:
-        return build(client, image, base=base).identity
+        return build(client, image).identity
     except DeckBenchError:
         if there is None:
             raise
@@ -248,10 +254,12 @@ def built_attrs(client: DockerClient, image: Image) -> dict[str, Any] | None:
 
 def standing(images: Sequence[Image]) -> list[dict[str, str]]:
     """For each image what `containers ls` shows: name, platform, locked, built, identity, serves. Needs no daemon."""
+    client: DockerClient | None = None
+    why = ""
     try:
-        client: DockerClient | None = connect(timeout=10)
-    except DeckBenchError:
-        client = None
+        client = connect(timeout=10)
+    except DeckBenchError as error:
+        why = "no docker daemon" if isinstance(error, OutsideError) else error.what
     rows = []
     for image in images:
         attrs = built_attrs(client, image) if client else None
@@ -263,7 +271,7 @@ def standing(images: Sequence[Image]) -> list[dict[str, str]]:
                 "name": image.name,
                 "platform": image.platform,
                 "locked": f"locked ({' and '.join(good)})" if good else f"unlocked: {lacks}",
-                "built": "no docker daemon" if client is None else "built" if attrs else "not built",
+                "built": why or ("built" if attrs else "not built"),
                 "identity": identity(attrs) if attrs else "",
                 "serves": ", ".join(image.serves),
             }

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from deckbench import __version__
-from deckbench.containers.lock import GLIBC, MACHINE, WHEELS, read_wheels, uv
+from deckbench.containers.archive import Layer, pack
+from deckbench.containers.lock import WHEELS, read_wheels
+from deckbench.containers.resolve import platform_tag, uv
 from deckbench.containers.spec import Image
 from deckbench.containers.wheels import check_wheels
 from deckbench.errors import InputError
@@ -36,8 +41,8 @@ def install_packages(image: Image, root: Path, wheels: Path) -> None:
     library.mkdir(parents=True)
     command = [*uv(), "pip", "install", "--quiet", "--target", str(library), "--no-config", "--offline", "--no-index"]
     command += ["--find-links", str(wheels), "--no-deps", "--no-build", "--require-hashes", "--link-mode", "copy"]
-    command += ["--python-version", image.python, "--no-compile-bytecode", "--no-cache", "--python-platform"]
-    command += [f"{MACHINE[image.architecture]}-manylinux_2_{GLIBC[image.python]}"]
+    command += ["--python-version", image.python, "--no-compile-bytecode", "--no-cache"]
+    command += ["--python-platform", platform_tag(image)]
     done = subprocess.run(
         [*command, "-r", str(image.folder / WHEELS)], capture_output=True, text=True, check=False, cwd=root
     )
@@ -51,6 +56,18 @@ def install_packages(image: Image, root: Path, wheels: Path) -> None:
             line for line in record.read_text(encoding="utf-8").splitlines() if not line.startswith(("bin/", "../"))
         ]
         record.write_text("\n".join(sorted(kept)) + "\n", encoding="utf-8")
+
+
+def own_layer(folder: Path) -> Layer:
+    """The layer of an image that holds the running DeckBench, made in `folder`."""
+    install_deckbench(folder / "own")
+    return pack(folder / "own", folder / "own.tar")
+
+
+def holds_this(attrs: Mapping[str, Any]) -> bool:
+    """Whether a built image holds the very DeckBench that runs here. attrs: `docker image inspect`."""
+    with tempfile.TemporaryDirectory(prefix="deckbench-own-") as folder:
+        return bool(attrs["RootFS"]["Layers"][-1:] == [f"sha256:{own_layer(Path(folder)).sha256}"])
 
 
 def install_deckbench(root: Path) -> None:

@@ -2,61 +2,57 @@
 
 requirements.in says what an image holds; a line `deckbench[extra]` stands for what DeckBench itself depends on.
 requirements.lock, resolved by uv for the image's own platform and Python, has one wheel a line: name, version, sha256,
-file name. base.lock has the base's digest in its registry. What nobody could resolve is not written.
+file name; for a package that is published as source alone, also what its wheel was built from. base.lock has the base's
+digest in its registry. What nobody could resolve is not written.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from packaging.requirements import Requirement
 
+from deckbench.artifact import hash_file
 from deckbench.containers import bootstrap
+from deckbench.containers.resolve import MACHINE, build_wheel, download, platforms, resolve
 from deckbench.containers.spec import Image
 from deckbench.errors import InputError, OutsideError
+from deckbench.progress import say
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 WANTED, WHEELS, BASE = "requirements.in", "requirements.lock", "base.lock"
-GLIBC = {"3.10": 35, "3.11": 28, "3.12": 39}  # of Ubuntu 22.04, of manylinux's usual floor, of Ubuntu 24.04
-MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
 LINE = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})  # (?P<file>\S+)"
+    r"(?: built from (?P<source>\S+) sha256:(?P<source_sha256>[0-9a-f]{64}))?"
 )
 OWN = re.compile(r"deckbench(?:\[(?P<extras>[a-z, -]+)\])?")
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """One line of requirements.lock. sha256 is hex."""
+    """One line of requirements.lock. sha256 is hex. source: what it is built from, where no index has a wheel."""
 
     name: str
     version: str
     sha256: str
     file: str
+    source: str | None = None
+    source_sha256: str | None = None
 
     def line(self) -> str:
         """As it stands in the lock; pip and uv read it too."""
-        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}  # {self.file}"
-
-
-def platforms(image: Image) -> list[str]:
-    """Platform tags of wheels that run in the image, the newest first (PEP 600)."""
-    machine = MACHINE[image.architecture]
-    newer = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC[image.python], 16, -1)]
-    old = ["manylinux2014"] if machine == "aarch64" else ["manylinux2014", "manylinux2010", "manylinux1"]
-    return [*newer, *(f"{name}_{machine}" for name in old), f"linux_{machine}"]
+        built = f" built from {self.source} sha256:{self.source_sha256}" if self.source else ""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}  # {self.file}{built}"
 
 
 def read_wheels(image: Image) -> list[Wheel]:
@@ -70,7 +66,8 @@ def read_wheels(image: Image) -> list[Wheel]:
         if not line.strip() or line.startswith("#"):
             continue
         parts = LINE.fullmatch(line)
-        if parts is None or PurePosixPath(parts["file"]).name != parts["file"]:
+        files = [] if parts is None else [parts["file"], parts["source"] or parts["file"]]
+        if parts is None or any(PurePosixPath(file).name != file for file in files):
             raise InputError("not a line of a lock", f"{place}:{number}", "make it with `deckbench containers lock`")
         found.append(Wheel(**parts.groupdict()))
     return found
@@ -117,52 +114,65 @@ def lock_wheels(image: Image, find_links: Sequence[str] = ()) -> list[Wheel]:
     where the requirements cannot be met by wheels, OutsideError where an index cannot be reached.
     """
     links = [*find_links, *os.environ.get("PIP_FIND_LINKS", "").split()]
-    wanted, chosen, direct = expand(image), [], []
+    wanted, chosen, direct, where = expand(image), [], [], image.folder / WANTED
     for index, names in image.index.items():
         theirs = [line for line in wanted if Requirement(line).name in names]
         wanted = [line for line in wanted if line not in theirs]
         try:
-            listed = compile_wheels(image, theirs, ["--no-deps", "--default-index", index], links)
+            listed = resolve(image, theirs, ["--no-deps", "--default-index", index], links, where)
         except OutsideError as unreachable:
             try:
-                listed = compile_wheels(image, theirs, ["--no-deps", "--no-index"], links)
+                listed = resolve(image, theirs, ["--no-deps", "--no-index"], links, where)
             except InputError:
                 raise unreachable from None
         for package in listed:
             wheel, address = best_wheel(package, image)
             chosen.append(wheel)
             direct.append(f"{wheel.name} @ {address}")
-    listed = compile_wheels(image, [*wanted, *direct], [], links)
+    listed = resolve(image, [*wanted, *direct], [], links, where)
+    versions = {package["name"]: package["version"] for package in listed}
     named = {wheel.name for wheel in chosen}
-    chosen += [best_wheel(package, image)[0] for package in listed if package["name"] not in named]
+    for package in listed:
+        if package["name"] in image.built:
+            chosen.append(built_wheel(package, image, versions, find_links))
+        elif package["name"] not in named:
+            chosen.append(best_wheel(package, image)[0])
     return sorted(chosen, key=lambda wheel: wheel.name)
 
 
-def compile_wheels(image: Image, wanted: list[str], options: list[str], links: list[str]) -> list[dict[str, Any]]:
-    """uv's answer: packages as in pylock.toml (PEP 751)."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+def built_wheel(package: dict[str, Any], image: Image, versions: Mapping[str, str], find_links: Sequence[str]) -> Wheel:
+    """The wheel of a package that is published as source, built here once. package: as in pylock.toml.
 
-    command = [*uv(), "pip", "compile", "--quiet", "--format", "pylock.toml", "--no-build", "--no-header", *options]
-    command += ["--python-version", image.python, "--python-platform"]
-    command += [f"{MACHINE[image.architecture]}-manylinux_2_{GLIBC[image.python]}"]
-    command += [part for place in links for part in ("--find-links", place)]
-    with tempfile.TemporaryDirectory() as folder:
-        asked, out = Path(folder) / WANTED, Path(folder) / "pylock.toml"
-        asked.write_text("\n".join(wanted) + "\n", encoding="utf-8")
-        done = subprocess.run(
-            [*command, str(asked), "--output-file", str(out)], capture_output=True, text=True, check=False, cwd=folder
-        )
-        if done.returncode != 0:
-            said = " ".join(done.stderr.split())[-400:]
-            where = image.folder / WANTED
-            if re.search(r"(?i)failed to fetch|connect|dns|timed? ?out|request failed|status (4|5)\d\d", done.stderr):
-                raise OutsideError(f"a package index cannot be reached: {said}", where, "try again where it can be")
-            raise InputError(f"the requirements cannot be met: {said}", where, "see containers.toml for the platform")
-        packages: list[dict[str, Any]] = tomllib.loads(out.read_text(encoding="utf-8"))["packages"]
-        return packages
+    Raises InputError where it does not build, or only for this machine; OutsideError where its source cannot be had.
+    """
+    source, name, version = package.get("sdist"), package["name"], package["version"]
+    if source is None:
+        what = f"{name} {version} is named under `built`, but has wheels alone"
+        raise InputError(what, image.folder / WANTED, "take it out of `built` in containers.toml")
+    address = source.get("url") or source["path"]
+    archive = source.get("name") or unquote(PurePosixPath(urlsplit(address).path).name)
+    found = Wheel(name, version, "", "", archive, source["hashes"]["sha256"])
+    with tempfile.TemporaryDirectory(prefix="deckbench-lock-") as folder:
+        file = wheel_from_source(found, image, versions, Path(folder), find_links)
+        sha256 = hash_file(file)
+        entry = {"url": f"file:///{quote(file.name)}", "hashes": {"sha256": sha256}}
+        best_wheel({**package, "wheels": [entry]}, image)  # refuses one that only fits this machine
+    return replace(found, sha256=sha256, file=file.name)
+
+
+def wheel_from_source(
+    wheel: Wheel, image: Image, versions: Mapping[str, str], folder: Path, find_links: Sequence[str]
+) -> Path:
+    """Fetch the source of a `built` package by its hash, build its wheel below `folder`; returns it.
+
+    versions: of all packages of the image. Raises as `download` and `build_wheel`.
+    """
+    assert wheel.source is not None
+    say(f"{image.name}: building the wheel of {wheel.name} {wheel.version} from its source")
+    line = f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.source_sha256}"
+    options = ["--no-binary", wheel.name, *(part for place in find_links for part in ("--find-links", place))]
+    download([line], options, folder, image, image.folder / WHEELS)
+    return build_wheel(folder / wheel.source, versions, folder)
 
 
 def best_wheel(package: dict[str, Any], image: Image) -> tuple[Wheel, str]:
@@ -194,15 +204,6 @@ def best_wheel(package: dict[str, Any], image: Image) -> tuple[Wheel, str]:
         raise InputError(what, image.folder / WANTED, "ask for another version")
     _, file, sha256, address = min(found)
     return Wheel(package["name"], package["version"], sha256, file), address
-
-
-def uv() -> list[str]:
-    """The command that starts uv. Raises InputError where it is not installed."""
-    try:
-        from uv import find_uv_bin
-    except ImportError:
-        raise InputError("the package uv is not installed", None, "pip install 'deckbench[containers]'") from None
-    return [find_uv_bin()]
 
 
 def wheels_text(image: Image, wheels: list[Wheel]) -> str:

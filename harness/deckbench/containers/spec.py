@@ -31,7 +31,7 @@ class Debian(Strict):
 
 
 class Image(Strict):
-    """One container image, as containers.toml defines it. `folder` holds its requirements, locks and Dockerfile."""
+    """One container image, as containers.toml defines it. `folder` holds its requirements and locks."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     folder: Path
@@ -42,10 +42,17 @@ class Image(Strict):
     gpu: Gpu
     l4t: str | None = Field(default=None, pattern=r"^R\d+$")
     index: dict[str, list[str]] = Field(default_factory=dict)
+    built: list[str] = Field(default_factory=list)
     serves: list[str]
     memory_gib: float = Field(gt=0)
     pids: int = Field(gt=0)
     minutes: float = Field(ge=0)
+
+    @property
+    def dockerfile(self) -> Path:
+        """The image's settings: its own Dockerfile, else the one that all share."""
+        own = self.folder / "Dockerfile"
+        return own if own.is_file() else self.folder.parent / "Dockerfile"
 
     @property
     def tag(self) -> str:

@@ -18,11 +18,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Container images: list, lock, fetch wheels, build, verify, clean up.",
-    epilog="Example: deckbench containers wheels x86-cpu && deckbench containers build x86-cpu --base bootstrap",
+    epilog="Example: deckbench containers wheels x86-cpu && deckbench containers build x86-cpu",
 )
 
 Names = Annotated[list[str], typer.Argument(help="Images of containers.toml, such as x86-cpu.")]
-Base = Annotated[str, typer.Option(help="registry: the locked digest; bootstrap: Debian packages.")]
+KINDS = "registry: the locked digest; bootstrap: Debian packages; default: "
+Base = Annotated[str | None, typer.Option(help=f"{KINDS}the one that is locked.")]
 Folder = Annotated[Path | None, typer.Option(help="Holds containers.toml; default: DeckBench's own.")]
 Wheels = Annotated[Path | None, typer.Option(help="Where wheels are kept; default: the user's cache.")]
 Links = Annotated[list[str] | None, typer.Option("--find-links", help="A folder with more wheels; repeat.")]
@@ -49,7 +50,7 @@ def ls(folder: Folder = None, as_json: Json = False) -> None:
 @app.command("lock", epilog="Example: deckbench containers lock x86-cpu --base bootstrap")
 def lock(
     names: Annotated[list[str] | None, typer.Argument(help="Images; default: all.")] = None,
-    base: Base = "registry",
+    base: Annotated[str, typer.Option(help="registry: a digest; bootstrap: Debian packages.")] = "registry",
     only: Annotated[str | None, typer.Option(help="packages or base; default: both.")] = None,
     find_links: Links = None,
     folder: Folder = None,
@@ -81,10 +82,10 @@ def wheels(names: Names, wheels: Wheels = None, find_links: Links = None, folder
         say(f"{image.name}: wheels in {fetch_wheels(image, folder=wheels, find_links=find_links or [])}")
 
 
-@app.command("build", epilog="Example: deckbench containers build x86-cpu --base bootstrap")
+@app.command("build", epilog="Example: deckbench containers build x86-cpu")
 def build(
     names: Names,
-    base: Base = "registry",
+    base: Base = None,
     wheels: Wheels = None,
     unlocked: Annotated[bool, typer.Option("--unlocked", help="Build what has no lock, to try it.")] = False,
     cache: Annotated[bool, typer.Option(help="Take base and packages from an earlier build with these locks.")] = True,
@@ -102,10 +103,10 @@ def build(
     show(made, as_json)
 
 
-@app.command("verify", epilog="Example: deckbench containers verify x86-cpu --base bootstrap")
+@app.command("verify", epilog="Example: deckbench containers verify x86-cpu")
 def verify(
     names: Names,
-    base: Base = "registry",
+    base: Base = None,
     wheels: Wheels = None,
     unlocked: Annotated[bool, typer.Option("--unlocked", help="Also what has no lock.")] = False,
     folder: Folder = None,

@@ -1,18 +1,18 @@
-"""The wheels of an image: fetched by pip, each checked against its lock, kept in one folder for every image."""
+"""The wheels of an image: fetched or built, each checked against its lock, kept in one folder for every image."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from deckbench.artifact import hash_file
-from deckbench.containers.lock import Wheel, platforms, read_wheels
+from deckbench.containers.lock import WHEELS, Wheel, read_wheels, wheel_from_source
+from deckbench.containers.resolve import download, platforms
 from deckbench.containers.spec import Image
-from deckbench.errors import InputError, OutsideError
+from deckbench.errors import InputError
 from deckbench.progress import say
 
 
@@ -36,7 +36,11 @@ def fetch_wheels(image: Image, *, folder: Path | None = None, find_links: Sequen
         folder.mkdir(parents=True, exist_ok=True)
         own = {name for names in image.index.values() for name in names}
         for index, names in [(None, {wheel.name for wheel in wheels} - own), *image.index.items()]:
-            download(image, [wheel for wheel in absent if wheel.name in names], folder, index, find_links)
+            listed = [wheel for wheel in absent if wheel.name in names and wheel.source is None]
+            fetch(image, listed, folder, index, find_links)
+        for wheel in absent:
+            if wheel.source is not None:
+                build(image, wheels, wheel, folder, find_links)
     check_wheels(wheels, folder)
     return folder
 
@@ -52,33 +56,37 @@ def check_wheels(wheels: Sequence[Wheel], folder: Path) -> None:
             raise InputError(what, place, "remove the file and fetch it again; do not use what came")
 
 
-def download(image: Image, wheels: Sequence[Wheel], folder: Path, index: str | None, find_links: Sequence[str]) -> None:
-    """`pip download` of some wheels from one index (None: pip's own) into `folder`. Raises as `fetch_wheels`."""
+def fetch(image: Image, wheels: Sequence[Wheel], folder: Path, index: str | None, find_links: Sequence[str]) -> None:
+    """Fetch some wheels from one index (None: pip's own) into `folder`. Raises as `fetch_wheels`."""
     if not wheels:
         return
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", image.python]
-    command += [part for abi in (f"cp{image.python.replace('.', '')}", "abi3", "none") for part in ("--abi", abi)]
-    command += [part for tag in (*platforms(image), "any") for part in ("--platform", tag)]
-    command += [part for place in find_links for part in ("--find-links", place)]
-    command += [] if index is None else ["--index-url", index]
+    options = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", image.python]
+    options += [part for abi in (f"cp{image.python.replace('.', '')}", "abi3", "none") for part in ("--abi", abi)]
+    options += [part for tag in (*platforms(image), "any") for part in ("--platform", tag)]
+    options += [part for place in find_links for part in ("--find-links", place)]
+    options += [] if index is None else ["--index-url", index]
     with tempfile.TemporaryDirectory(dir=folder) as fetched:
-        asked = Path(fetched) / "asked.txt"
-        asked.write_text("\n".join(wheel.line() for wheel in wheels), encoding="utf-8")
-        done = subprocess.run(
-            [*command, "--dest", fetched, "-r", str(asked)],
-            stdout=sys.stderr,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            refused = [line for line in done.stderr.splitlines() if line.startswith(("ERROR", "    ", "     "))]
-            said = " ".join(" ".join(refused or done.stderr.splitlines()[-3:]).split())[:400]
-            if "HASHES" in done.stderr.upper():
-                raise InputError(f"a file is not the locked one: {said}", image.folder / "requirements.lock", "ask why")
-            raise OutsideError(f"wheels of {image.name} cannot be fetched: {said}", index, "try again where it can be")
+        download([wheel.line() for wheel in wheels], options, Path(fetched), image, image.folder / WHEELS)
         for wheel in wheels:
             place = Path(fetched) / wheel.file
             if place.is_file():  # else check_wheels says which is missing
                 place.replace(folder / wheel.file)
+
+
+def build(image: Image, wheels: Sequence[Wheel], wheel: Wheel, folder: Path, find_links: Sequence[str]) -> None:
+    """Have a wheel that no index has: from a folder of `find_links`, else built from its locked source.
+
+    wheels: all of the image. Raises InputError where another file comes out than the locked one.
+    """
+    for place in find_links:
+        if (Path(place) / wheel.file).is_file():
+            shutil.copyfile(Path(place) / wheel.file, folder / wheel.file)
+            return
+    versions = {one.name: one.version for one in wheels}
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        built = wheel_from_source(wheel, image, versions, Path(made), find_links)
+        if (found := hash_file(built)) != wheel.sha256:
+            what = f"the wheel built here has the hash {found[:12]}..., the lock says {wheel.sha256[:12]}..."
+            mend = "take the file from where it was locked: --find-links FOLDER; or lock the packages again"
+            raise InputError(what, image.folder / WHEELS, mend)
+        built.replace(folder / wheel.file)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.containers.identity import identity, is_locked
+from deckbench.containers.install import holds_this
 from deckbench.daemon import LABEL, NO_SPACE, failures
 from deckbench.errors import InputError, OutsideError
 from deckbench.progress import say
@@ -120,7 +121,16 @@ def find_image(job: Job, client: DockerClient) -> Any:
     if image.attrs["Architecture"] != wanted:
         what = f"the image is for {image.attrs['Architecture']}, containers.toml says {wanted}"
         raise OutsideError(what, tag, f"build it again with `deckbench containers build {job.image.name}`")
+    tell_of_another(image.attrs, job)
     return image
+
+
+def tell_of_another(attrs: Mapping[str, Any], job: Job) -> None:
+    """Say so where the image holds another DeckBench than the one that runs here: results are those of the image's."""
+    labels = (attrs.get("Config") or {}).get("Labels") or {}
+    if labels.get(LABEL) == "image" and not holds_this(attrs):
+        mend = f"`deckbench containers build {job.image.name}` puts this one in"
+        say(f"the image {job.image.tag} holds another DeckBench than this one; {mend}")
 
 
 def check_daemon(job: Job, info: Mapping[str, Any]) -> None:
