@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -33,3 +34,23 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
         if now - last >= PLAIN_EVERY_S:
             say(f"{what}: {count}" + (f"/{total}" if total else ""))
             last = now
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: `27.9 GB`, `64.0 MB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+@dataclass
+class Progress:
+    """A line now and then while bytes travel."""
+
+    last: float = field(default_factory=time.monotonic)
+
+    def say(self, done: int, total: int) -> None:
+        if time.monotonic() - self.last >= PLAIN_EVERY_S:
+            self.last = time.monotonic()
+            say(f"copied {size_text(done)} of {size_text(total)}")

@@ -21,7 +21,7 @@ from deckbench import artifact, sshlink
 from deckbench.containers.identity import identity
 from deckbench.daemon import LABEL, connect, failures
 from deckbench.errors import DeckBenchError, OutsideError
-from deckbench.progress import say
+from deckbench.progress import say, size_text
 from deckbench.runners import owner, store
 from deckbench.runners.container import (
     AGAIN,
@@ -38,7 +38,7 @@ from deckbench.runners.far import Far
 from deckbench.runners.job import NUMBER, OUT, OWNER, Job, create_arguments
 from deckbench.runners.leftovers import recover
 from deckbench.runners.staging import Staging, bring_out, claimed, remove
-from deckbench.runners.store import Session, Tree, size_text
+from deckbench.runners.store import Session, Tree
 from deckbench.runners.stream import Pump, translator
 
 if TYPE_CHECKING:

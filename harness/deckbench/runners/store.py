@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from deckbench import artifact
 from deckbench.daemon import LABEL, NO_SPACE
 from deckbench.errors import InputError, OutsideError
-from deckbench.progress import PLAIN_EVERY_S, say
+from deckbench.progress import PLAIN_EVERY_S, Progress, say, size_text
 from deckbench.runners import hashes, owner, store_helper
 from deckbench.runners.far import Far
 from deckbench.runners.job import NOBODY, NUMBER, OUT, OWNER
@@ -78,14 +78,6 @@ class Session:
     @property
     def labels(self) -> dict[str, str]:
         return {NUMBER: self.key, OWNER: owner.mine()}
-
-
-def size_text(size: float) -> str:
-    """Bytes for people: `27.9 GB`, `64.0 MB`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} bytes"
 
 
 # Trees of this machine
@@ -327,18 +319,6 @@ def send(session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], room:
             done = sum(length(found, number) for found, number in batch)
             sent += done
             progress.say(sent, sent + (total := total - done))
-
-
-@dataclass
-class Progress:
-    """A line now and then while bytes travel."""
-
-    last: float = field(default_factory=time.monotonic)
-
-    def say(self, done: int, total: int) -> None:
-        if time.monotonic() - self.last >= PLAIN_EVERY_S:
-            self.last = time.monotonic()
-            say(f"copied {size_text(done)} of {size_text(total)}")
 
 
 def length(found: Source, number: int) -> int:
