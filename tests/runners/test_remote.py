@@ -29,6 +29,7 @@ from deckbench.runners.container import run_job
 from deckbench.runners.far import PATIENCE_VARIABLE, Far
 from deckbench.runners.remote import Cursor, run_job_at
 from deckbench.runners.store import CHUNK, Session
+from deckbench.runners.tree import Source, Tree, read_trees
 from docker_daemon import any_daemon, cannot, program, python_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -143,16 +144,16 @@ def test_what_the_store_holds_is_not_sent_again(far: StandIn, tmp_path: Path) ->
     data = data_of(tmp_path, megabytes=70, seed=1)
     session = session_of(far, "a" * 32)
     store.open_store(session)
-    tree = store.read_trees([("0/data", data)])
+    tree = read_trees([("0/data", data)])
     before = far.received()
-    first = store.send(session, tree, store.Tree(), [], no_limit)
+    first = store.send(session, tree, Tree(), [], no_limit)
     # the linked file once, the equal ones once; they may have been there before
     assert first - (70 << 20) - 7 in range(8)
     assert far.received() - before < 1.1 * first
     (data / "adapter.safetensors").write_bytes(random.Random(2).randbytes(300_000))
-    again = store.read_trees([("0/data", data)])
+    again = read_trees([("0/data", data)])
     before = far.received()
-    assert store.send(session, again, store.Tree(), [], no_limit) == 300_000
+    assert store.send(session, again, Tree(), [], no_limit) == 300_000
     assert far.received() - before < 1_000_000
     store.close_store(session)
 
@@ -163,7 +164,7 @@ def test_pieces_are_taken_up_and_broken_ones_sent_again(far: StandIn, tmp_path: 
     (data / "large").write_bytes(random.Random(3).randbytes(3 * CHUNK + 11))
     session = session_of(far, "b" * 32)
     store.open_store(session)
-    tree = store.read_trees([("0/data", data)])
+    tree = read_trees([("0/data", data)])
     found = tree.files["0/data/large"]
     client = session.far.connected()
     sums: dict[str, dict[str, str]] = {}
@@ -171,10 +172,10 @@ def test_pieces_are_taken_up_and_broken_ones_sent_again(far: StandIn, tmp_path: 
     # a piece that a broken link cut short, and one of the right length with other bytes
     piece = store.member("other.1", 0, folder=True).tobuf() + store.member(f"other.1/{found.sha256}.3", 5).tobuf()
     client.api.put_archive(session.named("helper"), f"{store.STORE}/pieces", piece + bytes(512) + bytes(1024))
-    other = store.Source(tmp_path / "other", found.sha256, found.size)
+    other = Source(tmp_path / "other", found.sha256, found.size)
     other.path.write_bytes(bytes(found.size))
     store.put(session, [(other, 1)], {}, client)
-    sent = store.send(session, tree, store.Tree(), [], no_limit)
+    sent = store.send(session, tree, Tree(), [], no_limit)
     # the short one; then, since the whole is wrong and nobody knows which piece it was, all
     assert sent == 11 + found.size
     store.close_store(session)
@@ -190,9 +191,9 @@ def test_a_file_that_shrinks_while_it_is_copied(far: StandIn, tmp_path: Path) ->
 
     with (data / "large.safetensors").open("ab") as file:  # no file that the store may have
         file.write(os.urandom(99))
-    tree = store.read_trees([("0/data", data)])
+    tree = read_trees([("0/data", data)])
     with pytest.raises(InputError, match=r"became shorter .*|large\.safetensors"):
-        store.send(session, tree, store.Tree(), [], shrink)
+        store.send(session, tree, Tree(), [], shrink)
     store.close_store(session)
 
 
@@ -216,8 +217,8 @@ def test_two_may_send_the_same_at_once(far: StandIn, tmp_path: Path) -> None:
         try:
             session = session_of(far, key * 32)
             store.open_store(session)
-            tree = store.read_trees([("0/data", data)])
-            store.send(session, store.Tree(), tree, [], no_limit)
+            tree = read_trees([("0/data", data)])
+            store.send(session, Tree(), tree, [], no_limit)
             store.fetch(session, tmp_path / key, {})
             store.close_store(session)
         except BaseException as error:

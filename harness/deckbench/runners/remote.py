@@ -38,8 +38,9 @@ from deckbench.runners.far import Far
 from deckbench.runners.job import NUMBER, OUT, OWNER, Job, create_arguments
 from deckbench.runners.leftovers import recover
 from deckbench.runners.staging import Staging, bring_out, claimed, remove
-from deckbench.runners.store import Session, Tree
+from deckbench.runners.store import Session
 from deckbench.runners.stream import Pump, translator
+from deckbench.runners.tree import Tree, read_trees
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -92,7 +93,7 @@ def at(job: Job, staging: Staging, far: Far) -> int:
     image = image_at(job, far, machine)
     inputs = read_inputs(job)
     session = Session(far, key_of(job, inputs, identity(image.attrs)), image.id, *(job.program or ())[:1])
-    seeds = store.read_trees(seeds_of(staging, in_place=job.in_place))
+    seeds = read_trees(seeds_of(staging, in_place=job.in_place))
     remove_leftovers(session)
     began = found(session)
     if began is None:
@@ -198,7 +199,7 @@ def image_at(job: Job, far: Far, machine: Machine) -> Any:
 
 def read_inputs(job: Job) -> Tree:
     """The job's inputs as one tree: the n-th at `n/NAME`."""
-    return store.read_trees((place_of(number, path), path) for number, (_, path) in enumerate(job.inputs))
+    return read_trees((place_of(number, path), path) for number, (_, path) in enumerate(job.inputs))
 
 
 def place_of(number: int, path: Path) -> str:
