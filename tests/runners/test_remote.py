@@ -29,6 +29,8 @@ from deckbench.runners.container import run_job
 from deckbench.runners.far import PATIENCE_VARIABLE, Far
 from deckbench.runners.remote import Cursor, run_job_at
 from deckbench.runners.store import CHUNK, Session
+from deckbench.runners.store_fetch import fetch
+from deckbench.runners.store_send import put, send
 from deckbench.runners.tree import Source, Tree, read_trees
 from docker_daemon import any_daemon, cannot, program, python_image
 
@@ -146,14 +148,14 @@ def test_what_the_store_holds_is_not_sent_again(far: StandIn, tmp_path: Path) ->
     store.open_store(session)
     tree = read_trees([("0/data", data)])
     before = far.received()
-    first = store.send(session, tree, Tree(), [], no_limit)
+    first = send(session, tree, Tree(), [], no_limit)
     # the linked file once, the equal ones once; they may have been there before
     assert first - (70 << 20) - 7 in range(8)
     assert far.received() - before < 1.1 * first
     (data / "adapter.safetensors").write_bytes(random.Random(2).randbytes(300_000))
     again = read_trees([("0/data", data)])
     before = far.received()
-    assert store.send(session, again, Tree(), [], no_limit) == 300_000
+    assert send(session, again, Tree(), [], no_limit) == 300_000
     assert far.received() - before < 1_000_000
     store.close_store(session)
 
@@ -168,14 +170,14 @@ def test_pieces_are_taken_up_and_broken_ones_sent_again(far: StandIn, tmp_path: 
     found = tree.files["0/data/large"]
     client = session.far.connected()
     sums: dict[str, dict[str, str]] = {}
-    store.put(session, [(found, 0), (found, 2)], sums, client)
+    put(session, [(found, 0), (found, 2)], sums, client)
     # a piece that a broken link cut short, and one of the right length with other bytes
     piece = store.member("other.1", 0, folder=True).tobuf() + store.member(f"other.1/{found.sha256}.3", 5).tobuf()
     client.api.put_archive(session.named("helper"), f"{store.STORE}/pieces", piece + bytes(512) + bytes(1024))
     other = Source(tmp_path / "other", found.sha256, found.size)
     other.path.write_bytes(bytes(found.size))
-    store.put(session, [(other, 1)], {}, client)
-    sent = store.send(session, tree, Tree(), [], no_limit)
+    put(session, [(other, 1)], {}, client)
+    sent = send(session, tree, Tree(), [], no_limit)
     # the short one; then, since the whole is wrong and nobody knows which piece it was, all
     assert sent == 11 + found.size
     store.close_store(session)
@@ -193,7 +195,7 @@ def test_a_file_that_shrinks_while_it_is_copied(far: StandIn, tmp_path: Path) ->
         file.write(os.urandom(99))
     tree = read_trees([("0/data", data)])
     with pytest.raises(InputError, match=r"became shorter .*|large\.safetensors"):
-        store.send(session, tree, Tree(), [], shrink)
+        send(session, tree, Tree(), [], shrink)
     store.close_store(session)
 
 
@@ -218,8 +220,8 @@ def test_two_may_send_the_same_at_once(far: StandIn, tmp_path: Path) -> None:
             session = session_of(far, key * 32)
             store.open_store(session)
             tree = read_trees([("0/data", data)])
-            store.send(session, Tree(), tree, [], no_limit)
-            store.fetch(session, tmp_path / key, {})
+            send(session, Tree(), tree, [], no_limit)
+            fetch(session, tmp_path / key, {})
             store.close_store(session)
         except BaseException as error:
             failures.append(error)

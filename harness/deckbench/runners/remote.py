@@ -39,6 +39,8 @@ from deckbench.runners.job import NUMBER, OUT, OWNER, Job, create_arguments
 from deckbench.runners.leftovers import recover
 from deckbench.runners.staging import Staging, bring_out, claimed, remove
 from deckbench.runners.store import Session
+from deckbench.runners.store_fetch import fetch
+from deckbench.runners.store_send import send
 from deckbench.runners.stream import Pump, translator
 from deckbench.runners.tree import Tree, read_trees
 
@@ -285,7 +287,7 @@ def begin(
 
     try:
         store.open_store(session)
-        store.send(session, inputs, seeds, [job.output.name] if job.in_place else [], room)
+        send(session, inputs, seeds, [job.output.name] if job.in_place else [], room)
         session.far.do("starting the step", lambda client: start(job, session, client, image, machine))
     except BaseException:
         session.far.patience_s = 0
@@ -444,7 +446,7 @@ def bring_home(job: Job, staging: Staging, session: Session, seeds: Tree) -> Non
         mend = "mend the rights or the disk, then run again to go on"
         raise OutsideError(f"cannot make the folder: {error.strerror}", home, mend) from error
     also = [name for name, _ in staging.more]
-    store.fetch(session, home, seeds.files, also)
+    fetch(session, home, seeds.files, also)
     if job.in_place:
         merge_home(home / job.output.name, job.output, seeds, job.output.name)
         remove(home)
