@@ -20,7 +20,8 @@ from deckbench.daemon import LABEL, connect
 from deckbench.doctor import far, here
 from deckbench.doctor.facts import Machine
 from deckbench.errors import InputError
-from deckbench.runners import orin, remote
+from deckbench.runners import orin
+from deckbench.runners.job import FAR_JOB
 from docker_daemon import any_daemon, cannot
 
 DROP_S = 20
@@ -126,7 +127,7 @@ def test_a_bench_at_the_stand_in_with_packets_dropped_in_the_middle(
         out = tmp_path / "bench" / "orin"
 
         def cut() -> None:
-            while not place.docker("ps", "-q", "--filter", f"label={LABEL}={remote.FAR_JOB}").strip():
+            while not place.docker("ps", "-q", "--filter", f"label={LABEL}={FAR_JOB}").strip():
                 time.sleep(0.2)
             time.sleep(15)
             place.drop()

@@ -24,10 +24,12 @@ from orin_namespace import StandIn
 from deckbench import artifact, sshlink
 from deckbench.daemon import LABEL, connect
 from deckbench.errors import InputError, OutsideError
-from deckbench.runners import hashes, remote, store
+from deckbench.runners import hashes, store
 from deckbench.runners.container import run_job
 from deckbench.runners.far import PATIENCE_VARIABLE, Far
-from deckbench.runners.remote import Cursor, run_job_at
+from deckbench.runners.follow import Cursor, lines, seconds_of
+from deckbench.runners.job import FAR_JOB
+from deckbench.runners.remote import run_job_at
 from deckbench.runners.store import CHUNK, Session
 from deckbench.runners.store_fetch import fetch
 from deckbench.runners.store_send import put, send
@@ -363,7 +365,7 @@ def test_a_link_that_stays_away_is_given_up_and_gone_on_with(
 
 def running(far: StandIn) -> bool:
     """Whether a step runs there."""
-    return bool(far.docker("ps", "-q", "--filter", f"label={LABEL}={remote.FAR_JOB}").strip())
+    return bool(far.docker("ps", "-q", "--filter", f"label={LABEL}={FAR_JOB}").strip())
 
 
 @pytest.mark.parametrize("phase", ["copying", "running", "fetching"])
@@ -385,7 +387,7 @@ def test_a_killed_caller_is_taken_up(far: StandIn, tmp_path: Path, phase: str) -
     process.kill()
     process.communicate()
     assert not output.exists()
-    started = far.docker("ps", "-aq", "--no-trunc", "--filter", f"label={LABEL}={remote.FAR_JOB}").strip()
+    started = far.docker("ps", "-aq", "--no-trunc", "--filter", f"label={LABEL}={FAR_JOB}").strip()
     assert bool(started) == (phase != "copying")
     between = far.received()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -432,7 +434,7 @@ def test_lines_come_once_though_they_are_asked_for_again() -> None:
 
         def logs(self, name: str, *, since: int | None, **_: object) -> Iterator[bytes]:
             for stamp, text in log[: self.written]:
-                if since is None or remote.seconds_of(stamp) >= since:
+                if since is None or seconds_of(stamp) >= since:
                     if self.breaks and random_.random() < 0.2:
                         raise ConnectionError
                     yield f"{stamp} {text}".encode()
@@ -445,7 +447,7 @@ def test_lines_come_once_though_they_are_asked_for_again() -> None:
         client.api.written = min(len(log), client.api.written + random_.randrange(4))
         client.api.breaks = not client.api.breaks
         try:
-            for line in remote.lines(client, "x", cursor, stdout=True):  # type: ignore[arg-type]
+            for line in lines(client, "x", cursor, stdout=True):  # type: ignore[arg-type]
                 seen.append(line.decode())
         except ConnectionError:
             continue

@@ -21,8 +21,8 @@ def prune(client: DockerClient, *, store: bool = False) -> dict[str, Any]:
     """
     import docker.errors
 
+    from deckbench.runners.far_leftovers import remove_old
     from deckbench.runners.leftovers import remove_dead
-    from deckbench.runners.remote import remove_old
     from deckbench.runners.store import remove_store
 
     containers = len(remove_dead(client))

@@ -14,6 +14,7 @@ from deckbench.daemon import LABEL
 IN, OUT = "/in", "/out"
 HOME = "/tmp"
 OWNER, NUMBER, PLACE = f"{LABEL}.owner", f"{LABEL}.job", f"{LABEL}.place"  # labels, beside LABEL itself
+FAR_JOB = "far-job"  # LABEL's value of a job at a far daemon: the clean-up of jobs that run here leaves these alone
 NOBODY = 65534
 GIB = 1 << 30
 # A step has no name in the image's /etc/passwd and no home: everything that wants one is told where it may write.
