@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from deckbench.report.record import write_record
+from deckbench.report.write import write_record
 
 CLASSES = (
     "damaged_tip",

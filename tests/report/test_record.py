@@ -22,20 +22,10 @@ from deckbench.errors import InputError
 from deckbench.models.answer import Answer
 from deckbench.parse import parse_choice
 from deckbench.report.load import read_record, read_samples
-from deckbench.report.record import (
-    MAX_THUMBS,
-    SAMPLE_COLUMNS,
-    THUMB_WIDTH,
-    Estimate,
-    Metrics,
-    is_correct,
-    latency_from_timings,
-    metrics_from,
-    percentiles,
-    pick_pictures,
-    slug,
-    thumbnail,
-)
+from deckbench.report.record import Estimate, Metrics
+from deckbench.report.samples import MAX_THUMBS, SAMPLE_COLUMNS, THUMB_WIDTH, is_correct, pick_pictures, thumbnail
+from deckbench.report.times import latency_from_timings, percentiles
+from deckbench.report.write import metrics_from, slug
 from deckbench.score.metrics import judge
 from deckbench.score.schema import Score
 

@@ -17,7 +17,6 @@ from deckbench.errors import InputError
 from deckbench.report.record import (
     ARTIFACT,
     RECORD,
-    SAMPLE_COLUMNS,
     SAMPLES,
     SCHEMA,
     Latency,
@@ -25,6 +24,7 @@ from deckbench.report.record import (
     Record,
     parse,
 )
+from deckbench.report.samples import SAMPLE_COLUMNS
 
 
 @dataclass(frozen=True, eq=False)

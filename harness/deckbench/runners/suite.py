@@ -311,7 +311,7 @@ def make_bench(run: Run, ref: str, curriculum: str, adapter: Made | None, spec: 
 
 def make_record(run: Run, target: Target, adapter: Made | None, timing: dict[str, Any]) -> Path:
     """Answers, score and record of one row; returns the record's folder."""
-    from deckbench.report.record import write_record
+    from deckbench.report.write import write_record
     from deckbench.task import load_task
 
     suite, name, spec = run.suite, target.data, run.suite.data[target.data]

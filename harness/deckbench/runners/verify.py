@@ -78,7 +78,7 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
 
 def score_again(record: Path, known: Any) -> tuple[str, str]:
     """Parse and score the record's own predictions again; (verdict, why)."""
-    from deckbench.report.record import metrics_from
+    from deckbench.report.write import metrics_from
     from deckbench.score import score
 
     rows = samples_of(record)
