@@ -11,19 +11,11 @@ import yaml
 
 from deckbench import task as tasks
 from deckbench.errors import InputError
+from deckbench.ontology import Ontology, load_ontology, map_classes
+from deckbench.questions import load_bank, render
 from deckbench.resources import tasks_folder
-from deckbench.task import (
-    Ontology,
-    load_bank,
-    load_ontology,
-    load_task,
-    lock_entries,
-    map_classes,
-    published,
-    read_lock,
-    read_yaml,
-    render,
-)
+from deckbench.task import load_task, lock_entries, published, read_lock
+from deckbench.taskfile import read_yaml
 
 MAIN = ("ot2-concept@1", "ot2-guided@1", "ot2-scene@1")
 

@@ -32,8 +32,8 @@ class Kind:
 KINDS = {
     "suite": Kind("a suite: models x curricula x tasks x pools (yaml)", "deckbench.suite:Suite"),
     "task": Kind("task.yaml of a task", "deckbench.task:TaskSpec"),
-    "questions": Kind("questions.yaml of a task: its question bank", "deckbench.task:Bank"),
-    "ontology": Kind("what the classes of a pool mean (yaml)", "deckbench.task:Ontology"),
+    "questions": Kind("questions.yaml of a task: its question bank", "deckbench.questions:Bank"),
+    "ontology": Kind("what the classes of a pool mean (yaml)", "deckbench.ontology:Ontology"),
     "sample": Kind("one line of a JSONL that `deckbench build` made", "deckbench.dataset:OurRow"),
     "messages": Kind("one line of a JSONL from elsewhere", "deckbench.dataset:Row"),
     "train": Kind("settings of a training (yaml)", "deckbench.train.config:TrainConfig"),

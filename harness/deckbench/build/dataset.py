@@ -30,9 +30,10 @@ from deckbench.build.pictures import (
 from deckbench.build.plan import Context, Unit, View, trim
 from deckbench.build.rows import COLUMNS, SPLITS, Row, Writer, languages, shuffled, write_tables
 from deckbench.errors import InputError
+from deckbench.ontology import map_classes
 from deckbench.pool.frame import Pool
 from deckbench.progress import say, track
-from deckbench.task import Task, load_task, map_classes
+from deckbench.task import Task, load_task
 
 if TYPE_CHECKING:
     from deckbench.pool.split import Split

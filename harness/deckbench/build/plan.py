@@ -14,8 +14,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from deckbench.ontology import Ontology, Verdict
 from deckbench.pool.frame import Frame
-from deckbench.task import BankQuestion, Ontology, Task, Verdict
+from deckbench.questions import BankQuestion
+from deckbench.task import Task
 
 Box4 = tuple[float, float, float, float]
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from typing import Any
 from deckbench.build.pictures import Picture
 from deckbench.build.plan import Asked, Context, Unit
 from deckbench.build.scenes import scene_values
-from deckbench.task import LANGS, Lang, render
+from deckbench.questions import render
+from deckbench.taskfile import LANGS, Lang
 
 SPLITS = ("train", "val", "test")
 COLUMNS = (

@@ -282,7 +282,8 @@ def texts_of(folder: Path) -> list[str]:
 
 def scene_forms(count: int = 400) -> list[str]:
     """Texts in the form of the scene task's answers, whatever they say drawn by chance: form, and nothing to learn."""
-    from deckbench.task import load_task, render
+    from deckbench.questions import render
+    from deckbench.task import load_task
 
     task = load_task("ot2-scene@1")
     classes = [spec for spec in task.ontology.classes.values() if spec.scene]

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.task import LANGS, Ontology, load_ontology, load_task
+from deckbench.ontology import Ontology, load_ontology
+from deckbench.task import load_task
+from deckbench.taskfile import LANGS
 
 
 @dataclass(frozen=True)

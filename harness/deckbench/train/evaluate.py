@@ -19,6 +19,7 @@ from deckbench.errors import InputError
 from deckbench.models.answer import MAX_NEW_TOKENS, Question
 from deckbench.pool.picture import open_picture
 from deckbench.progress import say, track
+from deckbench.taskfile import read_yaml
 from deckbench.train.config import Source, TrainConfig
 from deckbench.train.data import shuffled
 
@@ -99,7 +100,7 @@ def headline(tasks: set[str | None]) -> str:
     names = [None if ref is None else ref.partition("+")[0] for ref in tasks]
     if not all(name in published for name in names):
         return ACCURACY
-    specs = [task.read_yaml(published[str(name)] / "task.yaml", task.TaskSpec) for name in names]
+    specs = [read_yaml(published[str(name)] / "task.yaml", task.TaskSpec) for name in names]
     return BALANCED if all(spec.metrics.headline == BALANCED for spec in specs) else ACCURACY
 
 

@@ -20,10 +20,13 @@ from deckbench.dataset import Sample
 from deckbench.errors import InputError
 from deckbench.models.answer import Answer
 from deckbench.models.baselines.base import Baseline, dataset_of, options, say
+from deckbench.ontology import Ontology, map_classes
 from deckbench.pool.frame import Box
 from deckbench.pool.labels import RowError, parse_row
 from deckbench.pool.picture import SUFFIXES
-from deckbench.task import LANGS, REGIONS, BankQuestion, Lang, Ontology, Task, load_task, map_classes, render
+from deckbench.questions import REGIONS, BankQuestion, render
+from deckbench.task import Task, load_task
+from deckbench.taskfile import LANGS, Lang
 
 FILLED = ("noun", "region", "kind", "state", "name", "fact", "verdict", "step")
 INSIDE = 0.85  # part of a label that must lie in the drawn box to be what is asked about

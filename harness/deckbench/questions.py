@@ -1,0 +1,198 @@
+"""Question banks: what is asked and answered, as Jinja templates in yaml or CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from deckbench.dataset import csv_records
+from deckbench.errors import InputError
+from deckbench.taskfile import LANGS, Strict, Text, check, read_yaml
+
+if TYPE_CHECKING:
+    import jinja2
+
+OPTION_KEYS: dict[str, tuple[str, str]] = {
+    "verdict": ("normal", "anomaly"),
+    "scene": ("normal", "anomaly"),
+    "presence": ("present", "absent"),
+    "place": ("low", "high"),
+}
+# Region -> x0 y0 x1 y1 of the frame, normalised.
+REGIONS: dict[str, tuple[float, float, float, float]] = {
+    "picture": (0.0, 0.0, 1.0, 1.0),
+    "left": (0.0, 0.0, 0.5, 1.0),
+    "right": (0.5, 0.0, 1.0, 1.0),
+    "top": (0.0, 0.0, 1.0, 0.5),
+    "bottom": (0.0, 0.5, 1.0, 1.0),
+    "top_left": (0.0, 0.0, 0.5, 0.5),
+    "top_right": (0.5, 0.0, 1.0, 0.5),
+    "bottom_left": (0.0, 0.5, 0.5, 1.0),
+    "bottom_right": (0.5, 0.5, 1.0, 1.0),
+}
+
+
+class BankQuestion(Strict):
+    """One question of a bank. Texts are Jinja templates.
+
+    about: what the answer depends on. kind, state: the class's kind or state; fact: one of its facts; verdict: normal
+    or anomaly; scene: the whole description; presence: is a class there; place: in which half it is (`axis`).
+    options: what the two values are called (normal/anomaly, present/absent, low/high); kind and state questions take
+    theirs from the ontology. regions: where presence is asked for. classes: ask only about these.
+    """
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    kind: Literal["choice", "open", "scene"]
+    about: Literal["kind", "state", "fact", "verdict", "scene", "presence", "place"]
+    ask: Text
+    answer: Text | None = None
+    options: dict[str, Text] = Field(default_factory=dict)
+    fact: str | None = None
+    axis: Literal["x", "y"] | None = None
+    regions: dict[str, Text] = Field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def fields_fit(self) -> BankQuestion:
+        allowed = {
+            "open": {"kind", "state", "fact"},
+            "choice": {"kind", "state", "verdict", "presence", "place"},
+            "scene": {"scene"},
+        }
+        if self.about not in allowed[self.kind]:
+            raise ValueError(f"a question of kind {self.kind!r} cannot be about {self.about!r}")
+        if (self.answer is None) != (self.kind == "choice"):
+            raise ValueError("open and scene questions need `answer`; choice questions have none")
+        keys = OPTION_KEYS.get(self.about, ())
+        if set(self.options) != set(keys):
+            raise ValueError(f"`options` must have exactly: {', '.join(keys) or 'nothing'}")
+        for lang in LANGS:
+            texts = [self.options[key].get(lang) for key in keys]
+            if len(set(texts)) != len(texts):
+                raise ValueError(f"the two options have the same text ({lang})")
+        if (self.fact is None) == (self.about == "fact"):
+            raise ValueError("`fact` goes with `about: fact`, and only with it")
+        if (self.axis is None) == (self.about == "place"):
+            raise ValueError("`axis` goes with `about: place`, and only with it")
+        for region in self.regions:
+            if region not in REGIONS:
+                raise ValueError(f"regions.{region}: unknown; there are {', '.join(REGIONS)}")
+        if self.about == "presence" and not self.regions and "region" in self.ask.en:
+            raise ValueError("the question names a region, so `regions` is needed")
+        return self
+
+
+class Bank(Strict):
+    """A question bank: `questions.yaml`, or the rows of CSV files."""
+
+    questions: tuple[BankQuestion, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def ids_unique(self) -> Bank:
+        seen: set[str] = set()
+        for question in self.questions:
+            if question.id in seen:
+                raise ValueError(f"the id {question.id!r} occurs twice")
+            seen.add(question.id)
+        return self
+
+
+def load_bank(path: Path) -> Bank:
+    """A question bank: a yaml file, a CSV file, or a folder of them. Raises InputError with file and line.
+
+    CSV columns: id, kind, about, ask_en, ask_zh, and as needed answer_en, answer_zh, fact, classes (";"-joined) and
+    KEY_en, KEY_zh for each option KEY.
+    """
+    if path.is_dir():
+        files = sorted([*path.glob("*.yaml"), *path.glob("*.csv")])
+        if not files:
+            raise InputError("the folder holds no question bank", path, "a bank is a .yaml or a .csv file")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise InputError("no such question bank", path, "give a folder, a .yaml or a .csv file")
+    questions: list[BankQuestion] = []
+    for file in files:
+        if file.suffix == ".csv":
+            questions += _csv_bank(file)
+        elif file.suffix == ".yaml":
+            questions += read_yaml(file, Bank).questions
+        else:
+            raise InputError("a .yaml or .csv file is expected", file, "see docs/tasks.md")
+    bank = check({"questions": [question.model_dump() for question in questions]}, Bank, path)
+    for question in bank.questions:
+        _try_templates(question, path)
+    return bank
+
+
+def _csv_bank(path: Path) -> list[BankQuestion]:
+    found = []
+    seen: set[str] = set()
+    plain = {"id", "kind", "about", "fact", "axis", "classes"}
+    for number, record in csv_records(path, required=("id", "kind", "about", "ask_en", "ask_zh")):
+        where = f"{path}:{number}"
+        data: dict[str, Any] = {}
+        options: dict[str, dict[str, str]] = {}
+        for column, cell in record.items():
+            key, _, lang = column.rpartition("_")
+            if not cell:
+                continue
+            if column == "classes":
+                data["classes"] = tuple(part.strip() for part in cell.split(";"))
+            elif column in plain:
+                data[column] = cell
+            elif lang in LANGS and key in {"ask", "answer"}:
+                data.setdefault(key, {})[lang] = cell
+            elif lang in LANGS and key in {word for pair in OPTION_KEYS.values() for word in pair}:
+                options.setdefault(key, {})[lang] = cell
+            else:
+                raise InputError(f"unknown column {column!r}", f"{path}:1", "see docs/tasks.md")
+        if options:
+            data["options"] = options
+        question = check(data, BankQuestion, where)
+        if question.id in seen:
+            raise InputError(f"the id {question.id!r} occurs twice", where, "ids are unique in a bank")
+        seen.add(question.id)
+        found.append(question)
+    return found
+
+
+def _try_templates(question: BankQuestion, path: Path) -> None:
+    """Render each template once with stand-in values, so that a typo is found before anything is built."""
+    values = dict.fromkeys(("kind", "state", "noun", "region", "fact", "name", "verdict", "step"), "x")
+    context = {**values, "parts": [{"noun": "x", "states": ["x"]}], "wrong": ["x"]}
+    for name, text in (("ask", question.ask), ("answer", question.answer)):
+        for lang in LANGS:
+            if text is not None:
+                where = f"{path}: questions.{question.id}.{name}.{lang}"
+                if not render(text.get(lang), context, where).strip():
+                    raise InputError("the text is empty", where, "write something there")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+
+
+@lru_cache(maxsize=512)
+def _template(source: str) -> jinja2.Template:
+    return _environment().from_string(source)
+
+
+def render(source: str, values: Mapping[str, Any], where: str = "template") -> str:
+    """A template with its values, in a sandbox. Raises InputError when it is broken or uses an unknown value."""
+    import jinja2
+
+    try:
+        return _template(source).render(values)
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"the template fails: {error}", where, "see docs/tasks.md for the values it may use"
+        ) from error
