@@ -15,12 +15,13 @@ import pytest
 from deckbench.containers.identity import identity, is_locked
 from deckbench.containers.spec import Image, load_images
 from deckbench.errors import InputError, OutsideError
-from deckbench.runners import owner
+from deckbench.runners import jetson, owner
 from deckbench.runners.container import check_daemon, verdict
 from deckbench.runners.job import GIB, Job, create_arguments, user
 from deckbench.runners.which import Machine, image_for, machine_of
 
 IMAGES = load_images()
+NO_JETSON = jetson.Jetson()
 
 
 def a_job(image: Image = IMAGES["x86-cpu"], **fields: Any) -> Job:
@@ -28,9 +29,9 @@ def a_job(image: Image = IMAGES["x86-cpu"], **fields: Any) -> Job:
     return dataclasses.replace(made, **fields)
 
 
-def arguments(job: Job) -> dict[str, Any]:
-    who = (1000, 100)
-    return create_arguments(job, image="sha256:1", mounts=[], labels={"deckbench.job": "7"}, container="{}", who=who)
+def arguments(job: Job, orin: jetson.Jetson = NO_JETSON) -> dict[str, Any]:
+    who, labels = (1000, 100), {"deckbench.job": "7"}
+    return create_arguments(job, image="sha256:1", mounts=[], labels=labels, container="{}", who=who, jetson=orin)
 
 
 def test_a_job_is_confined() -> None:
@@ -81,6 +82,32 @@ def test_the_gpu_of_a_jetson() -> None:
     assert given["shm_size"] is None
     assert {limit["Name"]: limit["Hard"] for limit in given["ulimits"]} == {"memlock": -1, "stack": 1 << 26}
     assert "device_requests" not in given
+
+
+def test_a_step_may_use_the_devices_of_the_jetson_and_reads_its_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("release", "nvmap", "igpu"):
+        (tmp_path / name).touch()
+    os.chown(tmp_path / "nvmap", -1, os.getgid())
+    monkeypatch.setattr(jetson, "FILES", (str(tmp_path / "release"), str(tmp_path / "missing")))
+    monkeypatch.setattr(jetson, "DEVICES", (str(tmp_path / "nvmap"), str(tmp_path / "igpu"), str(tmp_path / "gone")))
+    here = jetson.here()
+    group = os.getgid()
+    assert here == jetson.Jetson((str(tmp_path / "release"),), (group,) if group else ())
+
+    orin = jetson.Jetson(("/etc/nv_tegra_release",), (44, 104))
+    given = arguments(a_job(IMAGES["l4t-jp7"]), orin)
+    assert given["group_add"] == ["44", "104"]
+    assert [(mount["Target"], mount["ReadOnly"]) for mount in given["mounts"]] == [("/etc/nv_tegra_release", True)]
+    plain = arguments(a_job(IMAGES["x86-cpu"]), orin)
+    assert plain["mounts"] == [] and "group_add" not in plain
+
+
+def test_what_a_far_jetson_says() -> None:
+    said = "MemTotal: 64 kB\n/etc/nv_tegra_release\ngroup 44\ngroup 0\ngroup 104\ngroup 44\n"
+    assert jetson.told(said) == jetson.Jetson(("/etc/nv_tegra_release",), (44, 104))
+    assert jetson.told("") == NO_JETSON
 
 
 def test_docker_takes_the_arguments() -> None:

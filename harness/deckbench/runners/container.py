@@ -18,7 +18,7 @@ from deckbench.containers.install import holds_this
 from deckbench.daemon import LABEL, NO_SPACE, failures
 from deckbench.errors import InputError, OutsideError
 from deckbench.progress import say
-from deckbench.runners import owner
+from deckbench.runners import jetson, owner
 from deckbench.runners.job import IN, NUMBER, OUT, OWNER, PLACE, Job, create_arguments, user
 from deckbench.runners.leftovers import patient, remove_dead, remove_job, remove_of
 from deckbench.runners.staging import Staging, bring_out, claimed, drop_empty, hand_over, missing_parents, move_in
@@ -56,7 +56,9 @@ def run_job(job: Job, client: DockerClient) -> int:
             labels = {OWNER: owner.mine(), NUMBER: number, PLACE: str(staging.folder)}
             word = container_word(job, image)
             mounts = list(mounts_of(job, staging))
-            given = create_arguments(job, image=image.id, mounts=mounts, labels=labels, container=word, who=who)
+            given = create_arguments(
+                job, image=image.id, mounts=mounts, labels=labels, container=word, who=who, jetson=jetson.here()
+            )
             return contained(job, client, f"{LABEL}-{number}", given, asked)
         finally:
             # As long as a container may write there (the daemon is away), the next start has to do this.

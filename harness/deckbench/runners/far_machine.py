@@ -6,7 +6,7 @@ import contextlib
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from deckbench.containers.identity import identity
 from deckbench.daemon import connect, failures
 from deckbench.errors import DeckBenchError, OutsideError
 from deckbench.progress import say, size_text
+from deckbench.runners import jetson
 from deckbench.runners.far import Far
 from deckbench.runners.job import Job
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 INTERPRETER_ROOM = 1 << 30  # memory besides the weights
 WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".engine")
-JETSON_FILES = ("/etc/nv_tegra_release", "/var/lib/nvpmodel")  # what `hardware` reads of a Jetson
-JETSON_DEVICES = ("/dev/nvmap", "/dev/nvhost-ctrl", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0/ctrl", "/dev/dri/renderD128")
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,13 @@ class Machine:
     memory: int | None = None
     available: int | None = None
     free: int | None = None
-    files: tuple[str, ...] = ()
-    groups: tuple[int, ...] = ()
+    jetson: jetson.Jetson = field(default_factory=jetson.Jetson)
 
 
 def probe(host: str, info: Mapping[str, Any]) -> Machine:
     """Disk, memory and a Jetson's own files, asked with one ssh command; what it does not say stays unknown."""
     root = shlex.quote(str(info.get("DockerRootDir") or "/"))
-    files, devices = " ".join(JETSON_FILES), " ".join(JETSON_DEVICES)
-    words = f"cat /proc/meminfo; df -Pk {root}; ls -d {files} 2>/dev/null; stat -c 'group %g' {devices} 2>/dev/null"
+    words = f"cat /proc/meminfo; df -Pk {root}; {jetson.WORDS}"
     try:
         said = sshlink.ask(host, f"{{ {words}; }}; true")
     except OutsideError:  # a machine may allow `docker` alone
@@ -55,8 +52,7 @@ def probe(host: str, info: Mapping[str, Any]) -> Machine:
         int(memory[1]) * 1024 if memory else info.get("MemTotal"),
         int(available[1]) * 1024 if available else None,
         int(disk[1]) * 1024 if disk else None,
-        tuple(name for name in JETSON_FILES if re.search(rf"^{re.escape(name)}$", said, re.MULTILINE)),
-        tuple(sorted({int(group) for group in re.findall(r"^group (\d+)$", said, re.MULTILINE)} - {0})),
+        jetson.told(said),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from deckbench.containers.spec import Image
 from deckbench.daemon import LABEL
+from deckbench.runners.jetson import Jetson
 
 IN, OUT = "/in", "/out"
 HOME = "/tmp"
@@ -93,12 +94,19 @@ def user() -> tuple[int, int]:
 
 
 def create_arguments(
-    job: Job, *, image: str, mounts: Sequence[Any], labels: Mapping[str, str], container: str, who: tuple[int, int]
+    job: Job,
+    *,
+    image: str,
+    mounts: Sequence[Any],
+    labels: Mapping[str, str],
+    container: str,
+    who: tuple[int, int],
+    jetson: Jetson,
 ) -> dict[str, Any]:
     """The arguments of docker's `containers.create` for a job.
 
     image: the image's id. mounts: `docker.types.Mount`s. labels: besides ours. container: the value of
-    DECKBENCH_CONTAINER. who: (uid, gid).
+    DECKBENCH_CONTAINER. who: (uid, gid). jetson: the one that the container will run on, for images that use its GPU.
     """
     memory = int(job.memory * GIB)
     # Its user's own: it gets the rights that /tmp has in the image. Compiled kernels of a GPU are loaded from there.
@@ -125,7 +133,7 @@ def create_arguments(
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "init": True,
-        "mounts": list(mounts),
+        "mounts": [*mounts, *jetson_mounts(job, jetson)],
         "tmpfs": {HOME: scratch},
         "mem_limit": memory,
         "memswap_limit": memory,
@@ -133,7 +141,7 @@ def create_arguments(
         "shm_size": min(memory // 2, 8 * GIB),
         "log_config": {"type": "none"},  # what it says is streamed; nothing is kept with the daemon
         "labels": {LABEL: "job", **labels},
-        **gpu_arguments(job),
+        **gpu_arguments(job, jetson),
     }
 
 
@@ -144,7 +152,16 @@ def network_mode(job: Job) -> str:
     return "host" if job.loopback else "bridge"
 
 
-def gpu_arguments(job: Job) -> dict[str, Any]:
+def jetson_mounts(job: Job, jetson: Jetson) -> list[Any]:
+    """The Jetson's own files that a step reads, where the image is one for it."""
+    if job.image.gpu != "jetson" or not jetson.files:
+        return []
+    from docker.types import Mount
+
+    return [Mount(path, path, type="bind", read_only=True) for path in jetson.files]
+
+
+def gpu_arguments(job: Job, jetson: Jetson) -> dict[str, Any]:
     """What `create` needs for the image's kind of GPU."""
     if job.image.gpu == "none":
         return {}
@@ -152,6 +169,7 @@ def gpu_arguments(job: Job) -> dict[str, Any]:
     if job.image.gpu == "jetson":
         # The Jetson's memory is shared between CPU and GPU, and its driver talks to the machine's own IPC objects.
         # Docker takes no size for a /dev/shm that is the machine's.
-        return {"runtime": "nvidia", "ipc_mode": "host", "shm_size": None, "ulimits": locked}
+        groups = [str(group) for group in jetson.groups]
+        return {"runtime": "nvidia", "ipc_mode": "host", "shm_size": None, "ulimits": locked, "group_add": groups}
     asked: dict[str, Any] = {"Driver": "", "Count": 0 if job.gpus else -1, "DeviceIDs": list(job.gpus)}
     return {"device_requests": [{**asked, "Capabilities": [["gpu"]], "Options": {}}], "ulimits": locked}

@@ -182,14 +182,12 @@ def start(job: Job, session: Session, client: DockerClient, image: Any, machine:
         for number, (place, path) in enumerate(job.inputs)
     ]
     mounts.append(store.volume(OUT, session.named("out")))
-    if job.image.gpu == "jetson":
-        mounts += [Mount(path, path, type="bind", read_only=True) for path in machine.files]
     labels = {LABEL: FAR_JOB, **session.labels}
     word = container_word(job, image)
-    given = create_arguments(job, image=image.id, mounts=mounts, labels=labels, container=word, who=store.WHO)
+    given = create_arguments(
+        job, image=image.id, mounts=mounts, labels=labels, container=word, who=store.WHO, jetson=machine.jetson
+    )
     given["log_config"] = LogConfig(type="json-file", config={})  # read again and again, from where we stopped
-    if job.image.gpu == "jetson":
-        given["group_add"] = [str(group) for group in machine.groups]
     with contextlib.suppress(docker.errors.NotFound):
         if client.api.inspect_container(name)["State"]["Status"] != "created":
             return
