@@ -89,6 +89,11 @@ def test_two_starts_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_where_no_folder_can_be_made_is_said() -> None:
+    with pytest.raises(OutsideError, match="cannot make the folder"), claimed(Staging(Path("/proc/a.csv"))):
+        pass
+
+
 def test_two_results_are_never_mixed(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "x")
     with claimed(staging):

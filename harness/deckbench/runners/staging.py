@@ -21,6 +21,7 @@ from deckbench import artifact
 from deckbench.errors import OutsideError
 
 More = Sequence[tuple[str, Path]]
+REMOVED_MOST = 1000  # so often others may remove the folder before we can lock it; /proc says the same of every folder
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,15 @@ def claimed(staging: Staging) -> Iterator[bool]:
 
 def hold(folder: Path) -> int:
     """A locked handle on a folder that lies at its path. Raises OutsideError when another process has locked it."""
+    tries = 0
     while True:
+        tries += 1
         try:
             folder.mkdir(exist_ok=True)
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and tries < REMOVED_MOST:
+                continue  # the one who held it has just removed it
             mend = "mend the rights or the disk, then run again"
             raise OutsideError(f"cannot make the folder: {error.strerror}", folder, mend) from error
         try:
