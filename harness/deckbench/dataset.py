@@ -228,12 +228,7 @@ def read_file(path: Path, split: str = "test") -> list[Sample]:
     Raises InputError with `file:line`.
     """
     path = Path(path)
-    if path.suffix.lower() == ".csv":
-        rows: Iterator[tuple[int, Row]] = _csv_rows(path)
-    elif path.suffix.lower() == ".jsonl":
-        rows = _numbered_rows(path)
-    else:
-        raise InputError("a .jsonl or .csv file is expected", path, "give a dataset folder, a JSONL or a CSV file")
+    rows = _rows(path)
     pictures = _Pictures(path.parent)
     given: set[str] = set()
 
@@ -246,6 +241,21 @@ def read_file(path: Path, split: str = "test") -> list[Sample]:
             yield from _samples_of(number, row, path, split, pictures)
 
     return list(_unique(walk(), given))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """(line number, row) of a JSONL or CSV file. Raises InputError."""
+    if path.suffix.lower() == ".csv":
+        return _csv_rows(path)
+    if path.suffix.lower() == ".jsonl":
+        return _numbered_rows(path)
+    raise InputError("a .jsonl or .csv file is expected", path, "give a dataset folder, a JSONL or a CSV file")
+
+
+def named_pictures(path: Path) -> list[str]:
+    """The pictures that a `.jsonl` or `.csv` file names, as it names them, each once, sorted. Raises InputError."""
+    path = Path(path)
+    return sorted({picture for number, row in _rows(path) for picture, _, _ in _turns(row, f"{path}:{number}")})
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:

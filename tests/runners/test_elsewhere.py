@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,58 @@ def test_models_of_all_kinds(here: Path) -> None:
         assert served_as(ref) == name
 
 
-def test_a_single_file_brings_what_lies_beside_it(here: Path) -> None:
+def asked_of(*pictures: str) -> str:
+    """A JSONL file's text: a question about each picture."""
+    turns = [
+        [{"role": "user", "content": "?", "image": name}, {"role": "assistant", "content": "A"}] for name in pictures
+    ]
+    return "".join(json.dumps({"messages": turn}) + "\n" for turn in turns)
+
+
+def test_of_a_data_file_nothing_is_seen_but_its_pictures(here: Path) -> None:
+    folders("images/day 1", ".ssh", "models")
+    for name in (".ssh/id", "models/weights.bin", "images/day 1/a.jpg", "b.jpg", "secret.env"):
+        Path(name).touch()
+    Path("q.jsonl").write_text(asked_of("images/day 1/a.jpg", "b.jpg", "../c.jpg", "/etc/passwd", "gone/d.jpg"))
+    made = job("infer", model="tiny-glm4v", data=Path("q.jsonl"), out=Path("a.csv"))
+    assert "--data=q.jsonl" in made.command
+    assert seen(made) == {f"/in{here}/{name}": name for name in ("q.jsonl", "b.jpg", "images/day 1")}
+
+    Path("q.csv").write_text("image,question\nb.jpg,?\n")
+    assert seen(job("infer", model="tiny-glm4v", data=Path("q.csv"), out=Path("a.csv"))) == {
+        f"/in{here}/{name}": name for name in ("q.csv", "b.jpg")
+    }
+
+
+def test_a_data_file_that_cannot_be_read_is_refused_here(here: Path) -> None:
+    Path("q.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"q\.jsonl:1"):
+        job("infer", model="tiny-glm4v", data=Path("q.jsonl"), out=Path("a.csv"))
+
+
+def test_of_a_yaml_nothing_is_seen_but_its_pool(here: Path, tmp_path: Path) -> None:
+    folders("frames/images/train", "frames/labels", ".ssh", "../cam/images", "real")
+    yaml = Path("pool.yaml")
+    for text, expected in (
+        ("path: frames\ntrain: images/train\nnames: [tip]\n", {"pool.yaml", "frames"}),
+        (f"path: {tmp_path}/cam\ntrain: images\nnames: [tip]\n", {"pool.yaml", "../cam"}),
+    ):
+        yaml.write_text(text)
+        made = job("build", task="t", pool=yaml, out=Path("o"))
+        assert "--pool=pool.yaml" in made.command
+        places = {os.path.normpath(f"/in{here}/{name}") for name in expected}
+        assert places <= seen(made).keys()
+        assert seen(made).keys() - places <= {f"{tmp_path}/cam"}
+    Path("link").symlink_to("real")
+    Path("real/images").mkdir()
+    Path("real/pool.yaml").write_text("train: images\nnames: [tip]\n")
+    made = job("build", task="t", pool=Path("link/pool.yaml"), out=Path("o"))
+    assert f"--pool=/in{here}/real/pool.yaml" in made.command and f"/in{here}/real" in seen(made)
+
+
+def test_a_file_of_a_dataset_brings_the_dataset(here: Path) -> None:
     folders("data/S1", "preds")
+    Path("data/S1/manifest.json").write_text("{}")
     Path("data/S1/test.jsonl").touch()
     made = job("infer", model="tiny-glm4v", data=Path("data/S1/test.jsonl"), out=Path("a.csv"))
     assert seen(made) == {f"/in{here}/data/S1": "data/S1"}

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench import hardware
 from deckbench.containers.spec import Image
-from deckbench.daemon import connect
+from deckbench.daemon import connect, failures
 from deckbench.errors import DeckBenchError, InputError
 from deckbench.progress import say
 from deckbench.runners.job import IN, OUT, Job
-from deckbench.runners.paths import Inputs, add_pool, inside, plain, server, split_model
+from deckbench.runners.paths import Inputs, add_data, add_pool, inside, plain, server, split_model
 from deckbench.runners.which import image_for, machine_of, models_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def run_elsewhere(verb: str, options: list[Option], asked: Asked) -> int | None:
         return None
     client = connect(asked.host)
     try:
-        machine = machine_of(client.info(), here=asked.host is None)
+        with failures("asking the daemon", asked.host):
+            info = client.info()
+        machine = machine_of(info, here=asked.host is None)
         job = job_of(verb, options, image_for(verb, given, machine, asked.image), asked)
         if asked.host is None:
             from deckbench.runners.container import run_job
@@ -200,9 +202,8 @@ def seen(option: Option, inputs: Inputs) -> Any:
         return value
     if name == "pool":
         return rewritten(path, add_pool(inputs, path))
-    if name == "data" and path.is_file():  # the pictures that it names lie beside it
-        inputs.add(path.parent)
-        return rewritten(path, inside(path))
+    if name == "data" and path.is_file():
+        return rewritten(path, add_data(inputs, path))
     if name == "predictions":
         manifest = path.with_name(f"{path.stem}.manifest.json")
         if manifest.is_file():

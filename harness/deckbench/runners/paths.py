@@ -156,25 +156,53 @@ def server(ref: str, environ: Mapping[str, str] = os.environ) -> tuple[dict[str,
     return given, host in {"localhost", "::1"} or host.startswith("127.")
 
 
+def add_data(inputs: Inputs, file: Path) -> str:
+    """See a data file and the pictures that it names, but nothing else that lies beside it; returns where it is seen.
+
+    Raises InputError where the file cannot be read.
+    """
+    from deckbench.artifact import MANIFEST
+    from deckbench.dataset import named_pictures
+
+    folder = file.parent
+    place = f"{inside(folder)}/{file.name}"
+    pictures = [PurePosixPath(name) for name in named_pictures(file)]
+    flat = [path for path in pictures if path.parent == PurePosixPath()]
+    if (folder / MANIFEST).is_file() or len(flat) > MOST_LINKS:  # the folder is a dataset, or one of pictures
+        inputs.add(folder)
+        return place
+    inputs.add(file, place)
+    for path in {*flat, *(path.parent for path in pictures if path not in flat)}:
+        # What leaves the folder is refused by the step itself.
+        if not path.is_absolute() and ".." not in path.parts and (folder / path).exists():
+            inputs.add(folder / path, f"{inside(folder)}/{path}")
+    return place
+
+
 def add_pool(inputs: Inputs, pool: Path) -> str:
-    """See a pool (folder or yaml) and what its yaml names outside it; returns where it is seen."""
+    """See a pool (folder or yaml) and what its yaml names; returns where it is seen."""
     from deckbench.errors import DeckBenchError
     from deckbench.pool.read import Finder
     from deckbench.pool.yamlfile import read_yaml
 
     base = pool if pool.is_dir() else pool.parent
-    place = inputs.add(base)
+    place = inside(base) if pool.is_dir() else f"{inside(base)}/{pool.name}"
+    inputs.add(pool, place)
     try:
         found = read_yaml(pool)
         finder = Finder(found)
         finder.run()
     except DeckBenchError:  # the step says what is wrong with it
-        return inside(pool)
+        return place
     for folder in [found.root, *finder.allowed, *(path.parent for path in entries_of(found.entries))]:
-        if folder.is_dir() and not folder.resolve().is_relative_to(base.resolve()):
+        if not folder.is_dir():
+            continue
+        if folder.is_relative_to(plain(base)):
+            inputs.add(folder, f"{inside(base)}/{folder.relative_to(plain(base))}".removesuffix("/."))
+        elif not (pool.is_dir() and folder.resolve().is_relative_to(base.resolve())):
             inputs.add(folder)
-            inputs.add(folder, plain(folder))
-    return inside(pool) if pool.is_file() else place
+            inputs.add(folder, plain(folder))  # where a yaml that names whole paths looks for it
+    return place
 
 
 def entries_of(entries: Mapping[str, tuple[Path, ...]]) -> list[Path]:
