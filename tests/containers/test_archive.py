@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import tarfile
 from pathlib import Path
 
-from deckbench.containers.archive import EPOCH, pack, repack, tar_stream
+import pytest
+
+from deckbench.containers.archive import EPOCH, pack, repack, tar_stream, unpacked
+from deckbench.errors import OutsideError
 
 
 def make_tree(root: Path, names: list[str], time: int) -> None:
@@ -65,3 +70,12 @@ def test_a_streamed_tar_can_be_read(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "whole.tar") as tar:
         texts = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
     assert texts == {"a": b"text", "b/c": b"x" * 1000}
+
+
+def test_a_layer_that_was_saved_compressed_is_unpacked() -> None:
+    text = b"a tar " * 1000
+    for saved in (text, gzip.compress(text)):
+        with unpacked(io.BytesIO(saved), "sha256:1") as layer:
+            assert layer.read() == text
+    with pytest.raises(OutsideError, match="zstd"):
+        unpacked(io.BytesIO(b"\x28\xb5\x2f\xfd" + text), "sha256:1")

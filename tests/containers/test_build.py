@@ -16,11 +16,11 @@ import pytest
 from test_lock import a_wheel, an_image
 
 from deckbench.containers.archive import add_layers, pack
-from deckbench.containers.build import base_of, build, verify
+from deckbench.containers.build import build, packages_image, verify
 from deckbench.containers.install import holds_this
-from deckbench.containers.lock import base_digest, wheels_text
+from deckbench.containers.lock import base_digest, base_of, wheels_text
 from deckbench.containers.spec import Debian, Image
-from deckbench.errors import InputError, OutsideError
+from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.runners.container import find_image, tell_of_another
 from deckbench.runners.job import Job
 
@@ -134,10 +134,50 @@ def test_without_its_locks_an_image_is_not_built(daemon: Any, probe: Image, tmp_
         build(daemon, probe, base="bootstrap", wheels=tmp_path / "shelf", unlocked=True)
 
 
-def test_a_dockerfile_that_adds_a_layer_is_refused(daemon: Any, probe: Image, tmp_path: Path) -> None:
-    (probe.folder / "Dockerfile").write_text(DOCKERFILE + "COPY Dockerfile /added\n")
-    with pytest.raises(InputError, match=r"adds a layer|does not build"):
-        build(daemon, probe, wheels=tmp_path / "shelf", unlocked=True)
+def test_a_dockerfile_that_is_more_than_settings_is_refused_and_the_good_image_stays(
+    daemon: Any, probe: Image, tmp_path: Path
+) -> None:
+    build(daemon, probe, wheels=tmp_path / "shelf", unlocked=True)
+    good, place = daemon.images.get(probe.tag).id, probe.folder / "Dockerfile"
+    for text, said in (
+        (DOCKERFILE + "COPY Dockerfile /added\n", r"Dockerfile:6: COPY in a Dockerfile"),
+        (DOCKERFILE + "RUN touch \\\n  /x\n", r"Dockerfile:6: RUN"),
+        (DOCKERFILE.replace("${LAYERS}", "debian:bookworm"), r"Dockerfile:2: FROM debian:bookworm"),
+        ("ARG LAYERS\nFROM ${LAYERS}\nWORKDIR /new/folder\n", "changes layers"),
+        ("ARG LAYERS\nFROM ${LAYERS}\nENV\n", "."),
+    ):
+        place.write_text(text)
+        with pytest.raises(DeckBenchError, match=said):
+            build(daemon, probe, wheels=tmp_path / "shelf", unlocked=True)
+        assert daemon.images.get(probe.tag).id == good
+    assert [
+        tag for image in daemon.images.list() for tag in image.tags if tag.startswith(f"deckbench/{probe.name}:")
+    ] == [probe.tag]
+
+
+def test_locks_and_wheels_are_looked_at_before_a_base_is_made(probe: Image, tmp_path: Path) -> None:
+    import docker
+
+    nobody = docker.DockerClient(base_url="unix:///nowhere.sock", version="1.41")
+    lock = probe.folder / "requirements.lock"
+    good = lock.read_text()
+    lock.write_text("numpy\n")
+    with pytest.raises(InputError, match=r"requirements\.lock:1: not a line"):
+        packages_image(nobody, probe, "registry", tmp_path, tmp_path / "shelf", cache=False, unlocked=True)
+    lock.write_text(good)
+    with pytest.raises(InputError, match="a locked wheel is missing"):
+        packages_image(nobody, probe, "registry", tmp_path, tmp_path / "empty", cache=False, unlocked=True)
+    lock.unlink()
+    with pytest.raises(InputError, match="nobody has resolved its packages, its base"):
+        build(nobody, probe, unlocked=True)
+
+
+def test_a_relative_folder_is_as_good_as_a_whole_path(
+    daemon: Any, probe: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = probe.model_copy(update={"folder": Path("image")})
+    assert build(daemon, here, wheels=Path("shelf"), unlocked=True, cache=False).identity
 
 
 @pytest.fixture

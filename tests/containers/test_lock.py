@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deckbench.containers.archive import Layer
+from deckbench.containers.bootstrap import Rootfs, check_lock, lock_text
 from deckbench.containers.install import install_packages
-from deckbench.containers.lock import Wheel, best_wheel, expand, lock_wheels, read_wheels, wheels_text
+from deckbench.containers.lock import Wheel, best_wheel, expand, lock_image, lock_wheels, read_wheels, wheels_text
 from deckbench.containers.resolve import platforms
 from deckbench.containers.spec import Image, load_images
 from deckbench.containers.wheels import check_wheels, fetch_wheels
@@ -249,6 +251,36 @@ def test_the_locks_that_travel_with_the_package_fit_their_platform(name: str) ->
     assert {"torch", "transformers", "numpy", "peft"} <= {wheel.name for wheel in wheels}
     for wheel in wheels:
         assert able & set(wheel.file.removesuffix(".whl").rpartition("-")[2].split(".")), wheel.file
+
+
+def test_what_is_no_requirement_is_named_with_its_line(tmp_path: Path) -> None:
+    image = an_image(tmp_path)
+    (tmp_path / "requirements.in").write_text("numpy\nthis is : bad\n")
+    with pytest.raises(InputError, match=r"requirements\.in:2: not a requirement"):
+        expand(image)
+
+
+def test_wheels_are_not_kept_in_a_file(tmp_path: Path) -> None:
+    image = an_image(tmp_path / "image")
+    (image.folder / "requirements.lock").write_text(wheels_text(image, [a_wheel(tmp_path / "links")]))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="wheels cannot be kept here"):
+        fetch_wheels(image, folder=tmp_path / "file")
+
+
+def test_a_debian_lock_is_read_line_by_line(tmp_path: Path) -> None:
+    image = an_image(tmp_path, debian={"release": "bookworm", "packages": ["python3"]})
+    rootfs = Rootfs(Layer(tmp_path / "x.tar", "0" * 64), ("libc6=2.36-9+deb12u10", "python3=3.11.2-1+b1"))
+    (tmp_path / "debian.lock").write_text(lock_text(image, rootfs))
+    check_lock(image, rootfs)
+    (tmp_path / "debian.lock").write_text(lock_text(image, rootfs) + "nonsense\n")
+    with pytest.raises(InputError, match=r"debian\.lock:5: not a line of a lock"):
+        check_lock(image, rootfs)
+
+
+def test_a_kind_of_base_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'foo' is no kind of base"):
+        lock_image(an_image(tmp_path), "base", base="foo", find_links=[])
 
 
 def test_a_missing_wheel_is_named(tmp_path: Path) -> None:

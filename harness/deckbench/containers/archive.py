@@ -6,6 +6,7 @@ bytes, whichever machine packs them.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from deckbench.artifact import hash_file
 from deckbench.daemon import failures
@@ -100,26 +101,29 @@ def add_layers(
     *,
     architecture: str,
     settings: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """Make the image `tag` of `parent` (an id; None: nothing) and more layers on top; returns its id.
 
-    settings: Env, Entrypoint ... of the image; default: the parent's. The archive that the daemon loads is written here
-    because the daemon's own commit gives a layer the time and the tar dialect of that daemon. Raises OutsideError.
+    settings: Env, Entrypoint ... of the image; default: the parent's. labels: its own, none of the parent's. The
+    archive that the daemon loads is written here because the daemon's own commit gives a layer the time and the tar
+    dialect of that daemon. Raises OutsideError.
     """
     below: list[Layer | str] = []
     if parent is not None:
         attrs = client.images.get(parent).attrs
         below = list(attrs["RootFS"]["Layers"])
         settings = {key: attrs["Config"].get(key) for key in SETTINGS} if settings is None else settings
+    settings = {**(settings or {}), "Labels": dict(labels or {})}
     try:
-        return load_layers(client, [*below, *layers], settings or {}, tag, architecture)
+        return load_layers(client, [*below, *layers], settings, tag, architecture)
     except OutsideError:
         if parent is None:
             raise
     # A daemon that keeps images in containerd wants the parent's layers too, though it has them.
     with tempfile.TemporaryDirectory(prefix="deckbench-layers-") as folder:
         saved = save_layers(client, parent, Path(folder))
-        return load_layers(client, [*saved, *layers], settings or {}, tag, architecture)
+        return load_layers(client, [*saved, *layers], settings, tag, architecture)
 
 
 def load_layers(
@@ -165,6 +169,21 @@ def tar_stream(parts: Sequence[tuple[str, bytes | Path]]) -> Iterator[bytes]:
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
+def unpacked(layer: IO[bytes], image_id: str) -> IO[bytes]:
+    """A layer's tar: a daemon that keeps images in containerd saves those that it pulled as they came, compressed.
+
+    Raises OutsideError for a compression that cannot be read here.
+    """
+    start = layer.read(4)
+    layer.seek(0)
+    if start[:2] == b"\x1f\x8b":
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=layer))
+    if start == b"\x28\xb5\x2f\xfd":
+        what = "the daemon keeps a layer of the image compressed with zstd, which is not read here"
+        raise OutsideError(what, image_id, "pull the base on a daemon with the classic image store (overlay2)")
+    return layer
+
+
 def save_layers(client: DockerClient, image_id: str, folder: Path) -> list[Layer]:
     """An image's layers as tars in `folder`, the lowest first. Raises OutsideError, also for a damaged layer."""
     with failures("cannot read the image from the daemon"):
@@ -181,8 +200,8 @@ def save_layers(client: DockerClient, image_id: str, folder: Path) -> list[Layer
             place = folder / f"layer-{number}.tar"
             source = tar.extractfile(name)  # follows the link that stands for a layer that is there twice
             assert source is not None
-            with place.open("wb") as file:
-                shutil.copyfileobj(source, file, BLOCK)
+            with unpacked(source, image_id) as plain_tar, place.open("wb") as file:
+                shutil.copyfileobj(plain_tar, file, BLOCK)
             layers.append(Layer(place, hash_file(place)))
     archive.unlink()
     if [f"sha256:{layer.sha256}" for layer in layers] != expected:

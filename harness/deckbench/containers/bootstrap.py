@@ -29,6 +29,8 @@ DROPPED = (
     "dev/",
 )
 LOCK = "debian.lock"
+LINE = re.compile(r"#.*|rootfs sha256:[0-9a-f]{64}|[a-z0-9][a-z0-9.+-]+=\S+|")
+UNKNOWN = re.compile(r"Unable to locate package (\S+)")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ def bootstrap(image: Image, folder: Path) -> Rootfs:
         check=False,
     )
     if done.returncode != 0:
+        if unknown := UNKNOWN.findall(done.stdout):
+            what = f"Debian {image.debian.release} has no such package: {', '.join(sorted(set(unknown)))}"
+            raise InputError(what, image.name, "mend `debian` in containers.toml")
         said = [line for line in done.stdout.splitlines() if line.startswith("E:")] or done.stdout.splitlines()[-1:]
         mend = "is the Debian mirror reachable"
         mend += (
@@ -98,7 +103,11 @@ def lock_text(image: Image, rootfs: Rootfs) -> str:
 def check_lock(image: Image, rootfs: Rootfs) -> None:
     """Refuse a base that is not the locked one. Raises InputError, naming the packages that moved."""
     place = image.folder / LOCK
-    lines = [line for line in place.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    lines = place.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not LINE.fullmatch(line):
+            mend = f"make it with `deckbench containers lock {image.name} --base bootstrap`"
+            raise InputError("not a line of a lock", f"{place}:{number}", mend)
     if f"rootfs sha256:{rootfs.layer.sha256}" in lines:
         return
     moved = sorted(set(rootfs.packages) - set(lines))

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from deckbench.artifact import hash_file, hash_json
 from deckbench.containers import bootstrap
 from deckbench.containers.archive import SETTINGS, add_layers, pack
-from deckbench.containers.identity import identity
+from deckbench.containers.identity import identity, is_locked
 from deckbench.containers.install import install_packages, own_layer
-from deckbench.containers.lock import BASE, WHEELS, missing_locks
+from deckbench.containers.lock import BASE, WHEELS, base_of, check_base, missing_locks, read_wheels
 from deckbench.containers.spec import Image
-from deckbench.containers.wheels import wheels_folder
+from deckbench.containers.wheels import check_wheels, wheels_folder
 from deckbench.daemon import LABEL, connect, failures
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.progress import say
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
+# Labels of what a build makes on its way: the packages are kept for the next one.
+PACKAGES, LAYERS = "packages", "layers"
+SET = ("ARG", "FROM", "ENV", "USER", "WORKDIR", "ENTRYPOINT", "CMD", "LABEL")  # of a Dockerfile: what adds no layer
 SYSTEM_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -61,12 +64,11 @@ def build(
     """
     import docker.errors
 
-    base = base or base_of(image)
-    if base not in {"registry", "bootstrap"}:
-        raise InputError(f"{base!r} is no kind of base", "--base", "registry or bootstrap")
-    missing = [what for what in missing_locks(image, base) if what != "its packages"]
-    if missing and not unlocked:
-        mend = f"`deckbench containers lock {image.name} --base {base}`; or --unlocked, to try it without"
+    base = check_base(base or base_of(image))
+    missing = missing_locks(image, base)
+    if missing and (not unlocked or not (image.folder / WHEELS).is_file()):
+        mend = f"`deckbench containers lock {image.name} --base {base}`"
+        mend += "; or --unlocked, to try it without" if (image.folder / WHEELS).is_file() else ""
         raise InputError(f"{image.name} is unlocked: nobody has resolved {', '.join(missing)}", image.folder, mend)
     old = built_attrs(client, image) if tag is None else None
     with tempfile.TemporaryDirectory(prefix="deckbench-build-") as name:
@@ -75,7 +77,7 @@ def build(
         say(f"{image.name}: DeckBench")
         own = own_layer(folder)
         raw = f"{image.tag}-layers-{secrets.token_hex(4)}"
-        add_layers(client, packaged, [own], raw, architecture=image.architecture)
+        add_layers(client, packaged, [own], raw, architecture=image.architecture, labels={LABEL: LAYERS})
         try:
             labels = {LABEL: "image", f"{LABEL}.base": base, f"{LABEL}.locked": "false" if missing else "true"}
             set_up(client, image, raw, tag or image.tag, labels)
@@ -89,26 +91,20 @@ def build(
     return Built(tag or image.tag, identity(attrs), tuple(missing))
 
 
-def base_of(image: Image) -> str:
-    """Where an image's base comes from if nobody says: the one that is locked; of both, its registry."""
-    return "registry" if (image.folder / BASE).is_file() or image.debian is None else "bootstrap"
-
-
 def packages_image(
     client: DockerClient, image: Image, base: str, folder: Path, wheels: Path, cache: bool, unlocked: bool
 ) -> str:
     """The image of base and packages, made or found; returns its id."""
     import docker.errors
 
-    lock = image.folder / (bootstrap.LOCK if base == "bootstrap" else BASE)
-    decides = {"base": hash_file(lock) if lock.is_file() else None, "image": image.base, "debian": str(image.debian)}
-    key = hash_json({**decides, "platform": image.platform, "wheels": hash_file(image.folder / WHEELS)})[:12]
-    tag = f"deckbench/{image.name}-packages:{key}"
+    lock, tag = image.folder / (bootstrap.LOCK if base == "bootstrap" else BASE), packages_tag(image, base)
+    locked = read_wheels(image)
     if cache and not unlocked:
         try:
             return str(client.images.get(tag).id)
         except docker.errors.ImageNotFound:
             pass
+    check_wheels(locked, wheels)  # before the minutes that a base takes
     if base == "bootstrap":
         say(f"{image.name}: base from Debian packages")
         rootfs = bootstrap.bootstrap(image, folder)
@@ -121,7 +117,18 @@ def packages_image(
     install_packages(image, folder / "packages", wheels)
     packed = pack(folder / "packages", folder / "packages.tar")
     shutil.rmtree(folder / "packages")
-    return add_layers(client, parent, [*layers, packed], tag, architecture=image.architecture, settings=settings)
+    labels = {LABEL: PACKAGES}
+    return add_layers(
+        client, parent, [*layers, packed], tag, architecture=image.architecture, settings=settings, labels=labels
+    )
+
+
+def packages_tag(image: Image, base: str) -> str:
+    """The name of the image of base and packages: another one for other locks."""
+    lock = image.folder / (bootstrap.LOCK if base == "bootstrap" else BASE)
+    decides = {"base": hash_file(lock) if lock.is_file() else None, "image": image.base, "debian": str(image.debian)}
+    key = hash_json({**decides, "platform": image.platform, "wheels": hash_file(image.folder / WHEELS)})[:12]
+    return f"deckbench/{image.name}-packages:{key}"
 
 
 def registry_base(client: DockerClient, image: Image) -> str:
@@ -162,19 +169,18 @@ def moved_tag(client: DockerClient, image: Image, wanted: str) -> InputError | N
 
 
 def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: dict[str, str]) -> None:
-    """The settings of the image's Dockerfile on top of its layers. Raises InputError where it adds one of its own."""
+    """The settings of the image's Dockerfile on top of its layers. Raises InputError where it holds anything else."""
     import docker.errors
 
     place = image.dockerfile
-    if not place.is_file():
-        raise InputError(f"{image.name} has no Dockerfile", place, "see DeckBench's own containers/Dockerfile")
-    before = len(client.images.get(layered).attrs["RootFS"]["Layers"])
+    check_dockerfile(place)
+    draft = f"{layered}-set-up"
     with failures("the daemon cannot build", image.name):
         try:
             client.images.build(
                 fileobj=io.BytesIO(place.read_bytes()),
                 buildargs={"LAYERS": layered},
-                tag=tag,
+                tag=draft,
                 labels=labels,
                 network_mode="none",
                 platform=image.platform,
@@ -184,9 +190,32 @@ def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: d
             )
         except docker.errors.BuildError as error:
             raise InputError(f"the Dockerfile does not build: {error.msg}", place, "see DeckBench's own") from None
-    if len(client.images.get(tag).attrs["RootFS"]["Layers"]) != before:
-        what = "the Dockerfile adds a layer, which would depend on the daemon that builds"
-        raise InputError(what, place, "only ARG, FROM, ENV, USER, ENTRYPOINT and CMD; files come from requirements.in")
+        made = client.images.get(draft)
+        try:
+            if made.attrs["RootFS"]["Layers"] != client.images.get(layered).attrs["RootFS"]["Layers"]:
+                what = "the Dockerfile changes layers, which would then depend on the daemon that builds"
+                raise InputError(what, place, f"only {', '.join(SET)}; files come from requirements.in")
+            made.tag(*tag.rsplit(":", 1))
+        finally:
+            client.images.remove(draft, noprune=True)
+
+
+def check_dockerfile(place: Path) -> None:
+    """Refuse a Dockerfile that is more than settings, with its line, before the daemon sees it. Raises InputError."""
+    if not place.is_file():
+        raise InputError("there is no Dockerfile", place, "see DeckBench's own containers/Dockerfile")
+    goes_on = False
+    for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), 1):
+        word, _, rest = line.strip().partition(" ")
+        begins, goes_on = not goes_on, line.rstrip().endswith("\\")
+        if not begins or not word or word.startswith("#"):
+            continue
+        if word.upper() not in SET:
+            what = f"{word} in a Dockerfile that holds settings alone"
+            raise InputError(what, f"{place}:{number}", f"only {', '.join(SET)}; files come from requirements.in")
+        if word.upper() == "FROM" and rest.strip() != "${LAYERS}":
+            mend = "write FROM ${LAYERS}; the base is in the locks"
+            raise InputError(f"FROM {rest.strip()}", f"{place}:{number}", mend)
 
 
 def verify(
@@ -271,7 +300,7 @@ def standing(images: Sequence[Image]) -> list[dict[str, str]]:
                 "name": image.name,
                 "platform": image.platform,
                 "locked": f"locked ({' and '.join(good)})" if good else f"unlocked: {lacks}",
-                "built": why or ("built" if attrs else "not built"),
+                "built": why or ("not built" if not attrs else "built" if is_locked(attrs) else "built unlocked"),
                 "identity": identity(attrs) if attrs else "",
                 "serves": ", ".join(image.serves),
             }

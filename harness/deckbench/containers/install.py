@@ -40,11 +40,12 @@ def install_packages(image: Image, root: Path, wheels: Path) -> None:
     library = root / LIBRARY
     library.mkdir(parents=True)
     command = [*uv(), "pip", "install", "--quiet", "--target", str(library), "--no-config", "--offline", "--no-index"]
-    command += ["--find-links", str(wheels), "--no-deps", "--no-build", "--require-hashes", "--link-mode", "copy"]
+    command += ["--find-links", str(wheels.absolute()), "--no-deps", "--no-build", "--require-hashes"]
+    command += ["--link-mode", "copy"]
     command += ["--python-version", image.python, "--no-compile-bytecode", "--no-cache"]
     command += ["--python-platform", platform_tag(image)]
     done = subprocess.run(
-        [*command, "-r", str(image.folder / WHEELS)], capture_output=True, text=True, check=False, cwd=root
+        [*command, "-r", str((image.folder / WHEELS).absolute())], capture_output=True, text=True, check=False, cwd=root
     )
     if done.returncode != 0:
         raise InputError(f"the wheels do not install: {' '.join(done.stderr.split())[-400:]}", image.folder / WHEELS)

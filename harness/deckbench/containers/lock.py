@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from deckbench.artifact import hash_file
 from deckbench.containers import bootstrap
@@ -30,6 +30,7 @@ from deckbench.progress import say
 if TYPE_CHECKING:
     from docker import DockerClient
 
+BASES = ("registry", "bootstrap")
 WANTED, WHEELS, BASE = "requirements.in", "requirements.lock", "base.lock"
 LINE = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})  # (?P<file>\S+)"
@@ -85,10 +86,14 @@ def expand(image: Image) -> list[str]:
     if not place.is_file():
         raise InputError(f"{image.name} has no {WANTED}", place, "write what the image holds, a requirement a line")
     found = []
-    for raw in place.read_text(encoding="utf-8").splitlines():
+    for number, raw in enumerate(place.read_text(encoding="utf-8").splitlines(), 1):
         line = raw.partition("#")[0].strip()
         own = OWN.fullmatch(line)
-        found += own_requirements(own["extras"] or "", image) if own else [line] if line else []
+        try:
+            found += own_requirements(own["extras"] or "", image) if own else [str(Requirement(line))] if line else []
+        except InvalidRequirement as error:
+            mend = "write a requirement, such as torch==2.13.0"
+            raise InputError(f"not a requirement: {str(error).splitlines()[0]}", f"{place}:{number}", mend) from None
     return found
 
 
@@ -227,17 +232,30 @@ def base_digest(client: DockerClient, image: Image) -> str:
     return f"{image.base.rpartition(':')[0]}@{found.id}"
 
 
-def lock_image(image: Image, part: str, *, base: str, find_links: Sequence[str]) -> str:
+def base_of(image: Image) -> str:
+    """Where an image's base comes from if nobody says: the one that is locked; of both, its registry."""
+    return "registry" if (image.folder / BASE).is_file() or image.debian is None else "bootstrap"
+
+
+def check_base(base: str) -> str:
+    """The kind of base, if it is one. Raises InputError."""
+    if base not in BASES:
+        raise InputError(f"{base!r} is no kind of base", "--base", " or ".join(BASES))
+    return base
+
+
+def lock_image(image: Image, part: str, *, base: str | None, find_links: Sequence[str]) -> str:
     """Resolve and write one lock of an image; returns a line for the user.
 
-    part: packages, or base. Raises OutsideError where an index, a registry or a mirror cannot be reached; the lock then
-    stays as it was.
+    part: packages, or base. base: default, `base_of`. Raises InputError for other words, OutsideError where an index, a
+    registry or a mirror cannot be reached; the lock then stays as it was.
     """
     from deckbench.artifact import atomic_write
     from deckbench.daemon import connect
 
     if part not in {"packages", "base"}:
         raise InputError(f"{part!r} is no part of an image", "--only", "packages or base")
+    base = check_base(base or base_of(image))
     if part == "packages":
         found = lock_wheels(image, find_links)
         atomic_write(image.folder / WHEELS, wheels_text(image, found))

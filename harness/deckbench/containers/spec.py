@@ -65,6 +65,9 @@ class Image(Strict):
         return self.platform.partition("/")[2]
 
 
+KNOWN = [name for name in Image.model_fields if name not in {"name", "folder"}]
+
+
 def containers_folder() -> Path:
     """The folder with containers.toml that travels with the package."""
     return data_folder("containers")
@@ -86,7 +89,7 @@ def load_images(folder: Path | None = None) -> dict[str, Image]:
     try:
         data = tomllib.loads(place.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid TOML: {error}", place) from None
+        raise InputError(f"not valid TOML: {error}", place, "mend that line") from None
     images = {}
     for name, fields in data.items():
         try:
@@ -94,7 +97,7 @@ def load_images(folder: Path | None = None) -> dict[str, Image]:
         except (ValidationError, TypeError) as error:
             first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not a table"}
             where = ".".join(str(part) for part in (name, *first["loc"]))
-            raise InputError(f"{where}: {first['msg']}", place, "see DeckBench's own containers.toml") from None
+            raise InputError(f"{where}: {first['msg']}", place, f"known: {', '.join(KNOWN)}") from None
     return images
 
 

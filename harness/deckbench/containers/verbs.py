@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deckbench.errors import AnswerIsNo, DeckBenchError, OutsideError
+from deckbench.errors import AnswerIsNo, DeckBenchError, InputError, OutsideError
 from deckbench.progress import say
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def ls(folder: Folder = None, as_json: Json = False) -> None:
 @app.command("lock", epilog="Example: deckbench containers lock x86-cpu --base bootstrap")
 def lock(
     names: Annotated[list[str] | None, typer.Argument(help="Images; default: all.")] = None,
-    base: Annotated[str, typer.Option(help="registry: a digest; bootstrap: Debian packages.")] = "registry",
+    base: Base = None,
     only: Annotated[str | None, typer.Option(help="packages or base; default: both.")] = None,
     find_links: Links = None,
     folder: Folder = None,
@@ -59,6 +59,7 @@ def lock(
     from deckbench.containers.lock import lock_image
 
     failed = []
+    check_links(find_links or [])
     for image in chosen(names or [], folder):
         for part in ("packages", "base") if only is None else (only,):
             try:
@@ -78,6 +79,7 @@ def wheels(names: Names, wheels: Wheels = None, find_links: Links = None, folder
     """Fetch the locked wheels of images, each checked by its hash; any machine fetches for any platform."""
     from deckbench.containers.wheels import fetch_wheels
 
+    check_links(find_links or [])
     for image in chosen(names, folder):
         say(f"{image.name}: wheels in {fetch_wheels(image, folder=wheels, find_links=find_links or [])}")
 
@@ -136,6 +138,13 @@ def prune(
     from deckbench.daemon import connect
 
     show(run_prune(connect(host), store=store), as_json)
+
+
+def check_links(places: list[str]) -> None:
+    """Raises InputError for a folder of `--find-links` that is not there; addresses are not looked at."""
+    for place in places:
+        if "://" not in place and not Path(place).is_dir():
+            raise InputError("there is no such folder", place, "give --find-links a folder with wheels, or an address")
 
 
 def show(result: Any, as_json: bool) -> None:

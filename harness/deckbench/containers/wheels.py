@@ -33,7 +33,10 @@ def fetch_wheels(image: Image, *, folder: Path | None = None, find_links: Sequen
     check_wheels([wheel for wheel in wheels if wheel not in absent], folder)
     if absent:
         say(f"{image.name}: {len(absent)} of {len(wheels)} wheels to fetch")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"wheels cannot be kept here: {error.strerror}", folder, "give another folder") from None
         own = {name for names in image.index.values() for name in names}
         for index, names in [(None, {wheel.name for wheel in wheels} - own), *image.index.items()]:
             listed = [wheel for wheel in absent if wheel.name in names and wheel.source is None]
@@ -50,7 +53,8 @@ def check_wheels(wheels: Sequence[Wheel], folder: Path) -> None:
     for wheel in wheels:
         place = folder / wheel.file
         if not place.is_file():
-            raise InputError("a locked wheel is missing", place, "`deckbench containers wheels`")
+            mend = "`deckbench containers wheels NAME`, with the same --wheels"
+            raise InputError("a locked wheel is missing", place, mend)
         if (found := hash_file(place)) != wheel.sha256:
             what = f"the wheel's hash is {found[:12]}..., the lock says {wheel.sha256[:12]}..."
             raise InputError(what, place, "remove the file and fetch it again; do not use what came")

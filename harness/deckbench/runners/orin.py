@@ -41,7 +41,11 @@ def find(host: str | None, *, emulate: bool, image: str | None) -> Place:
     if emulate:
         if host is not None:
             raise InputError("an Orin is not emulated at another machine", "--emulate", "leave one of both away")
-        return Place(named or image_named(EMULATED), emulate=True)
+        emulated = named or image_named(EMULATED)
+        if emulated.architecture != "arm64":
+            what = f"the image {emulated.name} is for {emulated.architecture}: nothing would be emulated"
+            raise InputError(what, "--image", f"choose one for arm64, such as {EMULATED}")
+        return Place(emulated, emulate=True)
     machine = here.look() if host is None else far.look(host)
     if host is None and not machine.is_jetson and named is None:
         raise InputError("there is no Orin: this machine is no Jetson, and no other one is named", "bench-orin", NEEDS)
