@@ -8,10 +8,9 @@ import re
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from deckbench.errors import InputError, OutsideError
-from deckbench.sshlink import Link
+from deckbench.sshlink import Link, by_hand
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -55,8 +54,7 @@ def mend_of(host: str | None) -> str:
     """What to do where no daemon answers."""
     if host is None:
         return "start it (`systemctl start docker`), or give your user the rights (group docker), or run without it"
-    user = urlsplit(host).netloc
-    return f"`ssh {user} docker info` must work without a password"
+    return f"`{by_hand(host)} docker info` must work without a password"
 
 
 @contextlib.contextmanager

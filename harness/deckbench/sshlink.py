@@ -78,8 +78,14 @@ def ask(host: str, words: str, *, timeout: float = 60) -> str:
         raise OutsideError(f"no answer within {timeout:g} s", where, "see whether the machine is up") from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split())[-200:] or f"ssh ended with {done.returncode}"
-        raise OutsideError(said, where, f"`ssh {where} true` must work without a password")
+        raise OutsideError(said, where, f"`{by_hand(host)} true` must work without a password")
     return done.stdout
+
+
+def by_hand(host: str) -> str:
+    """How a person logs in at `ssh://USER@MACHINE[:PORT]`: `ssh -p PORT USER@MACHINE`."""
+    user, _, port = urlsplit(host).netloc.partition(":")
+    return f"ssh -p {port} {user}" if port else f"ssh {user}"
 
 
 class Link:

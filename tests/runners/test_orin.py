@@ -70,6 +70,12 @@ def test_a_machine_that_is_no_jetson_is_only_taken_by_name(
     assert "no Jetson: the figures will be those of a processor" in capsys.readouterr().err
 
 
+def test_what_is_not_for_arm64_is_not_emulated() -> None:
+    assert orin.find(None, emulate=True, image=None).image.architecture == "arm64"
+    with pytest.raises(InputError, match="x86-cpu is for amd64: nothing would be emulated"):
+        orin.find(None, emulate=True, image="x86-cpu")
+
+
 def deckbench(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deckbench", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **more})
@@ -178,3 +184,8 @@ def test_emulated_it_says_so(dataset: Path, tmp_path: Path) -> None:
     assert "emulated: this proves that it runs on arm64" in done.stderr
     hardware = json.loads((out / "manifest.json").read_text())["observed"]["results"]["hardware"]
     assert hardware["emulated"] is True and hardware["architecture"] == "aarch64"
+
+
+def test_how_a_person_logs_in() -> None:
+    assert sshlink.by_hand("ssh://lab@127.0.0.1:2222") == "ssh -p 2222 lab@127.0.0.1"
+    assert sshlink.by_hand("ssh://orin") == "ssh orin"

@@ -124,7 +124,8 @@ def daemon() -> tuple[DockerClient | None, str]:
     try:
         return connect(timeout=ANSWER_S), ""
     except DeckBenchError as error:
-        return None, INSIDE if DOCKERENV.exists() else plain(error.what)
+        hidden = DOCKERENV.exists() and "DOCKER_HOST" not in os.environ
+        return None, INSIDE if hidden else plain(error.what)
 
 
 def built(client: DockerClient) -> dict[str, Built]:

@@ -96,7 +96,10 @@ def model_folder(ref: str) -> tuple[Path, str]:
     folder = Path(ref)
     if not folder.is_dir():
         known = ", ".join([*PACKAGED, *BASELINES, f"{BLIND}MODEL", f"{ENDPOINT}NAME"])
-        raise InputError("no such model or folder", ref, f"known names: {known}; or give a checkpoint folder")
+        mend = (
+            f"known names: {known}, and {', '.join(PUBLISHED)} where no weights are needed; or give a checkpoint folder"
+        )
+        raise InputError("no such model or folder", ref, mend)
     return folder, folder.resolve().name
 
 
