@@ -557,10 +557,14 @@ def report(
 def verify(
     record: Annotated[Path, typer.Argument(help="A record's folder.")],
     since: Annotated[str, typer.Option("--from", help="score, infer or train: what is done again.")] = "score",
-    work: Annotated[Path | None, typer.Option(help="Where it is done again; default: a temporary folder.")] = None,
+    work: Annotated[Path | None, typer.Option(help="What it was made in, for what stays; default: work/SUITE.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Does this record reproduce from its inputs? Exit 4 when the answer is no."""
+    """Does this record reproduce from its inputs? Exit 4 when the answer is no.
+
+    Everything but scoring is done in a temporary folder; a record from a container is done in its image, which is built
+    where it is missing.
+    """
     from deckbench.runners.verify import verify as run_verify
 
     result = run_verify(record, since=since, work=work)

@@ -111,3 +111,5 @@ def test_an_image_that_is_not_locked(one: Path, tmp_path: Path) -> None:
     report(one, out=tmp_path / "site")
     pages = "".join(path.read_text() for path in (tmp_path / "site").rglob("*.html"))
     assert pages.count(", not locked") == 1
+    again = [line for line in pages.splitlines() if '<pre class="command">' in line]
+    assert sum("--runner docker --image x86-cpu</code>" in line for line in again) == 2 < len(again)
