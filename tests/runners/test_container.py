@@ -352,6 +352,19 @@ def test_jobs_beside_each_other(daemon: Any, tmp_path: Path) -> None:
         assert process.returncode == 0
 
 
+def test_output_on_a_full_disk_keeps_the_time_limit(daemon: Any, tmp_path: Path) -> None:
+    much = "import time\nfor _ in range(80): print('x' * 100_000, flush=True)\ntime.sleep(60)"
+    began = time.monotonic()
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [*CALLER, *words(tmp_path / "x", much, minutes=0.1)], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert time.monotonic() - began < 40
+    assert "the time limit of 0.1 minutes is over" in process.stderr
+    assert process.returncode == 3
+    assert not containers_of(daemon, tmp_path / "x")
+
+
 def test_nobody_reads_the_output(daemon: Any, tmp_path: Path) -> None:
     process = begin(tmp_path / "x", "import time\nwhile True: print('line', flush=True); time.sleep(0.01)")
     assert told(process) == "line\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,3 +56,23 @@ def test_a_stream_that_breaks_is_noted() -> None:
     pump = Pump(frames(), translator({}))
     pump.run()
     assert isinstance(pump.failed, ConnectionError)
+
+
+def test_what_cannot_be_written_is_taken_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the container stands still, and every question to the daemon about it too."""
+    frames = iter([(b"line\n", None)] * 5)
+    pump = Pump(frames, translator({}))
+    full = open("/dev/full", "wb", buffering=0)  # noqa: PTH123, SIM115
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(full, write_through=True))  # type: ignore[type-var]
+    pump.run()
+    assert isinstance(pump.failed, OSError)
+    assert list(frames) == []
+
+
+def test_a_long_line_is_looked_at_once() -> None:
+    pump = Pump((), translator({}))
+    began = time.monotonic()
+    for _ in range(60):
+        pump.take(0, b"x" * 16_000)
+    assert time.monotonic() - began < 5
+    assert len(pump.rests[0]) == 960_000

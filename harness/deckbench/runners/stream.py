@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-LINE = re.compile(rb"[^\r\n]*[\r\n]+")
+ENDS = re.compile(rb"[\r\n]+")  # of lines; a pattern of whole lines would look at a long one once for every byte
 FILE = b"file://"
 
 
@@ -41,7 +42,8 @@ class Pump(threading.Thread):
     """Writes a container's output to stdout and stderr, in a thread of its own, until the stream ends.
 
     frames: (bytes of stdout or None, bytes of stderr or None), as docker's attach gives them. change: applied to every
-    line. failed: what went wrong with reading or writing. hushed: lines of stderr that begin so are left out.
+    line. failed: what went wrong with reading or writing; what comes after is taken and dropped. hushed: lines of
+    stderr that begin so are left out.
     """
 
     def __init__(self, frames: Iterable[tuple[bytes | None, bytes | None]], change: Callable[[bytes], bytes]) -> None:
@@ -61,13 +63,17 @@ class Pump(threading.Thread):
                 self.write(number, rest)
         except Exception as error:  # the connection broke, or nobody reads our stdout any more: the caller decides
             self.failed = error
+            # A container whose output nobody takes stands still, and so does every question to the daemon about it.
+            with contextlib.suppress(Exception):
+                for _ in self.frames:
+                    pass
 
     def take(self, number: int, data: bytes) -> None:
         """Write the whole lines; keep the rest until it is one. A line that never ends is not kept for ever."""
         text = self.rests[number] + data
         end = 0
-        for found in LINE.finditer(text):
-            self.write(number, found[0])
+        for found in ENDS.finditer(text):
+            self.write(number, text[end : found.end()])
             end = found.end()
         self.rests[number] = text[end:]
         if len(self.rests[number]) > 1 << 20:
