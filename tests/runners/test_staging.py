@@ -79,6 +79,25 @@ def test_plots_go_where_they_were_asked_for(tmp_path: Path) -> None:
     assert below(tmp_path) == ["pictures/new/a.svg", "pictures/new/b.svg", "pictures/new/mine.svg", "s.json"]
 
 
+def test_a_step_replaces_nothing_beside_its_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, "noxfile.py", "b.csv", "y.partial/step")
+    for output, own in (("x", ["x.logs/events", "x.partial/step"]), ("a.csv", ["a.manifest.json", "a.csv"])):
+        staging = Staging(tmp_path / output)
+        with claimed(staging):
+            fill(staging.folder, *own)
+            for name in ("noxfile.py", "b.csv", "y.partial/step"):
+                (staging.folder / name).parent.mkdir(exist_ok=True)
+                (staging.folder / name).write_text("bad")
+            bring_out(staging)
+        assert "removed 'noxfile.py', which the step wrote beside its output" in capsys.readouterr().err
+    assert {(tmp_path / name).read_text() for name in ("noxfile.py", "b.csv", "y.partial/step")} == {
+        "noxfile.py", "b.csv", "y.partial/step",
+    }  # fmt: skip
+    assert below(tmp_path) == [
+        "a.csv", "a.manifest.json", "b.csv", "noxfile.py", "x.logs/events", "x.partial/step", "y.partial/step",
+    ]  # fmt: skip
+
+
 def test_two_starts_at_once(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "deep" / "x")
     with claimed(staging):

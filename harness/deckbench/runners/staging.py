@@ -19,6 +19,7 @@ from pathlib import Path
 
 from deckbench import artifact
 from deckbench.errors import OutsideError
+from deckbench.progress import say
 
 More = Sequence[tuple[str, Path]]
 REMOVED_MOST = 1000  # so often others may remove the folder before we can lock it; /proc says the same of every folder
@@ -132,11 +133,12 @@ def move_in(staging: Staging) -> list[str]:
 
 
 def bring_out(staging: Staging) -> None:
-    """Put everything into its place, the output itself last; drafts of a step that is gone are dropped.
+    """Put what the step made into its place, the output itself last; drafts of a step that is gone are dropped.
 
-    Nothing that is finished is overwritten but single files. Raises OutsideError where something stands in the way.
+    What is no part of this output is removed, with a line that says so: beside the output lie files of others, which a
+    step must not replace. Nothing that is finished is overwritten but single files. Raises OutsideError where something stands in the way.
     """
-    folder, more = staging.folder, dict(staging.more)
+    folder, more, known = staging.folder, dict(staging.more), {*staging.unfinished, *staging.beside}
     own_again(folder)
     names = sorted(path.name for path in folder.iterdir())
     order = [name for name in names if name not in staging.beside]
@@ -144,10 +146,12 @@ def bring_out(staging: Staging) -> None:
     for name in order:
         if name in more:
             settle(folder / name, more[name], merge=True)
-        elif name.startswith("."):
-            remove(folder / name)
-        else:
+        elif name in known:
             settle(folder / name, staging.output.with_name(name), merge=name.endswith(".logs"))
+        else:
+            if not name.startswith("."):
+                say(f"removed {name!r}, which the step wrote beside its output: it is no part of {staging.output.name}")
+            remove(folder / name)
 
 
 def settle(source: Path, target: Path, *, merge: bool) -> None:
