@@ -33,9 +33,9 @@ def job(output: Path, code: str, **fields: object) -> Job:
 def main() -> int:
     output, code, *fields = sys.argv[1:]
     try:
-        asked = job(
-            Path(output), code, **{name: json.loads(value) for name, value in (f.split("=", 1) for f in fields)}
-        )
+        given = {name: json.loads(value) for name, value in (field.split("=", 1) for field in fields)}
+        given["inputs"] = tuple((inside, Path(path)) for inside, path in given.get("inputs", ()))
+        asked = job(Path(output), code, **given)
         return run_job(asked, daemon.connect())
     except DeckBenchError as error:
         print(f"deckbench: {error.message()}", file=sys.stderr)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from deckbench.runners.job import OWNER, PLACE, Job
 from deckbench.runners.leftovers import labelled, remove_dead
 
 pytestmark = pytest.mark.docker
+USER = 12345
 CALLER = [sys.executable, str(Path(__file__).with_name("caller.py"))]
 
 PROBE = r"""
@@ -94,6 +98,20 @@ def words(output: Path, code: str, **fields: object) -> list[str]:
     return [str(output), code, *(f"{name}={json.dumps(value)}" for name, value in fields.items())]
 
 
+def call_as_user(output: Path, code: str, *groups: int, **fields: object) -> subprocess.CompletedProcess[str]:
+    """`caller.py` as somebody who is not root, in these groups and in docker's; only root can do that."""
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can be somebody else, with setpriv")
+    docker = Path("/var/run/docker.sock").stat().st_gid
+    if docker == 0:
+        pytest.skip("the daemon here is root's alone")
+    # This Python may lie in root's home: reading it is all that is kept of root's rights.
+    keeps = [f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
+    lent = ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={','.join(map(str, (docker, *groups)))}", *keeps]
+    asked = [*lent, *CALLER, *words(output, code, **fields)]
+    return subprocess.run(asked, capture_output=True, text=True, timeout=120)
+
+
 def begin(output: Path, code: str, **fields: object) -> subprocess.Popen[str]:
     """`caller.py`, started; its output is read line by line."""
     pipe = subprocess.PIPE
@@ -115,6 +133,17 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """(exit code, stderr) of a started job."""
     _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, with `mine` in it, which is USER's."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        (Path(name) / "mine").mkdir()
+        if os.getuid() == 0:
+            os.chown(Path(name) / "mine", USER, USER)
+        yield Path(name)
 
 
 def test_a_step_is_confined(daemon: Any, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -239,6 +268,16 @@ def test_unfinished_work_goes_in_and_comes_out(daemon: Any, tmp_path: Path) -> N
     assert call(tmp_path / "x", ends).returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x" / "f").read_text() == "all"
+
+
+def test_what_a_group_may_read_a_step_may_read(daemon: Any, open_folder: Path) -> None:
+    data = open_folder / "data"
+    data.mkdir(mode=0o750)
+    (data / "a.txt").write_text("of the lab")
+    os.chown(data, 0, USER + 1)
+    read = f"import os; print(open('/in{data}/a.txt').read(), os.getuid(), {USER + 1} in os.getgroups())"
+    done = call_as_user(open_folder / "mine" / "x", read, USER + 1, inputs=[[f"/in{data}", str(data)]])
+    assert done.stdout == f"of the lab {USER} True\n", done.stderr
 
 
 def test_what_is_finished_is_seen_and_cannot_be_changed(daemon: Any, tmp_path: Path) -> None:

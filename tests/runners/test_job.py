@@ -17,7 +17,7 @@ from deckbench.containers.spec import Image, load_images
 from deckbench.errors import InputError, OutsideError
 from deckbench.runners import jetson, owner
 from deckbench.runners.container import check_daemon, verdict
-from deckbench.runners.job import GIB, Job, create_arguments, user
+from deckbench.runners.job import GIB, Job, create_arguments, groups, user
 from deckbench.runners.which import Machine, image_for, machine_of
 
 IMAGES = load_images()
@@ -102,6 +102,20 @@ def test_a_step_may_use_the_devices_of_the_jetson_and_reads_its_release(
     assert [(mount["Target"], mount["ReadOnly"]) for mount in given["mounts"]] == [("/etc/nv_tegra_release", True)]
     plain = arguments(a_job(IMAGES["x86-cpu"]), orin)
     assert plain["mounts"] == [] and "group_add" not in plain
+
+
+def test_a_step_has_the_caller_s_groups_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    who, orin = (1000, 100), jetson.Jetson((), (44, 104))
+    given: dict[str, Any] = {"image": "1", "mounts": [], "labels": {}, "container": "{}", "who": who, "jetson": orin}
+    both = create_arguments(a_job(IMAGES["l4t-jp7"]), **given, groups=(44, 4242))
+    assert both["group_add"] == ["44", "4242", "104"]
+    assert create_arguments(a_job(), **given, groups=(4242,))["group_add"] == ["4242"]
+    monkeypatch.setattr("os.getgroups", lambda: [0, 27, 100, 4242])
+    monkeypatch.setattr("os.getgid", lambda: 100)
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+    assert groups() == (27, 4242)
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    assert groups() == ()
 
 
 def test_what_a_far_jetson_says() -> None:

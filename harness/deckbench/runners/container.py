@@ -19,7 +19,7 @@ from deckbench.daemon import LABEL, NO_SPACE, failures
 from deckbench.errors import InputError, OutsideError
 from deckbench.progress import say
 from deckbench.runners import jetson, owner
-from deckbench.runners.job import IN, NUMBER, OUT, OWNER, PLACE, Job, create_arguments, user
+from deckbench.runners.job import IN, NUMBER, OUT, OWNER, PLACE, Job, create_arguments, groups, user
 from deckbench.runners.leftovers import patient, remove_dead, remove_job, remove_of
 from deckbench.runners.staging import Staging, bring_out, claimed, drop_empty, hand_over, missing_parents, move_in
 from deckbench.runners.stream import Pump, translator
@@ -57,7 +57,14 @@ def run_job(job: Job, client: DockerClient) -> int:
             word = container_word(job, image)
             mounts = list(mounts_of(job, staging))
             given = create_arguments(
-                job, image=image.id, mounts=mounts, labels=labels, container=word, who=who, jetson=jetson.here()
+                job,
+                image=image.id,
+                mounts=mounts,
+                labels=labels,
+                container=word,
+                who=who,
+                jetson=jetson.here(),
+                groups=groups(),
             )
             return contained(job, client, f"{LABEL}-{number}", given, asked)
         finally:

@@ -93,6 +93,11 @@ def user() -> tuple[int, int]:
     return (NOBODY, NOBODY) if uid == 0 else (uid, gid)
 
 
+def groups() -> tuple[int, ...]:
+    """The caller's further groups: what these may read, a step may read too. None of root's, nor root's own."""
+    return () if os.getuid() == 0 else tuple(sorted({*os.getgroups()} - {0, os.getgid()}))
+
+
 def create_arguments(
     job: Job,
     *,
@@ -102,12 +107,15 @@ def create_arguments(
     container: str,
     who: tuple[int, int],
     jetson: Jetson,
+    groups: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The arguments of docker's `containers.create` for a job.
 
     image: the image's id. mounts: `docker.types.Mount`s. labels: besides ours. container: the value of
     DECKBENCH_CONTAINER. who: (uid, gid). jetson: the one that the container will run on, for images that use its GPU.
+    groups: further ones of the step.
     """
+    joined = dict.fromkeys((*groups, *(jetson.groups if job.image.gpu == "jetson" else ())))
     memory = int(job.memory * GIB)
     # Its user's own: it gets the rights that /tmp has in the image. Compiled kernels of a GPU are loaded from there.
     scratch = f"size={min(memory // 4, 8 * GIB)},uid={who[0]},gid={who[1]},mode=1777" + (
@@ -128,6 +136,7 @@ def create_arguments(
         "working_dir": job.cwd,
         "hostname": "localhost",  # ranks look themselves up; there is no name server
         "user": f"{who[0]}:{who[1]}",
+        **({"group_add": [str(group) for group in joined]} if joined else {}),
         "network_mode": network_mode(job),
         "read_only": True,
         "cap_drop": ["ALL"],
@@ -141,7 +150,7 @@ def create_arguments(
         "shm_size": min(memory // 2, 8 * GIB),
         "log_config": {"type": "none"},  # what it says is streamed; nothing is kept with the daemon
         "labels": {LABEL: "job", **labels},
-        **gpu_arguments(job, jetson),
+        **gpu_arguments(job),
     }
 
 
@@ -161,7 +170,7 @@ def jetson_mounts(job: Job, jetson: Jetson) -> list[Any]:
     return [Mount(path, path, type="bind", read_only=True) for path in jetson.files]
 
 
-def gpu_arguments(job: Job, jetson: Jetson) -> dict[str, Any]:
+def gpu_arguments(job: Job) -> dict[str, Any]:
     """What `create` needs for the image's kind of GPU."""
     if job.image.gpu == "none":
         return {}
@@ -169,7 +178,6 @@ def gpu_arguments(job: Job, jetson: Jetson) -> dict[str, Any]:
     if job.image.gpu == "jetson":
         # The Jetson's memory is shared between CPU and GPU, and its driver talks to the machine's own IPC objects.
         # Docker takes no size for a /dev/shm that is the machine's.
-        groups = [str(group) for group in jetson.groups]
-        return {"runtime": "nvidia", "ipc_mode": "host", "shm_size": None, "ulimits": locked, "group_add": groups}
+        return {"runtime": "nvidia", "ipc_mode": "host", "shm_size": None, "ulimits": locked}
     asked: dict[str, Any] = {"Driver": "", "Count": 0 if job.gpus else -1, "DeviceIDs": list(job.gpus)}
     return {"device_requests": [{**asked, "Capabilities": [["gpu"]], "Options": {}}], "ulimits": locked}
