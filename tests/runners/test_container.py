@@ -98,8 +98,8 @@ def words(output: Path, code: str, **fields: object) -> list[str]:
     return [str(output), code, *(f"{name}={json.dumps(value)}" for name, value in fields.items())]
 
 
-def call_as_user(output: Path, code: str, *groups: int, **fields: object) -> subprocess.CompletedProcess[str]:
-    """`caller.py` as somebody who is not root, in these groups and in docker's; only root can do that."""
+def as_user(*groups: int) -> list[str]:
+    """What stands before a command that somebody else is to run, in these groups and in docker's."""
     if os.getuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("only root can be somebody else, with setpriv")
     docker = Path("/var/run/docker.sock").stat().st_gid
@@ -107,15 +107,23 @@ def call_as_user(output: Path, code: str, *groups: int, **fields: object) -> sub
         pytest.skip("the daemon here is root's alone")
     # This Python may lie in root's home: reading it is all that is kept of root's rights.
     keeps = [f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
-    lent = ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={','.join(map(str, (docker, *groups)))}", *keeps]
-    asked = [*lent, *CALLER, *words(output, code, **fields)]
+    joined = ",".join(str(group) for group in (docker, *groups))
+    return ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={joined}", *keeps]
+
+
+def call_as_user(output: Path, code: str, *groups: int, **fields: object) -> subprocess.CompletedProcess[str]:
+    """`caller.py` as somebody who is not root."""
+    asked = [*as_user(*groups), *CALLER, *words(output, code, **fields)]
     return subprocess.run(asked, capture_output=True, text=True, timeout=120)
 
 
 def begin(output: Path, code: str, **fields: object) -> subprocess.Popen[str]:
     """`caller.py`, started; its output is read line by line."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen([*CALLER, *words(output, code, **fields)], stdout=pipe, stderr=pipe, text=True)
+    return started([*CALLER, *words(output, code, **fields)])
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def containers_of(client: Any, output: Path) -> list[dict[str, Any]]:
@@ -278,6 +286,28 @@ def test_what_a_group_may_read_a_step_may_read(daemon: Any, open_folder: Path) -
     read = f"import os; print(open('/in{data}/a.txt').read(), os.getuid(), {USER + 1} in os.getgroups())"
     done = call_as_user(open_folder / "mine" / "x", read, USER + 1, inputs=[[f"/in{data}", str(data)]])
     assert done.stdout == f"of the lab {USER} True\n", done.stderr
+
+
+def test_an_own_work_folder_in_a_folder_of_root_s(daemon: Any, open_folder: Path) -> None:
+    """As a lab's disk that is mounted: nothing can be made beside the folder, so the claim lies in it."""
+    work = open_folder / "mine"
+    made = "import os; open('/out/mine/record', 'w'); print(sorted(os.listdir('/out/mine')))"
+    done = call_as_user(work, made, in_place=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in work.iterdir()] == ["record"]
+    hangs = "import time; print('up', flush=True); time.sleep(300)"
+    process = started([*as_user(), *CALLER, *words(work, hangs, in_place=True)])
+    assert told(process) == "up\n"
+    at_once = call_as_user(work, made, in_place=True)
+    assert "another run is making this output in a container" in at_once.stderr
+    process.kill()
+    finish(process)
+    claim = work / ".mine.job"
+    assert len(labelled(daemon, PLACE, str(claim))) == 1
+    stay = f"from pathlib import Path; from deckbench.runners import elsewhere; elsewhere.stay(Path({str(work)!r}))"
+    subprocess.run([*as_user(), sys.executable, "-c", stay], check=True, timeout=60)
+    assert labelled(daemon, PLACE, str(claim)) == []
+    assert [path.name for path in work.iterdir()] == ["record"]
 
 
 def test_what_is_finished_is_seen_and_cannot_be_changed(daemon: Any, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def run_job(job: Job, client: DockerClient) -> int:
 def staging_of(job: Job) -> Staging:
     """Where a job's step writes, by absolute paths."""
     more = tuple((PurePosixPath(inside).name, path.absolute()) for inside, path in job.more)
-    return Staging(job.output.absolute(), more)
+    return Staging(job.output.absolute(), more, job.in_place)
 
 
 def prepare(job: Job, staging: Staging, who: tuple[int, int]) -> list[Path]:

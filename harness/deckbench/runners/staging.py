@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from deckbench import artifact
@@ -27,15 +28,23 @@ REMOVED_MOST = 1000  # so often others may remove the folder before we can lock 
 
 @dataclass(frozen=True)
 class Staging:
-    """Where a step writes on this machine. output: its final place. more: name in the folder -> another final place."""
+    """Where a step writes on this machine. output: its final place. more: name in the folder -> another final place.
+
+    in_place: the step writes to the output itself, a folder; the one here is then a lock and a mark, and stays empty.
+    """
 
     output: Path
     more: tuple[tuple[str, Path], ...] = ()
+    in_place: bool = False
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """Beside the output."""
-        return self.output.with_name(f".{self.output.name}.job")
+        """Beside the output; in it where it is written in place and nothing can be made beside it (an own folder on
+        a disk that is root's). One that a killed start left there is found by whoever makes the output next."""
+        name = f".{self.output.name}.job"
+        beside, inside = self.output.with_name(name), self.output / name
+        wanted = inside.is_dir() or (self.in_place and self.output.is_dir())
+        return inside if wanted and not os.access(beside.parent, os.W_OK | os.X_OK) else beside
 
     @property
     def unfinished(self) -> tuple[str, ...]:
@@ -136,7 +145,8 @@ def bring_out(staging: Staging) -> None:
     """Put what the step made into its place, the output itself last; drafts of a step that is gone are dropped.
 
     What is no part of this output is removed, with a line that says so: beside the output lie files of others, which a
-    step must not replace. Nothing that is finished is overwritten but single files. Raises OutsideError where something stands in the way.
+    step must not replace. Nothing that is finished is overwritten but single files. Raises OutsideError where something
+    stands in the way.
     """
     folder, more, known = staging.folder, dict(staging.more), {*staging.unfinished, *staging.beside}
     own_again(folder)
