@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import fake
+import pytest
 
 from deckbench.report.load import read_record
 from deckbench.runners.verify import DIFFERENT, SAME_ANSWERS, SAME_BYTES, compare, verify
@@ -48,3 +53,45 @@ def test_other_gold_answers_are_not_the_same_record(tmp_path: Path) -> None:
     parsed = record(tmp_path / "parsed", p_a=lambda row: "0.25")
     assert compare(old, parsed, known)[0] == SAME_ANSWERS
     assert compare(old, old, known)[0] == SAME_BYTES
+
+
+STEP = """#!{python}
+import signal, sys, time
+def ended(number, frame):
+    time.sleep(1)  # a container is not removed at once
+    open({mark!r}, "a").write(signal.Signals(number).name)
+    raise SystemExit(3)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, ended)
+print("up", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_row_in_a_container_is_given_the_time_to_remove_it(tmp_path: Path, number: signal.Signals) -> None:
+    step, mark = tmp_path / "deckbench", tmp_path / "mark"
+    step.write_text(STEP.format(python=sys.executable, mark=str(mark)))
+    step.chmod(0o755)
+    code = (
+        "import signal, sys; from pathlib import Path; from deckbench.runners.verify import run_contained\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.executable = {str(step)!r}\n"
+        "try: run_contained('demo', Path('w'), 'a row', 'x86-cpu')\n"
+        "except BaseException as error: print(repr(error))"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "up\n"
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    assert said.startswith(
+        "KeyboardInterrupt" if number == signal.SIGINT else "OutsideError('a row: stopped by SIGTERM"
+    )
+    assert mark.read_text() == number.name

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ NOT_IN_RECORDS = (
     "says_anomaly_names_none",
 )
 OUTCOME = ("model", "task", "dataset", "samples", "metrics", "seed")  # of a record: what came out, of what
+ENDS_WITHIN_S = 60.0  # a step in a container that was asked to end: it may save, then its container is removed
 REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}
 
 
@@ -154,14 +158,47 @@ def recreated(name: str, identity: str) -> str:
 
 
 def run_contained(ref: str, work: Path, label: str, image: str) -> None:
-    """One row of a suite in a container. Raises OutsideError, or InputError, as the step said on stderr."""
+    """One row of a suite in a container. Raises OutsideError, or InputError, as the step said on stderr.
+
+    KeyboardInterrupt on Ctrl-C, OutsideError on SIGTERM: both when the step has ended and its container is removed.
+    """
+    from deckbench.runners.container import AGAIN, signals
+
     command = [sys.executable, "-m", "deckbench", "run", ref, "--work", str(work), "--only", label]
-    done = subprocess.run(
-        [*command, "--runner", "docker", "--image", image], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
-    )
-    if done.returncode != 0:
-        kind = InputError if done.returncode == InputError.exit_code else OutsideError
+    command += ["--runner", "docker", "--image", image]
+    with signals() as asked:
+        code = attended(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr), asked)
+    if asked and asked[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    if asked:
+        raise OutsideError(f"stopped by {signal.Signals(asked[0]).name}", label, AGAIN)
+    if code != 0:
+        kind = InputError if code == InputError.exit_code else OutsideError
         raise kind(f"the row did not run in the image {image} (see above)", label)
+
+
+def attended(process: subprocess.Popen[bytes], asked: list[int]) -> int:
+    """Wait for a process that has its own container to remove; its exit code.
+
+    asked: signals that this process got. The terminal sends Ctrl-C to both; any other is passed on. It is killed where
+    it does not end within ENDS_WITHIN_S of the first, and where this is left otherwise.
+    """
+    told, kill_at = 0, float("inf")
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(0.1)
+            for number in asked[told:]:
+                if number != signal.SIGINT:
+                    process.send_signal(number)
+            if asked and not told:
+                kill_at = time.monotonic() + ENDS_WITHIN_S
+            told = len(asked)
+            if time.monotonic() > kill_at:
+                process.kill()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def compare(old: Path, new: Path, known: Any) -> tuple[str, str]:
