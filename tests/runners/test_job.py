@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -254,6 +256,22 @@ def test_owners_that_are_gone_are_known() -> None:
     assert not owner.is_dead(" ".join(["another-machine", *parts[1:4], "1"]))
     assert not owner.is_dead(" ".join([*parts[:2], "1", parts[3], "1"]))  # in another container: not seen from here
     assert not owner.is_dead("")
+
+
+def test_an_owner_that_proc_does_not_show_is_not_dead() -> None:
+    if os.getuid() != 0 or shutil.which("unshare") is None or shutil.which("setpriv") is None:
+        pytest.skip("only root can mount a /proc, for another user")
+    said = f"print(owner.is_dead({owner.mine()!r}), owner.started({os.getpid()}))"
+    code = f"from deckbench.runners import owner; {said}"
+    lent = "setpriv --reuid=12345 --regid=12345 --clear-groups " + " ".join(
+        f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")
+    )
+    look = f"exec {lent} {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    script = f"mount -t proc -o hidepid=2 proc /proc && {look}"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    if "mount:" in done.stderr:
+        pytest.skip(f"no /proc can be mounted: {done.stderr}")
+    assert done.stdout == "False None\n", done.stderr
 
 
 def test_a_step_never_runs_as_root() -> None:

@@ -21,6 +21,19 @@ def started(pid: int) -> str | None:
     return None if len(fields) < 20 or fields[0] in "ZX" else fields[19]
 
 
+def is_hidden(pid: int) -> bool:
+    """Whether a process is there that /proc does not show: another user's, where it is mounted with hidepid."""
+    if read(f"/proc/{pid}/stat"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 def here() -> tuple[str, str, str]:
     """This machine, its boot, and the namespace that process numbers belong to."""
     try:
@@ -39,7 +52,7 @@ def mine() -> str:
 def is_dead(owner: str) -> bool:
     """Whether a process that called itself `owner` (see `mine`) is gone for sure.
 
-    Not of one on another machine, nor of one in another container: they cannot be seen from here.
+    Not of one on another machine, in another container, or hidden in /proc: they cannot be seen from here.
     """
     parts = owner.split(" ")
     if len(parts) != 5 or not parts[3].isdecimal():
@@ -49,4 +62,5 @@ def is_dead(owner: str) -> bool:
         return False
     if parts[1] != boot:
         return True
-    return parts[2] == namespace and started(int(parts[3])) != parts[4]
+    pid = int(parts[3])
+    return parts[2] == namespace and started(pid) != parts[4] and not is_hidden(pid)
