@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import select
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
@@ -15,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
+import requests
 from caller import job
 
 from deckbench.daemon import LABEL
@@ -141,6 +146,21 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """(exit code, stderr) of a started job."""
     _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr
+
+
+class ToDaemon(socketserver.StreamRequestHandler):
+    """Hands a connection on to the daemon's socket."""
+
+    def handle(self) -> None:
+        with socket.socket(socket.AF_UNIX) as there:
+            there.connect("/var/run/docker.sock")
+            pairs = {self.request: there, there: self.request}
+            while True:
+                for source in select.select(list(pairs), [], [])[0]:
+                    data = source.recv(1 << 16)
+                    if not data:
+                        return
+                    pairs[source].sendall(data)
 
 
 @pytest.fixture
@@ -460,6 +480,31 @@ def test_what_is_missing_is_said(daemon: Any, tmp_path: Path) -> None:
     with pytest.raises(OutsideError, match=r"could not be started|starting the container"):
         run_job(dataclasses.replace(good, program=("/no/such/program",)), daemon)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_daemon_behind_a_network_is_pointed_to_host(daemon: Any, tmp_path: Path) -> None:
+    """A real one, reached over TCP: it may be another machine's, whose folders it would bind."""
+    asked = job(tmp_path / "x", "print(1)")
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), ToDaemon) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"tcp://127.0.0.1:{server.server_address[1]}"
+        client = docker.DockerClient(base_url=url, timeout=20)
+        assert client.ping()
+        with pytest.raises(InputError, match="is on no socket of this machine") as said:
+            run_job(asked, client)
+        client.close()
+        server.shutdown()
+    assert "--host ssh://USER@MACHINE" in str(said.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_daemon_that_breaks_off_is_said(daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise requests.exceptions.ReadTimeout("too late")
+
+    monkeypatch.setattr(daemon, "info", broken)
+    with pytest.raises(OutsideError, match="asking the daemon: the docker daemon broke off"):
+        run_job(job(tmp_path / "x", "print(1)"), daemon)
 
 
 def test_a_full_disk_is_said(daemon: Any, tmp_path: Path) -> None:

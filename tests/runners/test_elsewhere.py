@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 
 from deckbench.containers.spec import load_images
 from deckbench.errors import InputError
-from deckbench.runners.elsewhere import Asked, Option, check_asked, job_of, limits_of, output_of
+from deckbench.runners.elsewhere import Asked, Option, auto, check_asked, job_of, limits_of, output_of
 from deckbench.runners.job import Job
 from deckbench.runners.paths import Inputs, served_as, split_model
 
@@ -250,6 +252,43 @@ def test_what_others_may_not_read_is_said_before(here: Path) -> None:
     with pytest.raises(InputError, match="others may not read this") as said:
         job("audit", data=Path("data/S1"), out=Path("x"))
     assert said.value.mend == "let them: chmod -R o+rX data/S1"
+
+
+class Answers:
+    """A client of a daemon that has every image and says `info` of itself, or nothing."""
+
+    def __init__(self, info: dict[str, Any] | None, url: str = "http+docker://localhost") -> None:
+        self.api, self.images, self.said = SimpleNamespace(base_url=url), SimpleNamespace(get=str), info
+
+    def info(self) -> dict[str, Any]:
+        if self.said is None:
+            raise requests.exceptions.ReadTimeout("too late")
+        return self.said
+
+    def close(self) -> None: ...
+
+
+PLAIN = {"Name": "lab", "Architecture": "x86_64", "SecurityOptions": [], "Runtimes": {"runc": {}}}
+
+
+@pytest.mark.parametrize(
+    ("client", "image", "said"),
+    [
+        (Answers(PLAIN), None, "runner: docker, "),
+        (Answers({**PLAIN, "SecurityOptions": ["name=rootless"]}), None, "itself; this docker daemon gives containers"),
+        (Answers(PLAIN), "x86-cuda", "itself; this docker daemon has no nvidia runtime"),
+        (Answers(PLAIN, "http://10.0.0.7:2375"), None, "itself; this docker daemon is on no socket of this machine"),
+        (Answers(None), None, "itself; asking the daemon: the docker daemon broke off"),
+    ],
+)
+def test_auto_takes_a_container_where_it_can_run(
+    client: Answers, image: str | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deckbench.runners.elsewhere.connect", lambda timeout: client)
+    taken = auto("infer", {"model": "tiny-glm4v"}, Asked("auto", image=image))
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == 1
+    assert taken == shown.startswith("runner: docker")
 
 
 def test_where_a_step_runs() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deckbench import artifact
 from deckbench.containers.identity import identity, is_locked
 from deckbench.containers.install import holds_this
+from deckbench.containers.spec import Image
 from deckbench.daemon import LABEL, NO_SPACE, failures
 from deckbench.errors import InputError, OutsideError
 from deckbench.progress import say
@@ -27,6 +28,7 @@ from deckbench.runners.stream import Pump, translator
 if TYPE_CHECKING:
     from docker import DockerClient
 
+UNIX_SOCKET = "http+docker://localhost"  # what docker's package calls every socket of this machine
 LOOK_S = 0.1
 GRACE_S = 10.0  # for a step that was asked to end, before it is killed
 AGAIN = "run the same command again to go on"
@@ -43,8 +45,11 @@ def run_job(job: Job, client: DockerClient) -> int:
     finished or not, is in its place afterwards. Raises OutsideError for all that is not the step's own doing (see
     `verdict`), KeyboardInterrupt on Ctrl-C.
     """
+    check_socket(client)
     image = find_image(job, client)
-    check_daemon(job, client.info())
+    with failures("asking the daemon"):
+        info = client.info()
+    check_daemon(job, info)
     remove_dead(client)
     staging, number, who = staging_of(job), secrets.token_hex(6), user()
     with signals() as asked, claimed(staging) as left:
@@ -142,25 +147,47 @@ def tell_of_another(attrs: Mapping[str, Any], job: Job) -> None:
         say(f"the image {job.image.tag} holds another DeckBench than this one; {mend}")
 
 
+def check_socket(client: DockerClient) -> None:
+    """Raises InputError for a daemon behind a network: the folders that it would bind are another machine's."""
+    url = str(client.api.base_url)
+    if url != UNIX_SOCKET:
+        where = os.environ.get("DOCKER_HOST", url)
+        what = "this docker daemon is on no socket of this machine, so a step there would not see these files"
+        mend = "--host ssh://USER@MACHINE runs it there and copies them; unset DOCKER_HOST to run it here"
+        raise InputError(what, f"DOCKER_HOST={where}", mend)
+
+
 def check_daemon(job: Job, info: Mapping[str, Any]) -> None:
     """Raises OutsideError where the daemon cannot do what the job needs, InputError where the job cannot run there.
 
     info: what the daemon says of itself (`docker info`).
     """
-    where = str(info.get("Name") or "the docker daemon")
+    check_image(job.image, info, emulate=job.emulate)
+    if info.get("MemoryLimit") is False or info.get("PidsLimit") is False:
+        say(
+            f"{name_of(info)}: this docker daemon cannot limit memory and processes; the step runs without these limits"
+        )
+
+
+def check_image(image: Image, info: Mapping[str, Any], *, emulate: bool = False) -> None:
+    """Raises as `check_daemon` does, where no step of the image can run at the daemon."""
+    where = name_of(info)
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(info.get("Architecture")), str(info.get("Architecture")))
-    if machine != job.image.architecture and not job.emulate:
-        what = f"the image {job.image.name} is for {job.image.architecture}, this machine is {machine}"
+    if machine != image.architecture and not emulate:
+        what = f"the image {image.name} is for {image.architecture}, this machine is {machine}"
         raise InputError(what, "--image", "choose another image; --emulate runs it slowly where a command has that")
     options = " ".join(info.get("SecurityOptions") or ())
     if "name=rootless" in options or "name=userns" in options:
         what = "this docker daemon gives containers other user numbers, so nothing a step writes would be yours"
         raise OutsideError(what, where, "use a daemon without rootless mode and userns-remap, or run without it")
-    if job.image.gpu != "none" and "nvidia" not in (info.get("Runtimes") or {}):
+    if image.gpu != "none" and "nvidia" not in (info.get("Runtimes") or {}):
         mend = "install nvidia-container-toolkit there, then `nvidia-ctk runtime configure` and restart docker"
         raise OutsideError("this docker daemon has no nvidia runtime, so no GPU is seen in containers", where, mend)
-    if info.get("MemoryLimit") is False or info.get("PidsLimit") is False:
-        say(f"{where}: this docker daemon cannot limit memory and processes; the step runs without these limits")
+
+
+def name_of(info: Mapping[str, Any]) -> str:
+    """A daemon's machine, as it calls itself."""
+    return str(info.get("Name") or "the docker daemon")
 
 
 def container_word(job: Job, image: Any) -> str:

@@ -94,13 +94,19 @@ def stay(output: Path) -> None:
 
 
 def auto(verb: str, given: Mapping[str, Any], asked: Asked) -> bool:
-    """Whether `--runner auto` means a container: a daemon answers and has the image. Says which it is."""
+    """Whether `--runner auto` means a container: a daemon answers, has the image and can run it. Says which it is."""
     import docker.errors
+
+    from deckbench.runners.container import check_image, check_socket
 
     client: DockerClient | None = None
     try:
         client = connect(timeout=20)
-        image = image_for(verb, given, machine_of(client.info(), here=True), asked.image)
+        check_socket(client)
+        with failures("asking the daemon"):
+            info = client.info()
+        image = image_for(verb, given, machine_of(info, here=True), asked.image)
+        check_image(image, info)
         client.images.get(image.tag)
     except docker.errors.ImageNotFound:
         say(f"runner: this machine itself; its docker daemon has no image {image.tag}")
