@@ -463,12 +463,25 @@ def test_nobody_reads_the_output(daemon: Any, tmp_path: Path) -> None:
     assert not containers_of(daemon, tmp_path / "x")
 
 
-def test_what_is_missing_is_said(daemon: Any, tmp_path: Path) -> None:
+def test_the_cards_are_those_that_the_caller_may_use(
+    daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Job] = []
+    monkeypatch.setattr("deckbench.runners.container.check_daemon", lambda job, info: asked.append(job) or 1 / 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    made = job(tmp_path / "x", "print(1)")
+    with pytest.raises(ZeroDivisionError):
+        run_job(dataclasses.replace(made, image=made.image.model_copy(update={"gpu": "devices"})), daemon)
+    assert asked[0].gpus == ("3",)
+
+
+def test_what_is_missing_is_said(daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = job(tmp_path / "x", "print(1)")
     unknown = good.image.model_copy(update={"name": "never-built"})
     with pytest.raises(OutsideError, match="does not have this image") as missing:
         run_job(dataclasses.replace(good, image=unknown), daemon)
     assert "deckbench containers build never-built" in str(missing.value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if "nvidia" not in daemon.info()["Runtimes"]:
         for gpu in ("jetson", "devices"):
             image = good.image.model_copy(update={"gpu": gpu})

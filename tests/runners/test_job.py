@@ -19,7 +19,7 @@ from deckbench.containers.spec import Image, load_images
 from deckbench.errors import InputError, OutsideError
 from deckbench.runners import jetson, owner
 from deckbench.runners.container import check_daemon, verdict
-from deckbench.runners.job import GIB, Job, create_arguments, groups, user
+from deckbench.runners.job import GIB, Job, create_arguments, groups, user, with_visible_cards
 from deckbench.runners.which import Machine, image_for, machine_of
 
 IMAGES = load_images()
@@ -75,6 +75,35 @@ def test_gpus_of_a_workstation() -> None:
     everything = arguments(a_job(IMAGES["x86-cuda"]))["device_requests"][0]
     assert (everything["DeviceIDs"], everything["Count"]) == ([], -1)
     assert "runtime" not in given
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "cards"),
+    [
+        ("3", (), ["3"]),
+        ("GPU-1f, 2,-1,0", (), ["GPU-1f", "2"]),
+        ("3", ("0",), ["0"]),
+        (None, (), []),
+    ],
+)
+def test_a_shared_server_s_cards(
+    variable: str | None, given: tuple[str, ...], cards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    asked = arguments(with_visible_cards(a_job(IMAGES["x86-cuda"], gpus=given)))["device_requests"][0]
+    assert (asked["DeviceIDs"], asked["Count"]) == (cards, 0 if cards else -1)
+
+
+@pytest.mark.parametrize("variable", ["", "-1"])
+def test_no_card_at_all(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    made = with_visible_cards(a_job(IMAGES["x86-cuda"]))
+    assert "device_requests" not in arguments(made)
+    check_daemon(made, GOOD)  # it then needs no nvidia runtime
+    orin = a_job(IMAGES["l4t-jp6"])
+    assert with_visible_cards(orin) is orin
 
 
 def test_the_gpu_of_a_jetson() -> None:

@@ -20,7 +20,7 @@ from deckbench.daemon import LABEL, NO_SPACE, failures
 from deckbench.errors import InputError, OutsideError
 from deckbench.progress import say
 from deckbench.runners import jetson, owner
-from deckbench.runners.job import IN, NUMBER, OUT, OWNER, PLACE, Job, create_arguments, groups, user
+from deckbench.runners.job import IN, NUMBER, OUT, OWNER, PLACE, Job, create_arguments, groups, user, with_visible_cards
 from deckbench.runners.leftovers import patient, remove_dead, remove_job, remove_of
 from deckbench.runners.staging import Staging, bring_out, claimed, drop_empty, hand_over, missing_parents, move_in
 from deckbench.runners.stream import Pump, translator
@@ -46,6 +46,7 @@ def run_job(job: Job, client: DockerClient) -> int:
     `verdict`), KeyboardInterrupt on Ctrl-C.
     """
     check_socket(client)
+    job = with_visible_cards(job)
     image = find_image(job, client)
     with failures("asking the daemon"):
         info = client.info()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,19 @@ def user() -> tuple[int, int]:
 def groups() -> tuple[int, ...]:
     """The caller's further groups: what these may read, a step may read too. None of root's, nor root's own."""
     return () if os.getuid() == 0 else tuple(sorted({*os.getgroups()} - {0, os.getgid()}))
+
+
+def with_visible_cards(job: Job) -> Job:
+    """A job here that names no cards is given those that the caller's CUDA_VISIBLE_DEVICES leaves, as without a
+    container; where it leaves none, none."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None or job.gpus or job.image.gpu != "devices":
+        return job
+    cards = [entry.strip() for entry in named.split(",")]
+    end = next((at for at, entry in enumerate(cards) if entry in {"", "-1"}), len(cards))  # CUDA stops there too
+    if end == 0:
+        return replace(job, image=job.image.model_copy(update={"gpu": "none"}))
+    return replace(job, gpus=tuple(cards[:end]))
 
 
 def create_arguments(
