@@ -330,6 +330,18 @@ def test_an_own_work_folder_in_a_folder_of_root_s(daemon: Any, open_folder: Path
     assert [path.name for path in work.iterdir()] == ["record"]
 
 
+def test_root_s_step_leaves_a_work_folder_to_its_owner(daemon: Any, open_folder: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root's steps run as another user")
+    work = open_folder / "mine"
+    (work / "old").touch()
+    os.chown(work / "old", USER, USER)
+    assert call(work, "open('/out/mine/new', 'w')", in_place=True).returncode == 0
+    assert {path.name: path.stat().st_uid for path in (work, *work.iterdir())} == dict.fromkeys(
+        ("mine", "old", "new"), USER
+    )
+
+
 def test_what_is_finished_is_seen_and_cannot_be_changed(daemon: Any, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "manifest.json").write_text("{}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from deckbench.errors import OutsideError
 from deckbench.runners.leftovers import recover
-from deckbench.runners.staging import Staging, bring_out, claimed, move_in
+from deckbench.runners.staging import Staging, as_it_is, bring_out, claimed, give_back, hand_over, move_in
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -121,6 +122,39 @@ def test_two_results_are_never_mixed(tmp_path: Path) -> None:
         with pytest.raises(OutsideError, match="was made here while a container was making it too"):
             bring_out(staging)
     assert below(tmp_path) == [".x.job/x/theirs", "x/ours"]
+
+
+def test_each_file_is_given_back_to_its_owner(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root's steps run as another user")
+    step, alice, bob = (65534, 65534), (12345, 12345), (12346, 12346)
+    work = tmp_path / "work"
+    fill(work, "hers", "his")
+    for path, who in ((work, alice), (work / "hers", alice), (work / "his", bob)):
+        os.chown(path, *who)
+    before = as_it_is(work)
+    hand_over(work, step)
+    assert {path.stat().st_uid for path in (work, *work.iterdir())} == {step[0]}
+    fill(work, "made", "deep/made", "root's")
+    for path in (work / "made", work / "deep", work / "deep" / "made"):
+        os.chown(path, *step)
+    give_back(work, before, step)
+    owners = {path.relative_to(tmp_path).as_posix(): path.stat().st_uid for path in (work, *work.rglob("*"))}
+    assert owners == {
+        "work": 12345, "work/hers": 12345, "work/his": 12346, "work/made": 12345, "work/deep": 12345,
+        "work/deep/made": 12345, "work/root's": 0,
+    }  # fmt: skip
+
+
+def test_a_disk_without_owners_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    fill(tmp_path, "a")
+    monkeypatch.setattr("os.chown", refused)
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    with pytest.raises(OutsideError, match="this disk keeps no owners"):
+        hand_over(tmp_path, (65534, 65534))
 
 
 def test_a_start_without_a_container_takes_up_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

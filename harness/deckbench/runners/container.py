@@ -22,7 +22,17 @@ from deckbench.progress import say
 from deckbench.runners import jetson, owner
 from deckbench.runners.job import IN, NUMBER, OUT, OWNER, PLACE, Job, create_arguments, groups, user, with_visible_cards
 from deckbench.runners.leftovers import patient, remove_dead, remove_job, remove_of
-from deckbench.runners.staging import Staging, bring_out, claimed, drop_empty, hand_over, missing_parents, move_in
+from deckbench.runners.staging import (
+    Staging,
+    as_it_is,
+    bring_out,
+    claimed,
+    drop_empty,
+    give_back,
+    hand_over,
+    missing_parents,
+    move_in,
+)
 from deckbench.runners.stream import Pump, translator
 
 if TYPE_CHECKING:
@@ -57,6 +67,7 @@ def run_job(job: Job, client: DockerClient) -> int:
         remove_of(client, staging)
         if left:
             bring_out(staging)
+        before = as_it_is(job.output) if job.in_place else {}
         made = prepare(job, staging, who)
         try:
             labels = {OWNER: owner.mine(), NUMBER: number, PLACE: str(staging.folder)}
@@ -78,7 +89,7 @@ def run_job(job: Job, client: DockerClient) -> int:
             if remove_job(client, number):
                 bring_out(staging)
                 if job.in_place:
-                    hand_over(job.output, (os.getuid(), os.getgid()))
+                    give_back(job.output, before, who)
                 drop_empty(made)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,8 @@ from deckbench.daemon import LABEL, connect, failures
 from deckbench.errors import DeckBenchError, OutsideError
 from deckbench.progress import say
 from deckbench.runners import owner
-from deckbench.runners.job import NUMBER, OWNER, PLACE
-from deckbench.runners.staging import Staging, bring_out, claimed, hand_over
+from deckbench.runners.job import NUMBER, OWNER, PLACE, user
+from deckbench.runners.staging import Staging, as_it_is, bring_out, claimed, give_back
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -103,4 +102,4 @@ def recover(output: Path) -> None:
         with contextlib.suppress(DeckBenchError):  # no daemon, no container
             remove_of(connect(timeout=10), staging)
         bring_out(staging)
-        hand_over(output, (os.getuid(), os.getgid()))
+        give_back(output, as_it_is(output), user())
