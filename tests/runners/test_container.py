@@ -342,6 +342,18 @@ def test_root_s_step_leaves_a_work_folder_to_its_owner(daemon: Any, open_folder:
     )
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_files_have_the_rights_that_the_umask_leaves(daemon: Any, tmp_path: Path, in_place: bool) -> None:
+    if in_place:
+        (tmp_path / "x").mkdir(0o755)
+        (tmp_path / "x" / "old").touch(0o644)
+    code = "import os; os.makedirs('/out/x/deep', exist_ok=True); open('/out/x/deep/new', 'w')"
+    command = ["sh", "-c", 'umask 077 && exec "$@"', "sh", *CALLER, *words(tmp_path / "x", code, in_place=in_place)]
+    assert subprocess.run(command, timeout=120).returncode == 0
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "x").rglob("*")}
+    assert modes == {"deep": 0o700, "new": 0o600, **({"old": 0o644} if in_place else {})}
+
+
 def test_what_is_finished_is_seen_and_cannot_be_changed(daemon: Any, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "manifest.json").write_text("{}")

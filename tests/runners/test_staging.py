@@ -146,6 +146,25 @@ def test_each_file_is_given_back_to_its_owner(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_comes_out_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
+    staging = Staging(tmp_path / "x")
+    with claimed(staging):
+        fill(staging.folder, "x/sub/a")
+        (tmp_path / "outside").touch()
+        (tmp_path / "outside").chmod(0o666)
+        (staging.folder / "x" / "program").write_text("")
+        (staging.folder / "x" / "program").chmod(0o755)
+        (staging.folder / "x" / "link").symlink_to(tmp_path / "outside")
+        before = os.umask(0o027)
+        try:
+            bring_out(staging)
+        finally:
+            assert os.umask(before) == 0o027
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "x").rglob("*") if path.name != "link"}
+    assert modes == {"sub": 0o750, "a": 0o640, "program": 0o750}
+    assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o666
+
+
 def test_a_disk_without_owners_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

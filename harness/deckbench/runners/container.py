@@ -32,6 +32,7 @@ from deckbench.runners.staging import (
     hand_over,
     missing_parents,
     move_in,
+    under_umask,
 )
 from deckbench.runners.stream import Pump, translator
 
@@ -90,6 +91,7 @@ def run_job(job: Job, client: DockerClient) -> int:
                 bring_out(staging)
                 if job.in_place:
                     give_back(job.output, before, who)
+                    under_umask(job.output, before)
                 drop_empty(made)
 
 

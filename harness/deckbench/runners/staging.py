@@ -13,6 +13,7 @@ import fcntl
 import filecmp
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,6 +151,7 @@ def bring_out(staging: Staging) -> None:
     """
     folder, more, known = staging.folder, dict(staging.more), {*staging.unfinished, *staging.beside}
     own_again(folder)
+    under_umask(folder, {})
     names = sorted(path.name for path in folder.iterdir())
     order = [name for name in names if name not in staging.beside]
     order += [name for name in staging.beside if name in names]
@@ -257,6 +259,16 @@ def give_back(folder: Path, before: Mapping[Path, Was], step: tuple[int, int]) -
     for path, state in all_below(folder):
         if state.st_uid == step[0]:
             own(path, state, owners.get(path) or owners.get(folder) or mine)
+
+
+def under_umask(folder: Path, before: Mapping[Path, Was]) -> None:
+    """Take from what is new in a folder the rights that the caller's umask takes: a container has docker's own."""
+    os.umask(mask := os.umask(0o077))  # it can be read only by setting it
+    for path, state in all_below(folder):
+        was, mode = before.get(path), stat.S_IMODE(state.st_mode)
+        if (was is None or was.inode != state.st_ino) and mode & mask and not path.is_symlink():
+            with contextlib.suppress(OSError):  # a disk without rights, or somebody else's file
+                path.chmod(mode & ~mask)
 
 
 def own_again(folder: Path) -> None:
