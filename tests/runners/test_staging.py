@@ -10,7 +10,7 @@ import pytest
 
 from deckbench.errors import OutsideError
 from deckbench.runners.leftovers import recover
-from deckbench.runners.staging import Staging, as_it_is, bring_out, claimed, give_back, hand_over, move_in
+from deckbench.runners.staging import COPIED, Staging, as_it_is, bring_out, claimed, give_back, hand_over, move_in
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -50,7 +50,7 @@ def test_what_is_there_is_shown_to_the_step(tmp_path: Path) -> None:
         staging = Staging(tmp_path / output)
         with claimed(staging):
             move_in(staging)
-            assert below(staging.folder) == expected
+            assert below(staging.folder) == [COPIED, *expected]
             bring_out(staging)
     for output, mounted in (("D", ["D"]), ("empty", [])):
         staging = Staging(tmp_path / output)
@@ -59,6 +59,38 @@ def test_what_is_there_is_shown_to_the_step(tmp_path: Path) -> None:
             bring_out(staging)
     assert below(tmp_path) == ["D/manifest.json", "a.csv", "a.manifest.json", "a.timings.csv", "s.json"]
     assert (tmp_path / "empty").is_dir()
+
+
+def test_a_stale_copy_replaces_nothing(tmp_path: Path) -> None:
+    """A killed start has copied a table in; before the next one, its user makes a newer one."""
+    fill(tmp_path, "a.csv", "a.manifest.json", "a.timings.csv")
+    staging = Staging(tmp_path / "a.csv")
+    with claimed(staging):
+        move_in(staging)
+        (staging.folder / "a.timings.csv").write_text("the step's")
+    (tmp_path / "a.csv").write_text("newer")
+    (tmp_path / "a.manifest.json").unlink()
+    with claimed(staging) as left:
+        assert left
+        bring_out(staging)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.csv": "newer", "a.timings.csv": "the step's",
+    }  # fmt: skip
+
+
+def test_half_a_copy_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(source: Path, target: Path) -> None:
+        target.write_text("hal")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fill(tmp_path, "a.csv")
+    staging = Staging(tmp_path / "a.csv")
+    monkeypatch.setattr("shutil.copy2", half)
+    with claimed(staging):
+        with pytest.raises(OSError, match="No space left"):
+            move_in(staging)
+        bring_out(staging)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.csv": "a.csv"}
 
 
 def test_a_table_is_renamed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,9 @@ def run_job(job: Job, client: DockerClient) -> int:
         if left:
             bring_out(staging)
         before = as_it_is(job.output) if job.in_place else {}
-        made = prepare(job, staging, who)
+        made: list[Path] = []
         try:
+            made = prepare(job, staging, who)
             labels = {OWNER: owner.mine(), NUMBER: number, PLACE: str(staging.folder)}
             word = container_word(job, image)
             mounts = list(mounts_of(job, staging))

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import filecmp
+import json
 import os
 import shutil
 import stat
@@ -24,6 +25,7 @@ from deckbench.errors import OutsideError
 from deckbench.progress import say
 
 More = Sequence[tuple[str, Path]]
+COPIED = ".copied.json"  # in the folder: hashes of the finished files that were copied in, by name
 REMOVED_MOST = 1000  # so often others may remove the folder before we can lock it; /proc says the same of every folder
 
 
@@ -136,10 +138,27 @@ def move_in(staging: Staging) -> list[str]:
         (folder / staging.output.name).mkdir(exist_ok=True)
         return [staging.output.name]
     if staging.output.is_file():
-        for name in staging.beside:
-            if (parent / name).is_file():
-                shutil.copy2(parent / name, folder / name)
+        copied = [name for name in staging.beside if (parent / name).is_file()]
+        for name in copied:
+            shutil.copy2(parent / name, folder / f".{name}.copy")
+        hashes = {name: artifact.hash_file(folder / f".{name}.copy") for name in copied}
+        (folder / COPIED).write_text(json.dumps(hashes), encoding="utf-8")
+        # Renamed last: a start that is killed, or has no room, leaves no half a copy that would pass for a result.
+        for name in copied:
+            (folder / f".{name}.copy").rename(folder / name)
     return []
+
+
+def is_copy(path: Path) -> bool:
+    """Whether a file in the folder is still what `move_in` copied: what lies in its place now is newer, or the same."""
+    known = path.parent / COPIED
+    if not (known.is_file() and path.is_file()):
+        return False
+    try:
+        copied = json.loads(known.read_text(encoding="utf-8"))
+        return bool(artifact.hash_file(path) == copied.get(path.name))
+    except (OSError, ValueError, AttributeError):  # the step has spoilt the list
+        return False
 
 
 def bring_out(staging: Staging) -> None:
@@ -155,9 +174,12 @@ def bring_out(staging: Staging) -> None:
     names = sorted(path.name for path in folder.iterdir())
     order = [name for name in names if name not in staging.beside]
     order += [name for name in staging.beside if name in names]
+    order.sort(key=lambda name: name == COPIED)  # needed until the others are settled
     for name in order:
         if name in more:
             settle(folder / name, more[name], merge=True)
+        elif name in known and is_copy(folder / name):
+            remove(folder / name)
         elif name in known:
             settle(folder / name, staging.output.with_name(name), merge=name.endswith(".logs"))
         else:
