@@ -440,6 +440,12 @@ def test_too_much_memory(daemon: Any, tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
+def test_a_crash_is_no_end_from_outside(daemon: Any, tmp_path: Path) -> None:
+    done = call(tmp_path / "x", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    assert done.returncode == 3
+    assert "the step crashed (SIGILL)" in done.stderr
+
+
 def test_an_end_from_outside(daemon: Any, tmp_path: Path) -> None:
     process = begin(tmp_path / "x", "import time; print('up', flush=True); time.sleep(60)")
     assert told(process) == "up\n"

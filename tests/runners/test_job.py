@@ -192,6 +192,9 @@ class Silent:
         ({"ExitCode": 137, "OOMKilled": True}, "", "out of memory"),
         ({"ExitCode": 3, "OOMKilled": True}, "", "out of memory"),  # a worker was killed, and the step said so
         ({"ExitCode": 137}, "", "ended from outside"),
+        ({"ExitCode": 139}, "", r"the step crashed \(SIGSEGV\)"),
+        ({"ExitCode": 132}, "", r"the step crashed \(SIGILL\)\n  mend: a package in the image is not made for this"),
+        ({"ExitCode": 135}, "", r"the step crashed \(SIGBUS\)\n  mend: /dev/shm was full"),
         ({"ExitCode": 143}, "time", "time limit"),
         ({"ExitCode": 143}, "SIGTERM", "stopped by SIGTERM"),
         ({"ExitCode": 127}, "", "could not be started"),

@@ -46,6 +46,14 @@ AGAIN = "run the same command again to go on"
 ENDS = (0, 1, 2, 3, 4, 130)  # exit codes that are the step's own
 KILLED = 128 + signal.SIGKILL
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What to do where a step ends with a signal of its own making.
+ANYHOW = "run it without a container, or in another --image, to see whether the image is at fault"
+CRASHES: Mapping[int, str] = {
+    signal.SIGILL: f"a package in the image is not made for this processor: {ANYHOW}",
+    signal.SIGBUS: f"/dev/shm was full, or the disk: `--limits memory=GIB` makes it larger, or free some; then {AGAIN}",
+    signal.SIGSYS: f"docker forbids something that a package in the image asks of the system: {ANYHOW}",
+    **dict.fromkeys((signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGTRAP), ANYHOW),
+}
 HUSHED = b"deckbench: interrupted"  # the caller says it
 
 
@@ -319,7 +327,8 @@ def verdict(job: Job, state: Mapping[str, Any], reason: str, pump: Pump) -> int:
     """What the end of a step means: its exit code where that is its own.
 
     reason: why it was ended from here, if it was. Raises OutsideError for the time limit, a signal, memory, a start
-    that failed and an end from outside; KeyboardInterrupt for Ctrl-C; BrokenPipeError where nobody reads our output.
+    that failed, a crash and an end from outside; KeyboardInterrupt for Ctrl-C; BrokenPipeError where nobody reads our
+    output.
     """
     code, where = int(state.get("ExitCode", KILLED)), job.image.name
     if reason == "SIGINT":
@@ -339,6 +348,9 @@ def verdict(job: Job, state: Mapping[str, Any], reason: str, pump: Pump) -> int:
     if code in (125, 126, 127):
         what = f"the image's program could not be started (exit code {code})"
         raise OutsideError(what, job.image.tag, f"build it again with `deckbench containers build {job.image.name}`")
+    if code - 128 in CRASHES:
+        what = f"the step crashed ({signal.Signals(code - 128).name})"
+        raise OutsideError(what, where, CRASHES[code - 128])
     if code not in ENDS:
         what = f"the container was ended from outside (exit code {code}): by hand, or with the docker daemon"
         raise OutsideError(what, where, AGAIN)
