@@ -484,12 +484,14 @@ def test_output_on_a_full_disk_keeps_the_time_limit(daemon: Any, tmp_path: Path)
     assert not containers_of(daemon, tmp_path / "x")
 
 
-def test_nobody_reads_the_output(daemon: Any, tmp_path: Path) -> None:
+def test_nobody_reads_the_output(daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     process = begin(tmp_path / "x", "import time\nwhile True: print('line', flush=True); time.sleep(0.01)")
     assert told(process) == "line\n"
-    assert process.stdout is not None
+    assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
-    process.wait(60)
+    assert process.wait(60) == 3
+    assert "nobody reads what the step says any more, so it was ended half-way" in process.stderr.read()
     assert not containers_of(daemon, tmp_path / "x")
 
 

@@ -327,14 +327,14 @@ def verdict(job: Job, state: Mapping[str, Any], reason: str, pump: Pump) -> int:
     """What the end of a step means: its exit code where that is its own.
 
     reason: why it was ended from here, if it was. Raises OutsideError for the time limit, a signal, memory, a start
-    that failed, a crash and an end from outside; KeyboardInterrupt for Ctrl-C; BrokenPipeError where nobody reads our
-    output.
+    that failed, a crash, an end from outside, and where nobody reads our output; KeyboardInterrupt for Ctrl-C.
     """
     code, where = int(state.get("ExitCode", KILLED)), job.image.name
     if reason == "SIGINT":
         raise KeyboardInterrupt
     if reason == "output":
-        raise BrokenPipeError
+        what = "nobody reads what the step says any more, so it was ended half-way"
+        raise OutsideError(what, where, f"{AGAIN}, its output into a file or to a program that reads all of it")
     if reason == "time":
         mend = f"{AGAIN}; `--limits minutes=N` gives it more time"
         raise OutsideError(f"the time limit of {job.seconds / 60:g} minutes is over", where, mend)

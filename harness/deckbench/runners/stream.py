@@ -85,8 +85,19 @@ class Pump(threading.Thread):
             return
         stream: IO[str] = (sys.stdout, sys.stderr)[number]
         raw: Any = getattr(stream, "buffer", None)
-        if raw is None:
-            stream.write(self.change(line).decode(errors="replace"))
-        else:
-            raw.write(self.change(line))
-        stream.flush()
+        try:
+            if raw is None:
+                stream.write(self.change(line).decode(errors="replace"))
+            else:
+                raw.write(self.change(line))
+            stream.flush()
+        except OSError:
+            silence(stream)
+            raise
+
+
+def silence(stream: IO[str]) -> None:
+    """Lead a stream that has failed to nowhere: what it still holds would fail once more when Python ends, and its
+    exit code would be Python's own."""
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
