@@ -14,7 +14,7 @@ import requests
 from deckbench.containers.spec import load_images
 from deckbench.errors import InputError
 from deckbench.runners.elsewhere import Asked, Option, auto, check_asked, job_of, limits_of, output_of
-from deckbench.runners.job import Job
+from deckbench.runners.job import GIB, Job
 from deckbench.runners.paths import Inputs, served_as, split_model
 
 IMAGES = load_images()
@@ -304,4 +304,10 @@ def test_where_a_step_runs() -> None:
     for text in ("memory=0", "memory", "disk=3", "minutes=soon", "memory=nan"):
         with pytest.raises(InputError, match="cannot read"):
             limits_of(text)
+    for text in ("pids=0.5", "pids=1.5"):
+        with pytest.raises(InputError, match="is no number of processes"):
+            limits_of(text)
+    with pytest.raises(InputError, match="less than docker gives to any container"):
+        limits_of("memory=0.005")
+    assert limits_of("memory=0.006")["memory_gib"] * GIB > 6 << 20
     assert output_of("run", {"suite": "smoke", "work": None}) == Path("work/smoke")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RUNNERS = ("local", "docker", "auto")
 ENDPOINT = "endpoint:"
+LEAST_GIB = 0.006  # docker refuses less than 6 MiB
 
 
 @dataclass(frozen=True)
@@ -305,5 +306,10 @@ def limits_of(text: str | None) -> dict[str, Any]:
         if not good:
             mend = "write memory=GIB,minutes=N,pids=N, one of them or more"
             raise InputError(f"cannot read {part.strip()!r}", "--limits", mend)
+        if name == "pids" and number != int(number):  # docker takes 0 for no limit
+            raise InputError(f"{part.strip()!r} is no number of processes", "--limits", "give a whole number")
+        if name == "memory" and number < LEAST_GIB:
+            what = f"{part.strip()!r} is less than docker gives to any container"
+            raise InputError(what, "--limits", f"give GiB, at least {LEAST_GIB:g}; a step takes some GiB")
         found[known[name]] = int(number) if name == "pids" else number
     return found
