@@ -175,6 +175,12 @@ def test_what_a_daemon_cannot_do_is_said() -> None:
     with pytest.raises(OutsideError, match="no nvidia runtime"):
         check_daemon(a_job(IMAGES["x86-cuda"]), GOOD)
     check_daemon(a_job(IMAGES["x86-cuda"]), {**GOOD, "Runtimes": {"runc": {}, "nvidia": {}}})
+    described = {**GOOD, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}
+    check_daemon(a_job(IMAGES["x86-cuda"]), described)
+    with pytest.raises(OutsideError, match="no nvidia runtime"):
+        check_daemon(a_job(IMAGES["l4t-jp6"]), {**described, "Architecture": "aarch64"})
+    with pytest.raises(OutsideError, match="no nvidia runtime"):
+        check_daemon(a_job(IMAGES["x86-cuda"]), {**GOOD, "DiscoveredDevices": [{"ID": "amd.com/gpu=0"}]})
     with pytest.raises(InputError, match="this machine is amd64"):
         check_daemon(a_job(IMAGES["arm64-cpu"]), GOOD)
     check_daemon(a_job(IMAGES["arm64-cpu"], emulate=True), GOOD)

@@ -203,9 +203,18 @@ def check_image(image: Image, info: Mapping[str, Any], *, emulate: bool = False)
     if "name=rootless" in options or "name=userns" in options:
         what = "this docker daemon gives containers other user numbers, so nothing a step writes would be yours"
         raise OutsideError(what, where, "use a daemon without rootless mode and userns-remap, or run without it")
-    if image.gpu != "none" and "nvidia" not in (info.get("Runtimes") or {}):
+    if not has_gpu(image, info):
         mend = "install nvidia-container-toolkit there, then `nvidia-ctk runtime configure` and restart docker"
         raise OutsideError("this docker daemon has no nvidia runtime, so no GPU is seen in containers", where, mend)
+
+
+def has_gpu(image: Image, info: Mapping[str, Any]) -> bool:
+    """Whether a daemon can give containers the GPU that an image uses, if it uses one."""
+    if image.gpu == "none" or "nvidia" in (info.get("Runtimes") or {}):
+        return True
+    # Since docker 29, cards that the toolkit has described to it (CDI) need no runtime of their own; a Jetson does.
+    found = [str(device.get("ID")) for device in info.get("DiscoveredDevices") or ()]
+    return image.gpu == "devices" and any(name.startswith("nvidia.com/gpu=") for name in found)
 
 
 def name_of(info: Mapping[str, Any]) -> str:
