@@ -440,6 +440,16 @@ def test_too_much_memory(daemon: Any, tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
+def test_no_limit_is_above_the_machine_s_memory(daemon: Any, tmp_path: Path) -> None:
+    groups = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    code = f"import os; print([open(name).read() for name in {[str(name) for name in groups]} if os.path.exists(name)])"
+    done = call(tmp_path / "x", code, memory_gib=100_000)
+    assert done.returncode == 0, done.stderr
+    if done.stdout == "[]\n":
+        pytest.skip("this system shows a container no limit")
+    assert int(json.loads(done.stdout.replace("'", '"'))[0]) <= daemon.info()["MemTotal"]
+
+
 def test_a_crash_is_no_end_from_outside(daemon: Any, tmp_path: Path) -> None:
     done = call(tmp_path / "x", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     assert done.returncode == 3

@@ -19,7 +19,7 @@ from deckbench.containers.spec import Image, load_images
 from deckbench.errors import InputError, OutsideError
 from deckbench.runners import jetson, owner
 from deckbench.runners.container import check_daemon, verdict
-from deckbench.runners.job import GIB, Job, create_arguments, groups, user, with_visible_cards
+from deckbench.runners.job import GIB, Job, create_arguments, groups, user, with_visible_cards, within
 from deckbench.runners.which import Machine, image_for, machine_of
 
 IMAGES = load_images()
@@ -58,6 +58,14 @@ def test_limits_can_be_others() -> None:
     assert (given["mem_limit"], given["pids_limit"]) == (1.5 * GIB, 7)
     assert a_job(minutes=2).seconds == 120
     assert a_job().seconds == 0
+
+
+def test_no_limit_is_above_the_machine_s_memory() -> None:
+    small = within(a_job(memory_gib=64), {"MemTotal": 8 * GIB})
+    assert arguments(small)["mem_limit"] == 8 * GIB
+    assert within(a_job(), {"MemTotal": 8 * GIB}).memory == 8  # the image's own limit too
+    for info in ({"MemTotal": 64 * GIB}, {"MemTotal": 0}, {}):
+        assert within(a_job(), info) == a_job()
 
 
 def test_a_server_is_reached_only_where_declared() -> None:

@@ -20,7 +20,19 @@ from deckbench.daemon import LABEL, NO_SPACE, failures
 from deckbench.errors import InputError, OutsideError
 from deckbench.progress import say
 from deckbench.runners import jetson, owner
-from deckbench.runners.job import IN, NUMBER, OUT, OWNER, PLACE, Job, create_arguments, groups, user, with_visible_cards
+from deckbench.runners.job import (
+    IN,
+    NUMBER,
+    OUT,
+    OWNER,
+    PLACE,
+    Job,
+    create_arguments,
+    groups,
+    user,
+    with_visible_cards,
+    within,
+)
 from deckbench.runners.leftovers import patient, remove_dead, remove_job, remove_of
 from deckbench.runners.staging import (
     Staging,
@@ -70,6 +82,7 @@ def run_job(job: Job, client: DockerClient) -> int:
     with failures("asking the daemon"):
         info = client.info()
     check_daemon(job, info)
+    job = within(job, info)
     remove_dead(client)
     staging, number, who = staging_of(job), secrets.token_hex(6), user()
     with signals() as asked, claimed(staging) as left:

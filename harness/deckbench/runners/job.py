@@ -111,6 +111,15 @@ def with_visible_cards(job: Job) -> Job:
     return replace(job, gpus=tuple(cards[:end]))
 
 
+def within(job: Job, info: Mapping[str, Any]) -> Job:
+    """A job that is limited to the memory of the daemon's machine: a limit above it is none.
+
+    info: what the daemon says of itself.
+    """
+    there = float(info.get("MemTotal") or 0) / GIB
+    return replace(job, memory_gib=there) if 0 < there < job.memory else job
+
+
 def create_arguments(
     job: Job,
     *,
