@@ -10,7 +10,8 @@ import pytest
 
 from deckbench.errors import OutsideError
 from deckbench.runners.leftovers import recover
-from deckbench.runners.staging import COPIED, Staging, as_it_is, bring_out, claimed, give_back, hand_over, move_in
+from deckbench.runners.rights import as_it_is, give_back, hand_over
+from deckbench.runners.staging import COPIED, Staging, bring_out, claimed, move_in
 
 
 def fill(folder: Path, *names: str) -> None:

@@ -34,18 +34,8 @@ from deckbench.runners.job import (
     within,
 )
 from deckbench.runners.leftovers import patient, remove_dead, remove_job, remove_of
-from deckbench.runners.staging import (
-    Staging,
-    as_it_is,
-    bring_out,
-    claimed,
-    drop_empty,
-    give_back,
-    hand_over,
-    missing_parents,
-    move_in,
-    under_umask,
-)
+from deckbench.runners.rights import as_it_is, give_back, hand_over, under_umask
+from deckbench.runners.staging import Staging, bring_out, claimed, drop_empty, missing_parents, move_in
 from deckbench.runners.stream import Pump, translator
 
 if TYPE_CHECKING:

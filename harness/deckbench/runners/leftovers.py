@@ -13,7 +13,8 @@ from deckbench.errors import DeckBenchError, OutsideError
 from deckbench.progress import say
 from deckbench.runners import owner
 from deckbench.runners.job import NUMBER, OWNER, PLACE, user
-from deckbench.runners.staging import Staging, as_it_is, bring_out, claimed, give_back
+from deckbench.runners.rights import as_it_is, give_back
+from deckbench.runners.staging import Staging, bring_out, claimed
 
 if TYPE_CHECKING:
     from docker import DockerClient
