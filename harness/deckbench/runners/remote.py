@@ -7,14 +7,15 @@ key, a hash of what is run on what. Nothing is left there but the store of files
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.containers.identity import identity
 from deckbench.daemon import LABEL
-from deckbench.errors import DeckBenchError, OutsideError
+from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.progress import say, size_text
 from deckbench.runners import owner, store
 from deckbench.runners.bring_home import bring_home
@@ -25,6 +26,7 @@ from deckbench.runners.far_machine import Machine, check_memory, image_at, probe
 from deckbench.runners.follow import far_seconds, follow
 from deckbench.runners.job import FAR_JOB, OUT, Job, create_arguments
 from deckbench.runners.leftovers import recover
+from deckbench.runners.paths import plain
 from deckbench.runners.staging import Staging, claimed
 from deckbench.runners.store import Session
 from deckbench.runners.store_send import send
@@ -44,6 +46,7 @@ def run_job_at(job: Job, host: str) -> int:
     room (nothing is copied then), a link that stays away (the step goes on there; the same command goes on from it),
     memory, time. KeyboardInterrupt on Ctrl-C: the step is ended and what it has comes home.
     """
+    job = placed(job)
     staging = staging_of(job)
     if staging.folder.is_dir() and any(not path.name.startswith(".") for path in staging.folder.iterdir()):
         recover(job.output)
@@ -81,6 +84,18 @@ def at(job: Job, staging: Staging, far: Far) -> int:
     return verdict(job, state, reason, pump)
 
 
+def placed(job: Job) -> Job:
+    """The job with its output by its whole path: its last part is the output's name there too, and `.` has none.
+
+    Raises InputError for a path that cannot be written so.
+    """
+    output = Path(plain(job.output))
+    if output.name != PurePosixPath(job.inside).name or output.resolve() != job.output.resolve():
+        what = "the path does not say what the output is called"
+        raise InputError(what, job.output, "write the path without `..`, of a folder below /")
+    return dataclasses.replace(job, output=output)
+
+
 # What makes this job
 
 
@@ -104,7 +119,7 @@ def key_of(job: Job, inputs: Tree, image: str) -> str:
             "image": image,
             "env": dict(job.env),
             "limits": [job.memory, job.pids, job.seconds, list(job.gpus), job.network],
-            "output": [str(job.output.absolute()), job.inside],
+            "output": [str(job.output), job.inside],
             "caller": owner.here()[0],
         }
     )[:32]
