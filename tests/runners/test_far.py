@@ -18,14 +18,15 @@ from far_caller import far_job
 from test_killed import OwnDaemon
 
 from deckbench import daemon
-from deckbench.errors import InputError
-from deckbench.runners import store
+from deckbench.errors import InputError, OutsideError
+from deckbench.runners import remote, store, store_helper
 from deckbench.runners.job import Job
 from deckbench.runners.remote import run_job_at
+from deckbench.runners.store import Session
 from docker_daemon import cannot
 
 HOST = "ssh://lab@far.invalid"
-docker = pytest.mark.docker
+docker, slow = pytest.mark.docker, pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,7 @@ def suite(work: Path, data: Path, code: str, inside: str = "") -> Job:
 
 
 @docker
+@slow
 @pytest.mark.parametrize("word", [".", "../work", "deep/.."])
 def test_the_folder_one_stands_in(far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     data, work = data_of(tmp_path), tmp_path / "work"
@@ -96,3 +98,187 @@ def test_a_path_that_does_not_say_what_the_output_is_called(tmp_path: Path, monk
     for output, inside in ((Path("link/.."), f"/out/{tmp_path.name}"), (Path("/"), "/out/")):
         with pytest.raises(InputError, match="does not say what the output is called"):
             run_job_at(dataclasses.replace(job, output=output, inside=inside), HOST)
+
+
+# What has changed here while the step was there
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+    """Start a job there and lose sight of it, as one whose caller was killed; it has ended by the time this returns."""
+
+    def lose(job: Job, session: Session, *_: object) -> None:
+        assert session.far.client is not None
+        session.far.client.api.wait(session.named("job"))
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "follow", lose)
+        with pytest.raises(RuntimeError, match="killed"):
+            run_job_at(job, HOST)
+
+
+SUITE = """
+import pathlib
+work = pathlib.Path("/out/work")
+(work / "gone").unlink()
+(work / "there").write_text("new there")
+(work / "both").write_text("new there")
+(work / "deep").mkdir(exist_ok=True); (work / "deep/there").write_text("new there")
+"""
+
+
+@docker
+@slow
+def test_what_was_made_here_meanwhile_stays(far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a suite that was run here while the same suite ran there."""
+    work = tmp_path / "work"
+    for name in ("gone", "there", "both", "here", "kept/mine", "lost"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text("old")
+    job = suite(work, data_of(tmp_path), SUITE)
+    interrupted(monkeypatch, job)
+    (work / "made").mkdir()
+    (work / "made/manifest.json").write_text("new here")
+    (work / "here").write_text("new here")
+    (work / "both").write_text("new there")  # the same was made here
+    (work / "lost").unlink()
+    assert run_job_at(job, HOST) == 0
+    assert {path.relative_to(work).as_posix(): path.read_text() for path in work.rglob("*") if path.is_file()} == {
+        "there": "new there",
+        "both": "new there",
+        "here": "new here",
+        "kept/mine": "old",
+        "deep/there": "new there",
+        "made/manifest.json": "new here",
+        "lost": "old",
+    }
+    assert left(far) == []
+
+
+@docker
+@slow
+@pytest.mark.parametrize("name", ["both", "gone"])
+def test_what_changed_here_and_there_is_said(
+    far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    for one in ("gone", "both"):
+        (work / one).write_text("old")
+    job = suite(work, data_of(tmp_path), SUITE)
+    interrupted(monkeypatch, job)
+    (work / name).write_text("new here")
+    for _ in range(2):
+        with pytest.raises(OutsideError, match=rf"{name}: this was changed here since the step was started"):
+            run_job_at(job, HOST)
+    assert sorted(path.name for path in work.iterdir()) == ["both", "gone"]
+    assert (work / name).read_text() == "new here"
+    (work / name).rename(tmp_path / "aside")
+    assert run_job_at(job, HOST) == 0
+    assert sorted(path.name for path in work.iterdir()) == ["both", "deep", "there"]
+    assert (work / "both").read_text() == "new there"
+    assert left(far) == []
+
+
+PREDICT = """
+import pathlib, shutil
+part = pathlib.Path("/out/a.partial")
+part.mkdir(exist_ok=True)
+with (part / "journal").open("a") as file: file.write("there\\n")
+if %r:
+    shutil.rmtree(part)
+    pathlib.Path("/out/a.csv").write_text("there")
+"""
+
+
+@docker
+@slow
+@pytest.mark.parametrize(
+    ("sent", "meanwhile", "finished"),
+    [("a.partial/journal", "a.partial/journal", False), ("a.partial/journal", "a.partial/journal", True),
+     ("", "a.partial/journal", False), ("", "a.csv", True)],
+)  # fmt: skip
+def test_a_table_that_went_on_here_is_not_lost(
+    far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: str, meanwhile: str, finished: bool
+) -> None:
+    place = tmp_path / "preds"
+    (place / "a.partial").mkdir(parents=True)
+    if sent:
+        (place / sent).write_text("here\n")
+    job = far_job(place / "a.csv", data_of(tmp_path), PREDICT % finished)
+    interrupted(monkeypatch, job)
+    (place / meanwhile).write_text("here\nhere\n")
+    with pytest.raises(OutsideError, match="this was changed here since the step was started"):
+        run_job_at(job, HOST)
+    assert (place / meanwhile).read_text() == "here\nhere\n"
+    shutil.move(place / Path(meanwhile).parts[0], tmp_path / "aside")
+    assert run_job_at(job, HOST) == 0
+    before = "here\n" if sent else ""
+    if finished:
+        assert (place / "a.csv").read_text() == "there"
+    else:
+        assert (place / "a.partial/journal").read_text() == f"{before}there\n"
+    assert left(far) == []
+
+
+@docker
+@slow
+def test_a_caller_killed_when_all_was_home_but_the_last_word(
+    far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output is home, the job's trees are gone there, the job is not."""
+    code = "import pathlib; out = pathlib.Path('/out/result'); out.mkdir(); (out / 'a').write_text('a')"
+    output = tmp_path / "result"
+    job = far_job(output, data_of(tmp_path), code)
+
+    def forget(session: Session) -> None:
+        store.help_out(session, "forget", {}, "cleaning up")
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "close_store", forget)
+        with pytest.raises(RuntimeError, match="killed"):
+            run_job_at(job, HOST)
+    assert run_job_at(job, HOST) == 0
+    assert (output / "a").read_text() == "a"
+    assert left(far) == []
+
+
+# Answers that are none
+
+
+@docker
+@slow
+@pytest.mark.parametrize(
+    ("verb", "answer"),
+    [
+        ("place", {"missing": [], "free": 1 << 40}),
+        ("place", {"missing": {"a": [0]}, "free": 1 << 40}),
+        ("place", {"missing": {}, "free": None}),
+        ("list", {"files": {"a": "b"}, "folders": []}),
+        ("list", {"files": {"a": ["b", "c"]}, "folders": []}),
+        ("list", {"files": {"a": ["b", -1]}, "folders": []}),
+        ("list", {"files": {}, "folders": [1]}),
+        ("list", {"files": {"../a": ["b", 1]}, "folders": []}),
+        ("list", {}),
+        ("sent", {"files": [], "folders": None}),
+        ("sent", []),
+    ],
+)
+def test_an_answer_that_cannot_be_read(
+    far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, answer: object
+) -> None:
+    code = (
+        Path(store_helper.__file__)
+        .read_text()
+        .replace("def answer(", f"VERBS[{verb!r}] = lambda ask: {answer!r}\n\n\ndef answer(")
+    )
+    helper = tmp_path / "helper.py"
+    helper.write_text(code)
+    job = far_job(tmp_path / "result", data_of(tmp_path), "print(1)")
+    with monkeypatch.context() as patch:
+        patch.setattr(store_helper, "__file__", str(helper))
+        with pytest.raises(OutsideError, match="the answer of the helper there cannot be read"):
+            run_job_at(job, HOST)
+    assert run_job_at(job, HOST) == 0
+    assert left(far) == []

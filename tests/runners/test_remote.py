@@ -31,7 +31,7 @@ from deckbench.runners.follow import Cursor, lines, seconds_of
 from deckbench.runners.job import FAR_JOB
 from deckbench.runners.remote import run_job_at
 from deckbench.runners.store import CHUNK, Session
-from deckbench.runners.store_fetch import fetch
+from deckbench.runners.store_fetch import fetch, listing
 from deckbench.runners.store_send import put, send
 from deckbench.runners.tree import Source, Tree, read_trees
 from docker_daemon import any_daemon, cannot, program, python_image
@@ -223,7 +223,7 @@ def test_two_may_send_the_same_at_once(far: StandIn, tmp_path: Path) -> None:
             store.open_store(session)
             tree = read_trees([("0/data", data)])
             send(session, Tree(), tree, [], no_limit)
-            fetch(session, tmp_path / key, {})
+            fetch(session, tmp_path / key, listing(session), {})
             store.close_store(session)
         except BaseException as error:
             failures.append(error)

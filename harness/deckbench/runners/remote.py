@@ -67,10 +67,10 @@ def at(job: Job, staging: Staging, far: Far) -> int:
     image = image_at(job, far, machine)
     inputs = read_inputs(job)
     session = Session(far, key_of(job, inputs, identity(image.attrs)), image.id, *(job.program or ())[:1])
-    seeds = read_trees(seeds_of(staging, in_place=job.in_place))
     remove_leftovers(session)
     began = found(session)
     if began is None:
+        seeds = read_trees(seeds_of(staging, in_place=job.in_place))
         begin(job, session, image, info, machine, inputs, seeds)
     else:
         say(f"this job was started at {far.host} before ({began[:19]}); going on from there")
@@ -79,7 +79,7 @@ def at(job: Job, staging: Staging, far: Far) -> int:
         far.asked = asked
         pump = Pump((), translator(places_of(job)))
         reason, state = follow(job, session, pump, asked, far_seconds(info, began))
-        bring_home(job, staging, session, seeds)
+        bring_home(job, staging, session)
         store.close_store(session)
     return verdict(job, state, reason, pump)
 

@@ -171,10 +171,22 @@ def help_out(session: Session, verb: str, ask: Mapping[str, Any], doing: str) ->
     session.far.do(doing, put_question)
     answer = session.far.do(doing, partial(wait, session, f"{STORE}/asks/{name}.answer", doing))
     if "error" in answer:
-        full = NO_SPACE.search(answer["error"]) is not None
+        said = str(answer["error"])
+        full = NO_SPACE.search(said) is not None
         mend = "free some disk space there, then run again" if full else "run the same command again to go on"
-        raise OutsideError(f"{doing}: {answer['error'][:300]}", session.far.host, mend)
+        raise OutsideError(f"{doing}: {said[:300]}", session.far.host, mend)
     return answer
+
+
+@contextlib.contextmanager
+def understood(session: Session, doing: str) -> Iterator[None]:
+    """Reads an answer of the helper. Raises OutsideError for one that is not what it must be: what answers is another
+    machine's image."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        what = f"{doing}: the answer of the helper there cannot be read"
+        raise OutsideError(what, session.far.host, "see whether the image there is sound, then run again") from error
 
 
 def wait(session: Session, path: str, doing: str, client: DockerClient) -> dict[str, Any]:
@@ -186,10 +198,12 @@ def wait(session: Session, path: str, doing: str, client: DockerClient) -> dict[
     starts = 0
     while True:
         try:
-            found: dict[str, Any] = json.loads(b"".join(read_far_file(client, helper, path)))
-            return found
+            text = b"".join(read_far_file(client, helper, path))
         except docker.errors.NotFound:
             pass
+        else:
+            with understood(session, doing):
+                return dict(json.loads(text))
         state = client.api.inspect_container(helper)["State"]
         if not state["Running"]:
             if starts == ROUNDS:

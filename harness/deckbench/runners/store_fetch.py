@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.errors import OutsideError
 from deckbench.progress import Progress, say, size_text
-from deckbench.runners.store import CHUNK, ROUNDS, STORE, Reader, Session, help_out, read_far_file
+from deckbench.runners.store import CHUNK, ROUNDS, STORE, Reader, Session, help_out, read_far_file, understood
 from deckbench.runners.tree import Source
 
 if TYPE_CHECKING:
@@ -21,20 +22,57 @@ if TYPE_CHECKING:
 PULLS = 8  # pieces that the helper lays ready at once
 
 
-def fetch(session: Session, into: Path, known: Mapping[str, Source], also: Sequence[str] = ()) -> int:
+@dataclass(frozen=True)
+class Listing:
+    """Files (sha256, bytes) and folders by their path in /out."""
+
+    files: Mapping[str, tuple[str, int]]
+    folders: tuple[str, ...]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {path: sha for path, (sha, _) in self.files.items()}
+
+    def below(self, place: str) -> Listing:
+        """What lies in one folder."""
+        files = {path: entry for path, entry in self.files.items() if path.startswith(f"{place}/")}
+        return Listing(files, tuple(path for path in self.folders if path.startswith(f"{place}/")))
+
+
+def listing(session: Session, also: Sequence[str] = ()) -> Listing:
+    """What lies in the job's /out but drafts. also: names that begin with a dot and are none. Raises OutsideError."""
+    return ask_listing(session, "list", {"also": list(also)}, "listing the output")
+
+
+def sent(session: Session) -> Listing:
+    """What lay in /out when the step was started. Raises OutsideError."""
+    return ask_listing(session, "sent", {}, "asking what was sent")
+
+
+def ask_listing(session: Session, verb: str, ask: Mapping[str, Any], doing: str) -> Listing:
+    """A question whose answer is a listing."""
+    found = help_out(session, verb, ask, doing)
+    with understood(session, doing):
+        files, folders = dict(found["files"]), list(found["folders"])
+        for sha, size in files.values():
+            if not (isinstance(sha, str) and isinstance(size, int) and size >= 0):
+                raise TypeError("not a hash and a size")
+        if any(path.startswith("/") or ".." in PurePosixPath(path).parts for path in (*files, *folders)):
+            raise ValueError("a path leaves its folder")
+        return Listing({path: (sha, size) for path, (sha, size) in files.items()}, tuple(folders))
+
+
+def fetch(session: Session, into: Path, there: Listing, known: Mapping[str, Source]) -> int:
     """Bring what lies in the job's /out to the folder `into`, every file checked; goes on where it was broken off.
 
-    known: files of this machine by their path in /out; where the far one is the same, it is copied here. also: names
-    that begin with a dot and are no drafts. Returns the bytes that travelled. Raises OutsideError for the link and the
-    disk here.
+    known: files of this machine by their path in /out; where the far one is the same, it is copied here. Returns the
+    bytes that travelled. Raises OutsideError for the link and the disk here.
     """
-    found = help_out(session, "list", {"also": list(also)}, "listing the output")
-    files: dict[str, tuple[str, int]] = {path: (entry[0], entry[1]) for path, entry in found["files"].items()}
     try:
-        for folder in found["folders"]:
+        for folder in there.folders:
             artifact.inside(into, folder, session.far.host).mkdir(parents=True, exist_ok=True)
-        drop_others(into, {*files, *found["folders"]})
-        return fetch_files(session, into, files, known)
+        drop_others(into, {*there.files, *there.folders})
+        return fetch_files(session, into, there.files, known)
     except OSError as error:
         mend = "free some disk space, then run again to go on"
         raise OutsideError(f"cannot write the output: {error.strerror}", into, mend) from error

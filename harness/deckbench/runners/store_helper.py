@@ -7,7 +7,7 @@ Every operation may be broken off and done again.
 /store/blobs/AB/SHA256     whole files, verified, read-only
 /store/pieces/JOB.X/       pieces on their way, SHA256.N: a folder for each time that some were sent, so that nobody
                            ever writes where another does; beside them SHA256.whole, what is joined so far
-/store/jobs/ID/            a job's trees: hard links to blobs
+/store/jobs/ID/            a job's trees: hard links to blobs; sent.json
 /store/asks/               questions, answers and pieces on their way home
 """
 
@@ -26,6 +26,7 @@ from typing import Any
 STORE = "/store"
 OUT = "/out"
 BLOBS, PIECES, JOBS, ASKS = (Path(STORE, name) for name in ("blobs", "pieces", "jobs", "asks"))
+SENT = "sent.json"  # in a job's folder: what was copied to /out, as `listing` says it
 BLOCK = 1 << 20
 IDLE_S = 60.0
 OLD_S = 14 * 24 * 3600  # pieces that nobody has gone on with for so long are dropped
@@ -137,6 +138,9 @@ def place(ask: dict[str, Any]) -> dict[str, Any]:
         draft = JOBS / f".{ask['job']}.{os.urandom(4).hex()}"
         for root, tree in ask["trees"].items():
             grow(draft / root, tree["files"], tree["folders"])
+        put = ask["trees"]["out"]
+        files = {path: [sha, ask["files"][sha]] for path, sha in put["files"].items()}
+        (draft / SENT).write_text(json.dumps({"files": files, "folders": put["folders"]}), encoding="utf-8")
         draft.rename(JOBS / ask["job"])
         seed(JOBS / ask["job"] / "out", ask["make"])
     disk = os.statvfs(STORE)
@@ -204,6 +208,15 @@ def listing(ask: dict[str, Any]) -> dict[str, Any]:
     return {"files": files, "folders": sorted(folders)}
 
 
+def sent(ask: dict[str, Any]) -> dict[str, Any]:
+    """What `place` copied to /out. Nothing where the job's trees are gone: its output is home then."""
+    try:
+        found: dict[str, Any] = json.loads((JOBS / ask["job"] / SENT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"files": {}, "folders": []}
+    return found
+
+
 def pull(ask: dict[str, Any]) -> dict[str, Any]:
     """batches: lists of [path, offset, length] of /out; each becomes one file /store/asks/JOB.N."""
     for number, batch in enumerate(ask["batches"]):
@@ -241,7 +254,7 @@ def clean() -> None:
                 continue
 
 
-VERBS = {"place": place, "list": listing, "pull": pull, "forget": forget}
+VERBS = {"place": place, "list": listing, "sent": sent, "pull": pull, "forget": forget}
 
 
 def answer(go: Path) -> None:

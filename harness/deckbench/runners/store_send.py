@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench.errors import InputError
 from deckbench.progress import Progress, say, size_text
-from deckbench.runners.store import CHUNK, ROUNDS, STORE, Session, help_out, member, padding
+from deckbench.runners.store import CHUNK, ROUNDS, STORE, Session, help_out, member, padding, understood
 from deckbench.runners.tree import Source, Tree
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ def send(session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], room:
     while True:
         doing = "comparing with the store" if not sent else "checking what was copied"
         answer = help_out(session, "place", {**question, "hashes": sums}, doing)
-        missing = [(sources[sha], number) for sha, numbers in answer["missing"].items() for number in numbers]
+        with understood(session, doing):
+            missing = [(sources[sha], int(number)) for sha, numbers in answer["missing"].items() for number in numbers]
+            free = int(answer["free"])
+            if any(length(found, number) < 0 or number < 0 for found, number in missing):
+                raise ValueError("no such piece")
         for sha in answer["missing"]:
             tries[sha] += 1
             if tries[sha] > ROUNDS:
@@ -50,7 +54,7 @@ def send(session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], room:
                 raise InputError(what, sources[sha].path, "see whether something writes to it, then run again")
         total = sum(length(found, number) for found, number in missing)
         if not sent:
-            room(total, answer["free"])
+            room(total, free)
         if not missing:
             return sent
         if total >= 1e6:
