@@ -147,15 +147,19 @@ def test_what_the_daemon_of_an_orin_holds(orin: ActedOrin) -> None:
 
     docker("load", stdin=saved_image(tag, {"deckbench": "image", "deckbench.locked": "true"}))
     docker("create", "--name", "left", "--label", "deckbench=step", tag, "/empty")
+    docker("create", "--name", "waits", "--label", "deckbench=far-job", tag, "/empty")
+    docker("create", "--name", "helps", "--label", "deckbench=store", tag, "/empty")
     try:
         done = doctor("--host", orin.host, "--json", DECKBENCH_SSH_CONFIG=str(orin.ssh_config))
     finally:
-        docker("rm", "left")
+        docker("rm", "left", "waits", "helps")
         docker("rmi", tag)
     found = findings(done)
     assert found["image l4t-jp6"]["state"] == "good", found
     assert found["image l4t-jp6"]["found"].endswith(", locked; runs here")
+    assert found["left behind"]["found"].startswith("1 containers")
     assert found["left behind"]["mend"] == "deckbench containers prune"
+    assert found["waiting to be fetched"]["found"].startswith("1 steps")
 
 
 @pytest.mark.docker

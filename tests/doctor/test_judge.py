@@ -181,5 +181,8 @@ def test_daemons() -> None:
     assert "rootless" in named(found, "docker daemon").found
     assert named(found, "container limits").state == "bad"
     assert named(found, "left behind").mend == "deckbench containers prune"
+    found = judge.daemon_findings(replace(PLAIN, waiting=2))
+    assert named(found, "waiting to be fetched").state == "good"
+    assert "left behind" not in {one.name for one in found}
     cdi = {**INFO, "Runtimes": {}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]}
     assert judge.has_nvidia(replace(H100, docker=cdi))

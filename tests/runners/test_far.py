@@ -18,8 +18,9 @@ from far_caller import far_job
 from test_killed import OwnDaemon
 
 from deckbench import daemon
+from deckbench.containers.prune import prune
 from deckbench.errors import InputError, OutsideError
-from deckbench.runners import remote, store, store_helper
+from deckbench.runners import owner, remote, store, store_helper
 from deckbench.runners.job import Job
 from deckbench.runners.remote import run_job_at
 from deckbench.runners.store import Session
@@ -241,6 +242,29 @@ def test_a_caller_killed_when_all_was_home_but_the_last_word(
             run_job_at(job, HOST)
     assert run_job_at(job, HOST) == 0
     assert (output / "a").read_text() == "a"
+    assert left(far) == []
+
+
+@docker
+@slow
+def test_pruning_leaves_what_waits_to_be_fetched(
+    far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = "import pathlib; out = pathlib.Path('/out/result'); out.mkdir(); (out / 'a').write_text('a')"
+    output = tmp_path / "result"
+    job = far_job(output, data_of(tmp_path), code)
+    monkeypatch.setattr(owner, "is_dead", lambda who: True)
+    interrupted(monkeypatch, job)
+    prune(far.client, store=True)
+    said = capfd.readouterr().err
+    assert "1 finished steps stay, their output waits to be fetched" in said
+    assert "the store stays" in said
+    assert run_job_at(job, HOST) == 0
+    assert "this job was started" in capfd.readouterr().err
+    assert (output / "a").read_text() == "a"
+    shutil.rmtree(output)
+    interrupted(monkeypatch, job)
+    prune(far.client, uncollected=True)
     assert left(far) == []
 
 

@@ -13,22 +13,29 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
-def prune(client: DockerClient, *, store: bool = False) -> dict[str, Any]:
+def prune(client: DockerClient, *, store: bool = False, uncollected: bool = False) -> dict[str, Any]:
     """Clean a daemon of DeckBench's leftovers; returns how many of each were removed.
 
-    Containers go whose caller is gone; those of living processes and of other machines stay. store: also the volumes in
-    which inputs are kept for later steps. Images in use and the newest build of each stay. Raises OutsideError.
+    Containers go whose caller is gone; those of living processes and of other machines stay, and so do finished steps
+    whose output nobody has fetched yet. uncollected: these go too, where this machine started them. store: also the
+    volume in which inputs are kept for later steps. Images in use and the newest build of each stay.
+    Raises OutsideError.
     """
     import docker.errors
 
     from deckbench.runners.far_leftovers import remove_old
+    from deckbench.runners.job import FAR_JOB
     from deckbench.runners.leftovers import remove_dead
     from deckbench.runners.store import remove_store
 
     containers = len(remove_dead(client))
     with failures("cannot clean up"):
-        containers += len(remove_old(client, uncollected=True))
-        if store and not remove_store(client):
+        containers += len(remove_old(client, uncollected=uncollected))
+        jobs = client.api.containers(all=True, filters={"label": [f"{LABEL}={FAR_JOB}"]})
+        if waiting := sum(job["State"] == "exited" for job in jobs):
+            say(f"{waiting} finished steps stay, their output waits to be fetched: run their commands again")
+        # A running step reads the store by its path, so the daemon does not know that it is in use.
+        if store and (jobs or not remove_store(client)):
             say("the store stays: a step uses it")
         images = 0
         current = {client.images.get(tag).id for tag in tags_there(client)}

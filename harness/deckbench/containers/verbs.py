@@ -130,6 +130,7 @@ def verify(
 @app.command("prune", epilog="Example: deckbench containers prune")
 def prune(
     store: Annotated[bool, typer.Option("--store", help="Also the inputs kept for later steps.")] = False,
+    uncollected: Annotated[bool, typer.Option("--uncollected", help="Also finished steps nobody has fetched.")] = False,
     host: Annotated[str | None, typer.Option(help="ssh://USER@MACHINE; default: this machine.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -137,7 +138,7 @@ def prune(
     from deckbench.containers.prune import prune as run_prune
     from deckbench.daemon import connect
 
-    show(run_prune(connect(host), store=store), as_json)
+    show(run_prune(connect(host), store=store, uncollected=uncollected), as_json)
 
 
 def check_links(places: list[str]) -> None:

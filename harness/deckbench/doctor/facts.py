@@ -54,7 +54,7 @@ class Machine:
     another architecture. tegra: first line of /etc/nv_tegra_release. gpu_clock: (lowest, highest) frequency that a
     Jetson's GPU may take now, in Hz. docker: what `docker info` says, None where no daemon answers, in which case
     docker_fault says why. docker_free: free disk where it keeps images. left_over: containers of ours that have ended
-    and are still there.
+    and are still there; waiting: finished steps of far callers, whose output was not fetched yet.
     """
 
     where: str
@@ -78,6 +78,7 @@ class Machine:
     docker_free: int | None = None
     images: Mapping[str, Built] = field(default_factory=dict)
     left_over: int | None = None
+    waiting: int | None = None
 
     @property
     def architecture(self) -> str:

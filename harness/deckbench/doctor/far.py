@@ -100,6 +100,7 @@ def machine(host: str, said: Mapping[str, str]) -> Machine:
         docker_free=number(said, "docker_free_kb", 1024),
         images=images(said.get("images", "")),
         left_over=number(said, "left_over"),
+        waiting=number(said, "waiting"),
     )
 
 

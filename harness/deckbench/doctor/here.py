@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from deckbench.containers.identity import identity
 from deckbench.daemon import LABEL, connect
 from deckbench.doctor.facts import GB, INSIDE, Built, Finding, Gpu, Machine, amount, plain, smi_gpus
 from deckbench.errors import DeckBenchError
+from deckbench.runners.job import FAR_JOB
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -50,9 +52,10 @@ def look() -> Machine:
     info: dict[str, Any] | None = None
     images: dict[str, Built] = {}
     left: int | None = None
+    waiting: int | None = None
     if client is not None:
         try:
-            info, images, left = client.info(), built(client), left_over(client)
+            info, images, (left, waiting) = client.info(), built(client), ended(client)
         except Exception as error:  # the daemon's, requests', the socket's: it answers, and not this
             fault = plain(error)
     return Machine(
@@ -77,6 +80,7 @@ def look() -> Machine:
         docker_free=None if info is None else disk_of_daemon(info),
         images=images,
         left_over=left,
+        waiting=waiting,
     )
 
 
@@ -142,9 +146,14 @@ def inspected(attrs: Mapping[str, Any]) -> Built:
     return Built(identity(attrs), plain(attrs["Architecture"]), labels.get(LOCKED) == "true")
 
 
-def left_over(client: DockerClient) -> int:
-    """How many containers of ours have ended without being removed."""
-    return len(client.api.containers(all=True, filters={"label": LABEL, "status": ENDED}))
+def ended(client: DockerClient) -> tuple[int, int]:
+    """How many containers of ours have ended without being removed; how many of far callers wait to be fetched.
+
+    The helpers of far callers (`store`) end all the time, and are started again.
+    """
+    entries = client.api.containers(all=True, filters={"label": LABEL, "status": ENDED})
+    kinds = Counter(entry["Labels"][LABEL] for entry in entries)
+    return sum(kinds.values()) - kinds[FAR_JOB] - kinds["store"], kinds[FAR_JOB]
 
 
 def disk_of_daemon(info: dict[str, Any]) -> int | None:

@@ -112,6 +112,9 @@ def daemon_findings(machine: Machine) -> list[Finding]:
     if machine.left_over:
         found = f"{machine.left_over} containers of DeckBench that have ended are still there"
         findings.append(Finding("left behind", "bad", found, "deckbench containers prune"))
+    if machine.waiting:
+        found = f"{machine.waiting} steps have ended; their commands, run again, fetch the output"
+        findings.append(Finding("waiting to be fetched", "good", found))
     return findings
 
 

@@ -9,6 +9,9 @@ export LC_ALL PATH
 put() { printf '%s=%s\n' "$1" "$(printf '%s' "$2" | tr '\n\r\000' ';  ')"; }
 within() { if command -v timeout >/dev/null; then timeout "$@"; else shift; "$@"; fi; }
 first() { [ -r "$1" ] && head -n 1 "$1"; }
+ended() {
+  docker ps --all --quiet --filter "label=$1" --filter status=created --filter status=exited --filter status=dead | wc -l
+}
 memory() { sed -n "s/^$1: *\\([0-9][0-9]*\\) kB\$/\\1/p" /proc/meminfo; }
 
 look() {
@@ -40,8 +43,8 @@ look() {
     put images "$(docker image ls --quiet --no-trunc --filter label=deckbench | sort -u | while read -r id; do
       docker image inspect --format '{{json .}}' "$id"
     done)"
-    put left_over "$(docker ps --all --quiet --filter label=deckbench --filter status=created \
-      --filter status=exited --filter status=dead | wc -l)"
+    put left_over "$(($(ended deckbench) - $(ended deckbench=far-job) - $(ended deckbench=store)))"
+    put waiting "$(ended deckbench=far-job)"
   fi
   echo deckbench-doctor=end
 }

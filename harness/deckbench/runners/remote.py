@@ -169,7 +169,9 @@ def begin(
                 f"too little disk: {size_text(needed)} are to be copied and {size_text(OUTPUT_ROOM)} are for the output"
             )
             what += f", {size_text(free)} are free where docker keeps its data ({info.get('DockerRootDir')})"
-            raise OutsideError(what, host, "free some there (`deckbench containers prune`, docker), then run again")
+            raise OutsideError(
+                what, host, f"free some there (`deckbench containers prune --host {host}`), then run again"
+            )
 
     try:
         store.open_store(session)
