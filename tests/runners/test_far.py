@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from far_caller import far_job
@@ -21,6 +23,7 @@ from deckbench import daemon
 from deckbench.containers.prune import prune
 from deckbench.errors import InputError, OutsideError
 from deckbench.runners import owner, remote, store, store_helper
+from deckbench.runners.far import Far
 from deckbench.runners.job import Job
 from deckbench.runners.remote import run_job_at
 from deckbench.runners.store import Session
@@ -306,3 +309,27 @@ def test_an_answer_that_cannot_be_read(
             run_job_at(job, HOST)
     assert run_job_at(job, HOST) == 0
     assert left(far) == []
+
+
+# The end of this process while the link is broken
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, OutsideError), (signal.SIGHUP, OutsideError)],
+)
+def test_a_signal_while_the_link_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int, raised: type[BaseException]
+) -> None:
+    """Each time it is said that the job stays there; only Ctrl-C is an exit code of 130."""
+    monkeypatch.setattr(daemon, "connect", lambda host: SimpleNamespace(close=lambda: None))
+    far = Far(HOST)
+    far.asked = [number]
+
+    def broken(client: object) -> None:
+        raise ConnectionResetError("gone")
+
+    with pytest.raises(raised) as caught:
+        far.do("following the step", broken)
+    name = signal.Signals(number).name
+    assert f"{name} while the link was broken; the job stays there" in f"{caught.value}{capfd.readouterr().err}"

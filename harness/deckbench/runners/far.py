@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import struct
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ T = TypeVar("T")
 PATIENCE_VARIABLE = "DECKBENCH_LINK_PATIENCE_S"  # seconds a link may be gone before we give up
 PATIENCE_S = 600.0
 BACKOFF_S = (1, 2, 4, 8, 15)
+AGAIN = "run the same command again to go on from here"
 REFUSED = ("Permission denied", "Host key verification failed", "REMOTE HOST IDENTIFICATION")
 
 
@@ -54,7 +56,8 @@ class Far:
     def do(self, doing: str, action: Callable[[DockerClient], T]) -> T:
         """`action` with a client; once more whenever the link breaks, so it must bear being done twice.
 
-        Raises OutsideError when the daemon refuses, or the link stays away for longer than our patience.
+        Raises OutsideError when the daemon refuses, the link stays away for longer than our patience, or it is broken
+        when a signal asks this process to end; KeyboardInterrupt where that is SIGINT.
         """
         import docker.errors
         import requests.exceptions
@@ -90,14 +93,19 @@ class Far:
                 why = error.what
             self.close()
             if self.asked:
-                raise KeyboardInterrupt
+                word = signal.Signals(self.asked[0]).name
+                what = f"{word} while the link was broken; the job stays there"
+                if word == "SIGINT":
+                    say(f"{self.host}: {what}")
+                    raise KeyboardInterrupt
+                raise OutsideError(what, self.host, AGAIN)
             if gone_since is None:
                 gone_since = time.monotonic()
                 say(f"{doing}: the link to {self.host} broke; trying again for up to {self.patience_s:g} s")
             left = gone_since + self.patience_s - time.monotonic()
             if left <= 0:
                 what = f"{doing}: the link broke and did not come back within {self.patience_s:g} s ({why[-160:]})"
-                raise OutsideError(what, self.host, "run the same command again to go on from here")
+                raise OutsideError(what, self.host, AGAIN)
             time.sleep(min(left, BACKOFF_S[min(tries, len(BACKOFF_S) - 1)]))
             tries += 1
 
