@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,22 +58,26 @@ def probe(host: str, info: Mapping[str, Any]) -> Machine:
 
 
 def check_memory(job: Job, machine: Machine, host: str) -> None:
-    """Raises OutsideError when the weights among the inputs do not fit into the memory there."""
-    sizes = [size for _, path in job.inputs for size in weight_sizes(path)]
-    needed, free = sum(sizes) + INTERPRETER_ROOM, machine.available
-    if free is not None and sizes and needed > free:
+    """Raises OutsideError when weights among the inputs do not fit into the memory there: the models of a suite run one
+    after the other, so it is the largest that counts."""
+    weights = max((weights_of(path) for _, path in job.inputs), default=0)
+    needed, free = weights + INTERPRETER_ROOM, machine.available
+    if free is not None and weights and needed > free:
         what = f"too little memory: {size_text(needed)} are needed, {size_text(free)} are available"
         total = "" if machine.memory is None else f" of {size_text(machine.memory)}"
         raise OutsideError(what + total, host, "end other programs there, or take a smaller model")
-    if sizes and needed > job.memory * (1 << 30):
-        what = f"the step may take {job.memory:g} GiB of memory, its weights alone are {size_text(sum(sizes))}"
+    if weights and needed > job.memory * (1 << 30):
+        what = f"the step may take {job.memory:g} GiB of memory, its weights alone are {size_text(weights)}"
         raise OutsideError(what, job.image.name, "give it more: --limits memory=GIB")
 
 
-def weight_sizes(path: Path) -> list[int]:
-    """Bytes of each weight file of an input."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return [file.stat().st_size for file in files if file.suffix in WEIGHTS and file.is_file()]
+def weights_of(path: Path) -> int:
+    """Bytes of an input's weights as they are loaded: of the folder and the format that has most."""
+    sizes: Counter[tuple[Path, str]] = Counter()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.suffix in WEIGHTS and file.is_file():
+            sizes[file.parent, file.suffix] += file.stat().st_size
+    return max(sizes.values(), default=0)
 
 
 def image_at(job: Job, far: Far, machine: Machine) -> Any:
