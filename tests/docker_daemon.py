@@ -45,6 +45,8 @@ LIBRARIES = (
     *("libm.so.6", "libpthread.so.0", "librt.so.1", "libdl.so.2", "libutil.so.1"),
 )
 
+PROGRAMS = ("timeout",)  # of those that every image has, what a step is started with
+
 
 def cannot(reason: str) -> NoReturn:
     """Skip; under CI, fail: there these tests have to run."""
@@ -114,7 +116,7 @@ def python_image(client: Any) -> Image:
 
     Mount a site-packages folder to run more.
     """
-    made_of = hash_json([sys.version, sys.base_prefix, LIBRARIES, sorted(NOT_IN_THE_IMAGE)])
+    made_of = hash_json([sys.version, sys.base_prefix, LIBRARIES, PROGRAMS, sorted(NOT_IN_THE_IMAGE)])
     image = Image(
         name=f"test-python-{made_of[:8]}",
         folder=Path("/nowhere"),
@@ -145,8 +147,8 @@ def archive() -> bytes:
     """The image's files as a tar."""
     paths = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_prefix})
     libraries = {Path(paths[name]) for name in ("stdlib", "platstdlib")}
-    executable = Path(program()[0])
-    binaries = [executable, *(found for folder in libraries for found in folder.glob("lib-dynload/*.so"))]
+    programs = [Path(program()[0]), *(Path(found) for name in PROGRAMS if (found := shutil.which(name)))]
+    binaries = [*programs, *(found for folder in libraries for found in folder.glob("lib-dynload/*.so"))]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", dereference=True) as tar:
         for folder in ("tmp", "in", "out", "proc", "sys", "dev", "etc"):
@@ -155,7 +157,7 @@ def archive() -> bytes:
             tar.addfile(entry)
         for folder in libraries:
             tar.add(folder, filter=lambda entry: None if Path(entry.name).name in NOT_IN_THE_IMAGE else entry)
-        for path in sorted({executable, *linked(binaries)}):
+        for path in sorted({*programs, *linked(binaries)}):
             tar.add(path)
     return buffer.getvalue()
 

@@ -11,9 +11,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from far_caller import far_job
@@ -22,7 +24,7 @@ from test_killed import OwnDaemon
 from deckbench import daemon
 from deckbench.containers.prune import prune
 from deckbench.errors import InputError, OutsideError
-from deckbench.runners import owner, remote, store, store_helper
+from deckbench.runners import far_limit, owner, remote, store, store_helper
 from deckbench.runners.far import Far
 from deckbench.runners.job import Job
 from deckbench.runners.remote import run_job_at
@@ -268,6 +270,64 @@ def test_pruning_leaves_what_waits_to_be_fetched(
     shutil.rmtree(output)
     interrupted(monkeypatch, job)
     prune(far.client, uncollected=True)
+    assert left(far) == []
+
+
+# The time limit, while nobody is there
+
+
+@docker
+@slow
+@pytest.mark.parametrize(("handler", "code"), [("", 124), ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", 137)])
+def test_the_time_limit_holds_there_too(
+    far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: str, code: int
+) -> None:
+    monkeypatch.setattr(far_limit, "SPARE_S", 1)
+    monkeypatch.setattr(far_limit, "GRACE_S", 1)
+    step = f"""
+import pathlib, signal, time
+{handler}
+part = pathlib.Path("/out/result.partial"); part.mkdir(); (part / "a").write_text("some")
+time.sleep(600)
+"""
+    job = dataclasses.replace(far_job(tmp_path / "result", data_of(tmp_path), step), minutes=2 / 60)
+    interrupted(monkeypatch, job)
+    states = [entry["Status"] for entry in far.client.api.containers(all=True) if "job" in entry["Names"][0]]
+    assert len(states) == 1 and states[0].startswith(f"Exited ({code})")
+    with pytest.raises(OutsideError, match="the time limit of"):
+        run_job_at(job, HOST)
+    assert (tmp_path / "result.partial/a").read_text() == "some"
+    assert left(far) == []
+
+
+@docker
+@slow
+@pytest.mark.parametrize("minutes", [0, 9])
+def test_signals_and_exit_codes_pass_the_time_limit(
+    far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    """The step gets a signal once, and ends with its own exit code."""
+    code = """
+import signal, time
+asked = []
+for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda number, frame: asked.append(number))
+print("ready", flush=True)
+while not asked: time.sleep(0.1)
+time.sleep(1)
+raise SystemExit(4 if asked == [signal.SIGTERM] else 1)
+"""
+    job = dataclasses.replace(far_job(tmp_path / "result", data_of(tmp_path), code), minutes=minutes)
+    follow = remote.follow
+
+    def ask(job: Job, session: Session, *rest: Any) -> Any:
+        assert session.far.client is not None
+        while b"ready" not in session.far.client.api.logs(session.named("job")):
+            time.sleep(0.1)
+        session.far.client.api.kill(session.named("job"), "SIGTERM")
+        return follow(job, session, *rest)
+
+    monkeypatch.setattr(remote, "follow", ask)
+    assert run_job_at(job, HOST) == 4
     assert left(far) == []
 
 

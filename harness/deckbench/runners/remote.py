@@ -22,6 +22,7 @@ from deckbench.runners.bring_home import bring_home
 from deckbench.runners.container import check_daemon, container_word, places_of, signals, staging_of, verdict
 from deckbench.runners.far import Far
 from deckbench.runners.far_leftovers import remove_leftovers
+from deckbench.runners.far_limit import limited, was_ended
 from deckbench.runners.far_machine import Machine, check_memory, image_at, probe
 from deckbench.runners.follow import far_seconds, follow
 from deckbench.runners.job import FAR_JOB, OUT, Job, create_arguments
@@ -79,6 +80,8 @@ def at(job: Job, staging: Staging, far: Far) -> int:
         far.asked = asked
         pump = Pump((), translator(places_of(job)))
         reason, state = follow(job, session, pump, asked, far_seconds(info, began))
+        if not reason and was_ended(job, state):
+            reason = "time"
         bring_home(job, staging, session)
         store.close_store(session)
     return verdict(job, state, reason, pump)
@@ -204,6 +207,8 @@ def start(job: Job, session: Session, client: DockerClient, image: Any, machine:
     given = create_arguments(
         job, image=image.id, mounts=mounts, labels=labels, container=word, who=store.WHO, jetson=machine.jetson
     )
+    program = given.get("entrypoint") or image.attrs["Config"].get("Entrypoint") or []
+    given["entrypoint"] = limited(program, job.seconds)
     given["log_config"] = LogConfig(type="json-file", config={})  # read again and again, from where we stopped
     with contextlib.suppress(docker.errors.NotFound):
         if client.api.inspect_container(name)["State"]["Status"] != "created":
