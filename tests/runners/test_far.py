@@ -273,6 +273,17 @@ def test_pruning_leaves_what_waits_to_be_fetched(
     assert left(far) == []
 
 
+@docker
+@slow
+def test_too_little_disk_names_what_frees_some_there(
+    far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "OUTPUT_ROOM", 1 << 60)
+    with pytest.raises(OutsideError, match=f"too little disk(.|\n)*`deckbench containers prune --host {HOST}`"):
+        run_job_at(far_job(tmp_path / "result", data_of(tmp_path), ""), HOST)
+    assert left(far) == []
+
+
 # The time limit, while nobody is there
 
 
