@@ -49,13 +49,17 @@ def own() -> Iterator[OwnDaemon]:
 
 
 @pytest.fixture
-def far(own: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OwnDaemon:
-    """That daemon, as the one at HOST."""
+def far(own: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnDaemon]:
+    """That daemon, as the one at HOST; what a test that fails leaves there goes."""
     connect = daemon.connect
     monkeypatch.setenv("DOCKER_HOST", own.url)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(daemon, "connect", lambda host=None, *, timeout=120: connect(timeout=timeout))
-    return own
+    yield own
+    for entry in own.client.api.containers(all=True):
+        own.client.api.remove_container(entry["Id"], force=True, v=True)
+    for name in left(own):
+        own.client.api.remove_volume(name)
 
 
 def left(far: OwnDaemon) -> list[str]:
@@ -340,6 +344,26 @@ raise SystemExit(4 if asked == [signal.SIGTERM] else 1)
     monkeypatch.setattr(remote, "follow", ask)
     assert run_job_at(job, HOST) == 4
     assert left(far) == []
+
+
+# Questions
+
+
+def test_a_question_is_answered_when_the_daemon_is_done_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon gives a file to the helper, and sets its time, after it wrote it: till then it must not go."""
+    go = tmp_path / "job.1.go"
+    monkeypatch.setattr(store_helper, "ASKS", tmp_path)
+    monkeypatch.setattr(store_helper, "IDLE_S", 0.2)
+    go.with_suffix(".json").write_text('{"do": "none"}')
+    states = {"being written": 1_000_000_001, "done": 1_000_000_000}
+    for state, time_ns in states.items():
+        go.touch()
+        os.utime(go, ns=(time_ns, time_ns))
+        store_helper.serve("job")
+        assert go.exists() == (state != "done")
+    assert (tmp_path / "job.1.answer").exists()
 
 
 # Answers that are none
