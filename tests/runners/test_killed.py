@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from deckbench.containers.archive import add_layers, pack
+from deckbench.containers.build import LAYERS, PACKAGES, packages_tag
 from deckbench.containers.prune import prune
+from deckbench.containers.spec import image_named
 from deckbench.daemon import LABEL
 from docker_daemon import answering, cannot, start
 
@@ -134,6 +137,27 @@ def test_a_daemon_that_does_not_come_back(own: OwnDaemon, tmp_path: Path) -> Non
     assert finish(begin(own, tmp_path / "x", GOES_ON))[0] == 0
     assert own.client.api.containers(all=True, filters={"label": LABEL}) == []
     assert len(list((tmp_path / "x.partial").iterdir())) == 2
+
+
+def test_prune_removes_images_that_others_have_replaced(own: OwnDaemon, tmp_path: Path) -> None:
+    image = image_named("x86-cpu")
+    today, old = packages_tag(image, "bootstrap"), "deckbench/x86-cpu-packages:000000000000"
+    tags = {today: PACKAGES, old: PACKAGES, f"{image.tag}-layers-1": LAYERS, image.tag: "image"}
+    (tmp_path / "files").mkdir()
+    for number, (tag, kind) in enumerate(tags.items()):
+        (tmp_path / "files/number").write_text(str(number))
+        layer = pack(tmp_path / "files", tmp_path / "layer.tar")
+        add_layers(own.client, None, [layer], tag, architecture="amd64", labels={LABEL: kind})
+    replaced = own.client.images.get(image.tag).id
+    (tmp_path / "files/number").write_text("new")
+    layer = pack(tmp_path / "files", tmp_path / "layer.tar")
+    add_layers(own.client, None, [layer], image.tag, architecture="amd64", labels={LABEL: "image"})
+    assert prune(own.client)["images"] == 3
+    there = {tag for one in own.client.images.list() for tag in one.tags}
+    assert {today, image.tag} <= there and not {old, f"{image.tag}-layers-1"} & there
+    assert replaced not in {one.id for one in own.client.images.list()}
+    for tag in (today, image.tag):
+        own.client.images.remove(tag)
 
 
 def test_prune_removes_what_the_dead_left_and_nothing_else(own: OwnDaemon, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from deckbench.containers.build import LAYERS, PACKAGES, packages_tag
+from deckbench.containers.lock import BASES, WHEELS
 from deckbench.containers.spec import load_images
 from deckbench.daemon import LABEL, failures
 from deckbench.progress import say
@@ -18,8 +20,8 @@ def prune(client: DockerClient, *, store: bool = False, uncollected: bool = Fals
 
     Containers go whose caller is gone; those of living processes and of other machines stay, and so do finished steps
     whose output nobody has fetched yet. uncollected: these go too, where this machine started them. store: also the
-    volume in which inputs are kept for later steps. Images in use and the newest build of each stay.
-    Raises OutsideError.
+    volume in which inputs are kept for later steps. Images in use stay, the newest build of each, and the
+    packages of today's locks. Raises OutsideError.
     """
     import docker.errors
 
@@ -38,16 +40,20 @@ def prune(client: DockerClient, *, store: bool = False, uncollected: bool = Fals
         if store and (jobs or not remove_store(client)):
             say("the store stays: a step uses it")
         images = 0
-        current = {client.images.get(tag).id for tag in tags_there(client)}
-        for image in client.images.list(filters={"label": f"{LABEL}=image"}):
-            if image.id not in current:
+        current = wanted_tags()
+        for kind in ("image", PACKAGES, LAYERS):
+            for image in client.images.list(filters={"label": f"{LABEL}={kind}"}):
+                if current & set(image.tags):
+                    continue
                 with contextlib.suppress(docker.errors.APIError):  # a container uses it
-                    client.images.remove(image.id)
+                    for name in image.tags or [image.id]:
+                        client.images.remove(name)
                     images += 1
     return {"containers": containers, "images": images}
 
 
-def tags_there(client: DockerClient) -> list[str]:
-    """The tags of containers.toml's images that this daemon has."""
-    there = {tag for image in client.images.list() for tag in image.tags}
-    return [image.tag for image in load_images().values() if image.tag in there]
+def wanted_tags() -> set[str]:
+    """The tags of containers.toml's images, and of the packages that their locks of today name."""
+    images = load_images().values()
+    locked = [image for image in images if (image.folder / WHEELS).is_file()]
+    return {image.tag for image in images} | {packages_tag(image, base) for image in locked for base in BASES}
