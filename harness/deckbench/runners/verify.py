@@ -167,7 +167,8 @@ def run_contained(ref: str, work: Path, label: str, image: str) -> None:
     command = [sys.executable, "-m", "deckbench", "run", ref, "--work", str(work), "--only", label]
     command += ["--runner", "docker", "--image", image]
     with signals() as asked:
-        code = attended(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr), asked)
+        # What it prints are places in a folder that goes again; what it says of itself is on stderr.
+        code = attended(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL), asked)
     if asked and asked[0] == signal.SIGINT:
         raise KeyboardInterrupt
     if asked:
