@@ -44,8 +44,8 @@ def connect(host: str | None = None, *, timeout: float = 120) -> DockerClient:
     except Exception as error:  # docker's errors, requests', OSError: all mean the same here
         said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if link is not None:
+            said = link.last_words() or said
             link.close()
-            said = " ".join(link.said)[-200:] or said
         raise OutsideError(f"no docker daemon answers ({said})", where, mend_of(host)) from error
     return client
 

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -25,6 +26,7 @@ CONFIG_VARIABLE = "DECKBENCH_SSH_CONFIG"  # an ssh config file to use instead of
 CONNECT_S = 15
 KEEPALIVE_S = 5
 KEEPALIVE_TIMES = 3
+LAST_WORDS_S = 2
 HOST = re.compile(r"ssh://([\w.-]+@)?[\w.-]+(:\d+)?", re.ASCII)
 DIAL = "docker system dial-stdio"
 PREFIX = "deckbench-ssh-"
@@ -131,7 +133,7 @@ class Link:
                 except OSError as error:
                     self.said.append(f"ssh: {error.strerror}")
                     continue
-            self.running.add(process)
+                self.running.add(process)  # before our end is closed: who sees that may ask for the last words
             threading.Thread(target=self.listen, args=(process,), daemon=True).start()
 
     def listen(self, process: subprocess.Popen[str]) -> None:
@@ -142,6 +144,13 @@ class Link:
                 self.said.append(line.strip())
         process.wait()
         self.running.discard(process)
+
+    def last_words(self) -> str:
+        """What ssh said before it ended; waits a little for those that are about to."""
+        give_up = time.monotonic() + LAST_WORDS_S
+        while self.running and time.monotonic() < give_up:
+            time.sleep(0.01)
+        return " ".join(self.said)[-200:]
 
     def close(self) -> None:
         """End all connections. May be called more than once."""

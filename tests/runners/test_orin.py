@@ -184,8 +184,3 @@ def test_emulated_it_says_so(dataset: Path, tmp_path: Path) -> None:
     assert "emulated: this proves that it runs on arm64" in done.stderr
     hardware = json.loads((out / "manifest.json").read_text())["observed"]["results"]["hardware"]
     assert hardware["emulated"] is True and hardware["architecture"] == "aarch64"
-
-
-def test_how_a_person_logs_in() -> None:
-    assert sshlink.by_hand("ssh://lab@127.0.0.1:2222") == "ssh -p 2222 lab@127.0.0.1"
-    assert sshlink.by_hand("ssh://orin") == "ssh orin"
