@@ -103,7 +103,8 @@ def hold(folder: Path) -> int:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and tries < REMOVED_MOST:
-                continue  # the one who held it has just removed it
+                artifact.make_parent(folder)  # the one who held it has just removed it, and parents made for it
+                continue
             mend = "mend the rights or the disk, then run again"
             raise OutsideError(f"cannot make the folder: {error.strerror}", folder, mend) from error
         try:
