@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from test_lock import a_wheel, an_image
 
+from deckbench.containers import verbs
 from deckbench.containers.archive import add_layers, pack
 from deckbench.containers.build import build, packages_image, verify
 from deckbench.containers.install import holds_this
@@ -237,3 +238,18 @@ def test_a_registry_that_does_not_answer_leaves_the_image_unlocked(daemon: Any, 
     with pytest.raises(OutsideError, match="does not answer"):
         base_digest(daemon, image)
     assert not (image.folder / "base.lock").exists()
+
+
+@pytest.mark.parametrize("verb", ["build", "verify"])
+def test_a_daemon_that_breaks_off_while_it_builds_is_an_outside_failure(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    def broken(*given: object, **named: object) -> None:
+        raise requests.exceptions.ConnectionError("gone")
+
+    monkeypatch.setattr("deckbench.daemon.connect", lambda: None)
+    monkeypatch.setattr(f"deckbench.containers.build.{verb}", broken)
+    with pytest.raises(OutsideError, match="the docker daemon broke off"):
+        getattr(verbs, verb)(["x86-cpu"])

@@ -96,11 +96,12 @@ def build(
 ) -> None:
     """Build images from their locks, without a network (the base: pulled by digest, or made of Debian packages)."""
     from deckbench.containers.build import build as run_build
-    from deckbench.daemon import connect
+    from deckbench.daemon import connect, failures
 
     client, made = connect(), []
     for image in chosen(names, folder):
-        built = run_build(client, image, base=base, wheels=wheels, unlocked=unlocked, cache=cache)
+        with failures("building the image", image.name):
+            built = run_build(client, image, base=base, wheels=wheels, unlocked=unlocked, cache=cache)
         made.append({"name": image.name, "tag": built.tag, "identity": built.identity, "locked": not built.unlocked})
     show(made, as_json)
 
@@ -116,10 +117,12 @@ def verify(
 ) -> None:
     """Build images again from nothing and compare identities. Exit 4 when one differs."""
     from deckbench.containers.build import verify as run_verify
-    from deckbench.daemon import connect
+    from deckbench.daemon import connect, failures
 
-    client = connect()
-    found = [run_verify(client, image, base=base, wheels=wheels, unlocked=unlocked) for image in chosen(names, folder)]
+    client, found = connect(), []
+    for image in chosen(names, folder):
+        with failures("building the image again", image.name):
+            found.append(run_verify(client, image, base=base, wheels=wheels, unlocked=unlocked))
     show(found, as_json)
     if other := [one["name"] for one in found if not one["same"]]:
         raise AnswerIsNo(

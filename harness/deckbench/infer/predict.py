@@ -22,23 +22,10 @@ from deckbench.infer.workers import answer_all, answer_in_threads, ending, one_t
 from deckbench.models.answer import MAX_NEW_TOKENS, Answer, Question, Unanswered
 from deckbench.parse import options_of, parse_choice, parse_scene
 from deckbench.pool.picture import open_picture
+from deckbench.predictions import COLUMNS
 from deckbench.progress import say, track
 
 KIND = "predictions"
-COLUMNS = (
-    "id",
-    "pair_id",
-    "kind",
-    "question",
-    "gold",
-    "prediction",
-    "parsed",
-    "p_a",
-    "p_b",
-    "p_anomaly",
-    "tokens_in",
-    "tokens_out",
-)
 STAGES = ("preprocess", "vision", "prefill", "decode", "first_token")
 TIMINGS = ("id", "kind", "picture", "asked_together", *(f"{stage}_s" for stage in STAGES))
 RUN = "run.json"

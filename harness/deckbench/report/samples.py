@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from deckbench.errors import InputError
 from deckbench.parse import narrow, parse_scene
+from deckbench.predictions import COLUMNS as PREDICTION_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,20 +44,6 @@ SAMPLE_COLUMNS = (
     "tokens_in",
     "tokens_out",
     "thumbnail",
-)
-PREDICTION_COLUMNS = (
-    "id",
-    "pair_id",
-    "kind",
-    "question",
-    "gold",
-    "prediction",
-    "parsed",
-    "p_a",
-    "p_b",
-    "p_anomaly",
-    "tokens_in",
-    "tokens_out",
 )
 
 

@@ -13,21 +13,8 @@ import pandas as pd
 from deckbench import artifact, dataset
 from deckbench.errors import InputError
 from deckbench.parse import options_of, parse_scene
+from deckbench.predictions import COLUMNS
 
-COLUMNS = (
-    "id",
-    "pair_id",
-    "kind",
-    "question",
-    "gold",
-    "prediction",
-    "parsed",
-    "p_a",
-    "p_b",
-    "p_anomaly",
-    "tokens_in",
-    "tokens_out",
-)
 KINDS = ("choice", "open", "scene")
 PROBABILITIES = ("p_a", "p_b", "p_anomaly")
 JOINED = (
