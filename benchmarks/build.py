@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw
 from deckbench.build import build_dataset
 from deckbench.build import dataset as building
 from deckbench.build.pictures import JPEG_QUALITY, Job, Picture
-from deckbench.pool.read import read_pool
+from deckbench.yolo.read import read_pool
 
 STAGES = {"S1": "ot2-concept@1", "S2": "ot2-guided@1", "S3": "ot2-scene@1"}
 NEEDED = 1.7

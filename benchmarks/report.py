@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "report"))
-
-import fake
-
 from deckbench.report import report
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it is run as a program
+
+from tests.record import fake
 
 MOST_SECONDS = 10.0
 MOST_BYTES = 2_000_000

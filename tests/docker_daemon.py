@@ -25,8 +25,8 @@ import pytest
 
 from deckbench.artifact import hash_json
 from deckbench.containers.spec import Image
-from deckbench.daemon import LABEL, connect
 from deckbench.errors import OutsideError
+from deckbench.machine.daemon import LABEL, connect
 
 STARTS_WITHIN_S = 60.0
 NOT_IN_THE_IMAGE = {

@@ -28,4 +28,4 @@ def test_threads_do_not_run_ahead_of_who_reads_them() -> None:
 def test_a_worker_that_dies_is_an_outside_failure() -> None:
     with pytest.raises(OutsideError, match="a worker process died") as caught:
         list(in_processes(os._exit, [1], 1))
-    assert "--workers" in caught.value.mend
+    assert "--workers" in caught.value.fix

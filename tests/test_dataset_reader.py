@@ -60,7 +60,7 @@ def test_several_pictures_are_refused(folder: Path) -> None:
     row = {"messages": turn("<image><image>q", "A", None), "images": ["images/a.png", "images/b.png"]}
     with pytest.raises(InputError, match="has 2 pictures") as caught:
         read_file(write(folder / "x.jsonl", row))
-    assert caught.value.where == f"{folder / 'x.jsonl'}:1" and caught.value.mend
+    assert caught.value.where == f"{folder / 'x.jsonl'}:1" and caught.value.fix
 
 
 def test_boxes_and_language_come_from_samples_csv(folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_bad_csv(folder: Path, name: str) -> None:
     with pytest.raises(InputError) as caught:
         read_file(folder / "x.csv")
     assert message in caught.value.what and caught.value.where == f"{folder / 'x.csv'}{line}"
-    assert caught.value.exit_code == 2 and caught.value.mend
+    assert caught.value.exit_code == 2 and caught.value.fix
 
 
 def test_not_utf8_csv(folder: Path) -> None:

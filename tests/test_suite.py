@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deckbench.errors import InputError
-from deckbench.runners.suite import Target, data_needed, learned_part, needed, targets_of
+from deckbench.pipeline.suite import Target, data_needed, learned_part, needed, targets_of
 from deckbench.suite import load_suite, split_weight
 
 GOOD: dict[str, Any] = {
@@ -74,8 +74,8 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
 def test_unknown_name_lists_the_embedded_ones() -> None:
     with pytest.raises(InputError, match="no such suite") as caught:
         load_suite("nothing-like-it")
-    assert "demo" in str(caught.value.mend)
-    assert "smoke" in str(caught.value.mend)
+    assert "demo" in str(caught.value.fix)
+    assert "smoke" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize("path", ["mine/demo.yaml", "demo.yaml", "./suites/demo", "/nowhere/smoke.yml"])

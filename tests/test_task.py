@@ -15,7 +15,7 @@ from deckbench.ontology import Ontology, load_ontology, map_classes
 from deckbench.questions import load_bank, render
 from deckbench.resources import tasks_folder
 from deckbench.task import load_task, lock_entries, published, read_lock
-from deckbench.taskfile import read_yaml
+from deckbench.yamlfile import read_yaml
 
 MAIN = ("ot2-concept@1", "ot2-guided@1", "ot2-scene@1")
 

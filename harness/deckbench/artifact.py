@@ -103,7 +103,7 @@ def make_parent(path: Path) -> None:
         raise InputError("a file stands where a folder is needed", path.parent, "choose another output") from error
     except OSError as error:
         raise OutsideError(
-            f"cannot make the folder: {error.strerror}", path.parent, "mend the rights or the disk, then run again"
+            f"cannot make the folder: {error.strerror}", path.parent, "fix the rights or the disk, then run again"
         ) from error
 
 
@@ -128,7 +128,7 @@ def atomic_write(path: Path, data: bytes | str, *, flush: bool = True) -> None:
             fsync_path(path.parent)
     except OSError as error:
         raise OutsideError(
-            f"cannot write: {error.strerror}", path, "free some disk space or mend the rights, then run again"
+            f"cannot write: {error.strerror}", path, "free some disk space or fix the rights, then run again"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -233,7 +233,7 @@ def writing(
         lock = lock_draft(aside)
     except OSError as error:
         raise OutsideError(
-            f"cannot write the {kind}: {error.strerror}", out, "mend the rights or the disk, then run again"
+            f"cannot write the {kind}: {error.strerror}", out, "fix the rights or the disk, then run again"
         ) from error
     draft = Draft(aside, params=dict(params or {}))
     try:

@@ -21,7 +21,7 @@ from deckbench.errors import OutsideError
 T = TypeVar("T")
 R = TypeVar("R")
 # Loaded once in the server that workers are forked from. "__main__": each worker would import the program anew.
-PRELOAD = ["__main__", "deckbench.pool.picture", "deckbench.build.pictures"]
+PRELOAD = ["__main__", "deckbench.picture", "deckbench.build.pictures"]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 1 << 28
 CHUNK = 32  # items a process takes at a time
@@ -64,8 +64,8 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BrokenProcessPool as error:
-            mend = "run again with fewer --workers"
-            raise OutsideError("a worker process died (out of memory?)", None, mend) from error
+            fix = "run again with fewer --workers"
+            raise OutsideError("a worker process died (out of memory?)", None, fix) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -111,7 +111,7 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
             try:
                 data = json.loads(text)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"not valid JSON ({error})", where, "mend or remove this line") from error
+                raise InputError(f"not valid JSON ({error})", where, "fix or remove this line") from error
             if not isinstance(data, dict):
                 raise InputError(f"a JSON object is expected, not {type(data).__name__}", where, "one object a line")
             if "messages" not in data:
@@ -123,7 +123,7 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
             try:
                 yield number, schema.model_validate(data)
             except ValidationError as error:
-                raise InputError(_first_fault(error), where, "mend this row") from error
+                raise InputError(_first_fault(error), where, "fix this row") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
@@ -187,7 +187,7 @@ def _samples_of(number: int, row: Row, path: Path, split: str, pictures: _Pictur
         letter = answer.strip()
         kind = row.kind or ("choice" if letter in {"A", "B"} else "open")
         if kind == "choice" and letter not in {"A", "B", ""}:
-            raise InputError(f"the answer of a choice is {answer!r}, not A or B", where, "mend the row's answer")
+            raise InputError(f"the answer of a choice is {answer!r}, not A or B", where, "fix the row's answer")
         yield Sample(
             id=key,
             pair_id=row.pair_id or key,
@@ -268,7 +268,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
         try:
             yield number, Row.model_validate(data)
         except ValidationError as error:
-            raise InputError(_first_fault(error), f"{path}:{number}", "mend this row") from error
+            raise InputError(_first_fault(error), f"{path}:{number}", "fix this row") from error
 
 
 _CSV_FIELDS = {
@@ -304,7 +304,7 @@ def csv_records(path: Path, *, required: tuple[str, ...] = ()) -> Iterator[tuple
             for record in reader:
                 if None in record or None in record.values():
                     raise InputError(
-                        "the row's cells do not fit the header", f"{path}:{reader.line_num}", "mend this row"
+                        "the row's cells do not fit the header", f"{path}:{reader.line_num}", "fix this row"
                     )
                 yield reader.line_num, record
     except UnicodeDecodeError as error:

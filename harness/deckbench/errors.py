@@ -1,4 +1,4 @@
-"""One exception family: what is wrong, where, how to mend it. The command line turns it into an exit code."""
+"""One exception family: what is wrong, where, how to fix it. The command line turns it into an exit code."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 class DeckBenchError(Exception):
     """Base of every error DeckBench raises on purpose.
 
-    what: one sentence. where: `file`, `file:line` or a field's name. mend: what the user can do about it.
+    what: one sentence. where: `file`, `file:line` or a field's name. fix: what the user can do about it.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, where: str | Path | None = None, mend: str | None = None) -> None:
+    def __init__(self, what: str, where: str | Path | None = None, fix: str | None = None) -> None:
         self.what = what
         self.where = None if where is None else str(where)
-        self.mend = mend
+        self.fix = fix
         super().__init__(self.message())
 
     def message(self) -> str:
-        """The whole message on at most three short lines: what, where, how to mend it."""
+        """The whole message on at most three short lines: what, where, how to fix it."""
         lines = [self.what if self.where is None else f"{self.where}: {self.what}"]
-        if self.mend:
-            lines.append(f"  mend: {self.mend}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
 
 

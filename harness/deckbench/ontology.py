@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from deckbench.errors import InputError
 from deckbench.resources import tasks_folder
-from deckbench.taskfile import Strict, Text, read_yaml
+from deckbench.yamlfile import Strict, Text, read_yaml
 
 Verdict = Literal["normal", "anomaly"]
 

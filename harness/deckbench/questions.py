@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError
-from deckbench.taskfile import LANGS, Strict, Text, check, read_yaml
+from deckbench.yamlfile import LANGS, Strict, Text, check, read_yaml
 
 if TYPE_CHECKING:
     import jinja2

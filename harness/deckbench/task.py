@@ -21,7 +21,7 @@ from deckbench.errors import InputError
 from deckbench.ontology import Ontology, load_ontology
 from deckbench.questions import Bank, load_bank
 from deckbench.resources import tasks_folder
-from deckbench.taskfile import Strict, Text, check, read_text, read_yaml
+from deckbench.yamlfile import Strict, Text, check, read_text, read_yaml
 
 TASK_FILE = "task.yaml"
 LOCK_FILE = "versions.lock"

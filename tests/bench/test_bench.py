@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from glm4v_small import make_small
 from PIL import Image
-from published_small import shrink
 
 from deckbench import artifact
 from deckbench.bench import bench, choose
 from deckbench.bench.measure import Loaded, measure
 from deckbench.dataset import read_samples
 from deckbench.errors import InputError
-from deckbench.models.answer import Answer, Question
+from deckbench.models.interface import Answer, Question
 from deckbench.models.load import PUBLISHED
+from tests.models.glm4v_small import make_small
+from tests.models.published_small import shrink
 
 SLEEP = {"vision": 0.004, "prefill": 0.002, "decode": 0.006}
 

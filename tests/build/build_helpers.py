@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from deckbench.pool.frame import Box, Frame
+from deckbench.yolo.frame import Box, Frame
 
 SIZE = (160, 90)
 NAMES = ("trash_bin", "trash_overfull", "white_plate", "plate_crooked", "pcr_lid_open", "pcr_lid_closed", "spill")

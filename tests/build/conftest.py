@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_helpers import write_pool
 
 from deckbench.build.plan import Context
-from deckbench.pool.frame import Frame
 from deckbench.task import load_task
+from deckbench.yolo.frame import Frame
+from tests.build.build_helpers import write_pool
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from build_helpers import NAMES, SCENES, picture, write_pool
 from PIL import Image, ImageDraw
+
+from tests.build.build_helpers import NAMES, SCENES, picture, write_pool
 
 HOME = "/home/lab/workspace/train_v4"
 PARTS = {"train": range(4), "val": range(4, 5), "test": range(5, 7)}

@@ -311,7 +311,7 @@ def test_broken_rows_name_their_line(tmp_path: Path, name: str, split: str) -> N
         audit(root)
     line = 4 if name == "twice" else 3
     assert message in caught.value.what and caught.value.where == f"{root / split}.jsonl:{line}"
-    assert caught.value.exit_code == 2 and caught.value.mend
+    assert caught.value.exit_code == 2 and caught.value.fix
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
@@ -335,7 +335,7 @@ def test_what_is_no_dataset(tmp_path: Path, case: str) -> None:
         (root / "test.jsonl").write_text("\n")
     with pytest.raises(InputError) as caught:
         audit(root)
-    assert caught.value.exit_code == 2 and caught.value.mend
+    assert caught.value.exit_code == 2 and caught.value.fix
 
 
 def test_unknown_keys_are_refused_beside_a_manifest(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_box_that_is_no_box(tmp_path: Path) -> None:
 
 def test_real_own_split_fails(shared: Path, tmp_path: Path) -> None:
     """The deck pool's own split: its test frames are near-duplicates of train frames."""
-    from deckbench.pool.read import read_pool
+    from deckbench.yolo.read import read_pool
 
     root = tmp_path / "d"
     (root / "images").mkdir(parents=True)

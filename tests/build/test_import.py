@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_helpers import picture
-from old_tree import HOME, S2_ASK, Tree, make_tree, messages, write_jsonl
 from PIL import Image
 
 from deckbench import artifact
@@ -20,6 +18,8 @@ from deckbench.build.importing.run import UNMATCHED, import_old
 from deckbench.build.mix import mix
 from deckbench.dataset import read_samples, splits_of
 from deckbench.errors import InputError
+from tests.build.build_helpers import picture
+from tests.build.old_tree import HOME, S2_ASK, Tree, make_tree, messages, write_jsonl
 
 MAP = "region1=S1,all_box2=S2,all_no_box=S3,S1_and_S2=mix"
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from deckbench.build.importing.recover import Match, Old, names_of, recover
 from deckbench.build.importing.text import Pair, question_pairs
-from deckbench.pool.frame import Box, Frame, Pool
+from deckbench.yolo.frame import Box, Frame, Pool
 
 SIZE = (320, 180)
 GROUPS = {"g/frame_0": "one", "g/frame_1": "one", "h/frame_0": "two"}

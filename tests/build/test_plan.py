@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_helpers import Label, frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deckbench.build import boxes, crops, scenes
 from deckbench.build.plan import Context, Unit, pair_up, round_robin, trim
-from deckbench.pool.frame import Frame
+from deckbench.yolo.frame import Frame
+from tests.build.build_helpers import Label, frame
 
 CLASSES = (
     "trash_bin", "trash_overfull", "white_plate", "plate_crooked", "pcr_lid_open", "pcr_lid_closed", "spill",

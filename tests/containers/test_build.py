@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lock import a_wheel, an_image
 
-from deckbench.containers import verbs
+from deckbench.cli import containers as containers_verbs
 from deckbench.containers.archive import add_layers, pack
 from deckbench.containers.build import build, packages_image, verify
 from deckbench.containers.install import holds_this
 from deckbench.containers.lock import base_digest, base_of, wheels_text
 from deckbench.containers.spec import Debian, Image
 from deckbench.errors import DeckBenchError, InputError, OutsideError
-from deckbench.runners.container import find_image, tell_of_another
 from deckbench.runners.job import Job
+from deckbench.runners.local.container import find_image, tell_of_another
+from tests.containers.test_lock import a_wheel, an_image
 
 pytestmark = pytest.mark.docker
 DOCKERFILE = 'ARG LAYERS\nFROM ${LAYERS}\nENV PYTHONPATH=/opt/deckbench/lib\nUSER 65534:65534\nENTRYPOINT ["x"]\n'
@@ -89,7 +89,7 @@ def test_what_is_in_the_image_is_what_the_lock_and_this_checkout_say(daemon: Any
         container.remove()
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         entries = {entry.name: entry for entry in tar}
-    assert "deckbench/lib/probe_pkg.py" in entries and "deckbench/lib/deckbench/cli.py" in entries
+    assert "deckbench/lib/probe_pkg.py" in entries and "deckbench/lib/deckbench/cli/__init__.py" in entries
     assert entries["deckbench/bin/deckbench"].mode & 0o111
     assert {(entry.uid, entry.gid) for entry in entries.values()} == {(0, 0)}
     assert not [name for name in entries if "__pycache__" in name or name.endswith(".pyc")]
@@ -249,7 +249,7 @@ def test_a_daemon_that_breaks_off_while_it_builds_is_an_outside_failure(
     def broken(*given: object, **named: object) -> None:
         raise requests.exceptions.ConnectionError("gone")
 
-    monkeypatch.setattr("deckbench.daemon.connect", lambda: None)
+    monkeypatch.setattr("deckbench.machine.daemon.connect", lambda: None)
     monkeypatch.setattr(f"deckbench.containers.build.{verb}", broken)
     with pytest.raises(OutsideError, match="the docker daemon broke off"):
-        getattr(verbs, verb)(["x86-cpu"])
+        getattr(containers_verbs, verb)(["x86-cpu"])

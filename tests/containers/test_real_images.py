@@ -16,7 +16,7 @@ import pytest
 from deckbench.containers.resolve import uv
 from deckbench.containers.spec import image_named
 from deckbench.containers.wheels import wheels_folder
-from docker_daemon import cannot
+from tests.docker_daemon import cannot
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import acted_orin
 import pytest
+
+from tests.doctor import acted_orin
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from acted_orin import TEGRA, ActedOrin
 
 from deckbench.containers.spec import load_images
+from tests.doctor.acted_orin import TEGRA, ActedOrin
 
 
 def doctor(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deckbench.cli", "doctor", *words]
+    command = [sys.executable, "-m", "deckbench", "doctor", *words]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=300, check=False)
 
 
@@ -86,7 +86,7 @@ def test_a_model_too_large_is_exit_4(tmp_path: Path) -> None:
 def test_one_message_and_nothing_else(words: list[str], code: int, message: str) -> None:
     done = doctor(*words)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert message in done.stderr and "mend: " in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "fix: " in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 3
 
 
@@ -103,7 +103,7 @@ def test_an_orin(orin: ActedOrin) -> None:
     assert found["L4T"]["found"] == "R36.4.3, JetPack 6"
     assert found["board"]["found"] == "NVIDIA Jetson AGX Orin Developer Kit"
     assert found["power mode"]["found"] == "MAXN"
-    assert found["GPU clock"]["mend"].endswith("`sudo jetson_clocks`")
+    assert found["GPU clock"]["fix"].endswith("`sudo jetson_clocks`")
     assert found["memory"]["found"] == "61.6 GB of 65.9 GB free"
     assert found["nvidia runtime"]["state"] == "good"
     assert found["image l4t-jp6"]["found"].endswith("runs here")
@@ -158,7 +158,7 @@ def test_what_the_daemon_of_an_orin_holds(orin: ActedOrin) -> None:
     assert found["image l4t-jp6"]["state"] == "good", found
     assert found["image l4t-jp6"]["found"].endswith(", locked; runs here")
     assert found["left behind"]["found"].startswith("1 containers")
-    assert found["left behind"]["mend"] == "deckbench containers prune"
+    assert found["left behind"]["fix"] == "deckbench containers prune"
     assert found["waiting to be fetched"]["found"].startswith("1 steps")
 
 
@@ -175,7 +175,7 @@ def test_an_orin_with_another_release(orin: ActedOrin, release: str, word: str) 
         place.write_text(TEGRA)
     assert done.returncode == 4, done.stderr
     l4t = findings(done)["L4T"]
-    assert l4t["state"] == "bad" and word in l4t["found"] and "JetPack 6.x" in l4t["mend"]
+    assert l4t["state"] == "bad" and word in l4t["found"] and "JetPack 6.x" in l4t["fix"]
 
 
 @pytest.mark.docker

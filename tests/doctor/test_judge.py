@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from orins import H100, INFO, ORIN, PLAIN
 
 from deckbench.containers.spec import load_images
 from deckbench.doctor import fits, judge
 from deckbench.doctor.bandwidth import bandwidth
 from deckbench.doctor.facts import Built, Finding, Machine
 from deckbench.errors import InputError
+from tests.doctor.orins import H100, INFO, ORIN, PLAIN
 
 IMAGES = load_images()
 
@@ -42,7 +42,7 @@ def test_releases_of_l4t(release: str, state: str, word: str, image: str | None)
     machine = at(release)
     found = named(judge.machine_findings(machine), "L4T")
     assert found.state == state and word in found.found
-    assert (state == "good") == (found.mend == "")
+    assert (state == "good") == (found.fix == "")
     verdict = fits.judge("glm-4v-9b", machine, IMAGES)
     assert verdict.facts["image"] == image
     assert verdict.fits == (image is not None)
@@ -180,7 +180,7 @@ def test_daemons() -> None:
     found = judge.daemon_findings(rootless)
     assert "rootless" in named(found, "docker daemon").found
     assert named(found, "container limits").state == "bad"
-    assert named(found, "left behind").mend == "deckbench containers prune"
+    assert named(found, "left behind").fix == "deckbench containers prune"
     found = judge.daemon_findings(replace(PLAIN, waiting=2))
     assert named(found, "waiting to be fetched").state == "good"
     assert "left behind" not in {one.name for one in found}

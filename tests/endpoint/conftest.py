@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,14 +7,12 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 pytest.importorskip("openai", reason="the `endpoint` extra is not installed")
 
-import faulty
-import micro_world
 import yaml
+
+from tests.endpoint import faulty
+from tests.train import micro_world
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +46,7 @@ def settings(server: faulty.Server, tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits, and a key."""
-    from deckbench.models.endpoint import model
+    from deckbench.endpoint import model
 
     monkeypatch.setattr(model, "BACKOFF_S", 0.01)
     monkeypatch.setenv("SQUARES_KEY", faulty.KEY)

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faulty
-import micro_world
 import pytest
-from faulty import KEY
 
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import ask, infer
 from deckbench.score import score
+from tests.endpoint import faulty
+from tests.endpoint.faulty import KEY
+from tests.train import micro_world
 
 Settings = Callable[..., str]
 
@@ -245,8 +245,8 @@ def test_what_never_succeeds_is_no_wrong_answer(
     assert result["n"] == 34 and result["metrics"]["accuracy"]["value"] == 1
     assert "2 test samples of the dataset have no prediction" in result["notes"]
     server.plan = lambda key, attempt, body: None
-    mended = infer(model=settings(), data=data, out=tmp_path / "mended.csv")
-    assert (mended.content_hash, (tmp_path / "mended.csv").read_bytes()) == clean
+    fixed = infer(model=settings(), data=data, out=tmp_path / "fixed.csv")
+    assert (fixed.content_hash, (tmp_path / "fixed.csv").read_bytes()) == clean
     assert made.content["endpoint"]["dropped"] == []  # what did not help was not dropped
 
 
@@ -291,7 +291,7 @@ def test_what_nobody_can_answer_stops_the_run(
     server.plan = lambda key, attempt, body: fault
     with pytest.raises(OutsideError, match=message) as caught:
         infer(model=settings(), data=data, out=tmp_path / "p.csv")
-    assert KEY not in str(caught.value) and caught.value.mend
+    assert KEY not in str(caught.value) and caught.value.fix
     assert sum(server.attempts.values()) <= 18 + 4  # three questions of six tries, and what was on its way then
     with pytest.raises(OutsideError):
         infer(model=settings(unanswered="leave-out"), data=data, out=tmp_path / "p.csv")
@@ -343,7 +343,7 @@ def test_a_broken_picture_costs_nothing(server: faulty.Server, settings: Setting
 HEEDING_INTERRUPTS = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("deckbench.cli", run_name="__main__")
+runpy.run_module("deckbench", run_name="__main__")
 """
 
 

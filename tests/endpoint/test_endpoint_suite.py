@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import faulty
 import pytest
 import yaml
 
 from deckbench.bench import bench
 from deckbench.errors import InputError
-from deckbench.runners.suite import run_suite
+from deckbench.pipeline.suite import run_suite
+from tests.endpoint import faulty
 
 
 def test_a_row_of_a_suite(server: faulty.Server, settings: Callable[..., str], tmp_path: Path) -> None:

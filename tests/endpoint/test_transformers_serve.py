@@ -12,13 +12,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import micro_world
 import pytest
-import tiny_llava
 import yaml
 
 from deckbench.dataset import csv_records
 from deckbench.infer import infer
+from tests.endpoint import tiny_llava
+from tests.train import micro_world
 
 pytestmark = pytest.mark.slow
 NEEDED = ("fastapi", "uvicorn", "openai")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import micro_world
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +18,8 @@ from deckbench import artifact
 from deckbench.dataset import Sample, csv_records
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import ask, infer, predict, workers
-from deckbench.models.answer import Answer
+from deckbench.models.interface import Answer
+from tests.train import micro_world
 
 
 @pytest.fixture

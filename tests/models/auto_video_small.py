@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import transformers
-from auto_small import IMAGE, LANGUAGE, VISION, make_tokenizer, marked, sharpen
+
+from tests.models.auto_small import IMAGE, LANGUAGE, VISION, make_tokenizer, marked, sharpen
 
 PATCHES = {
     "depth": 2,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from glm4v_small import make_small
 from PIL import Image
 
 from deckbench.models.glm4v.chat import Glm4v
+from tests.models.glm4v_small import make_small
 
 
 @pytest.fixture

@@ -13,27 +13,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import auto_video_small
 import pytest
 import torch
 import transformers
-from auto_small import ASK, MAKE, save_small
-from models_helpers import edit_json, edit_weights
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from deckbench.errors import InputError
 from deckbench.infer.predict import infer
-from deckbench.models.answer import Question
 from deckbench.models.auto.chat import Auto, load_auto
 from deckbench.models.auto.files import Settings
 from deckbench.models.auto.network import language_linears, learn_answers
 from deckbench.models.auto.prompt import Prompter
+from deckbench.models.interface import Question
 from deckbench.models.load import Blind, load_model, model_identity
 from deckbench.models.loss import IGNORE
 from deckbench.train.merge import merge
 from deckbench.train.run import train
+from tests.models import auto_video_small
+from tests.models.auto_small import ASK, MAKE, save_small
+from tests.models.models_helpers import edit_json, edit_weights
 
 KINDS = sorted(MAKE)
 QUESTION = ASK.format(a="red", b="blue")
@@ -372,7 +372,7 @@ def test_a_missing_torchvision_is_named(folders: dict[str, Path], tmp_path: Path
     (tmp_path / "model/preprocessor_config.json").write_text(json.dumps({"image_processor_type": pictures[kind]}))
     with pytest.raises(InputError, match="needs torchvision") as error:
         load_model(str(tmp_path / "model"), device="cpu")
-    assert error.value.exit_code == 2 and "deckbench[video]" in str(error.value.mend)
+    assert error.value.exit_code == 2 and "deckbench[video]" in str(error.value.fix)
 
 
 # Broken folders

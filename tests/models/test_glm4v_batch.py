@@ -10,10 +10,10 @@ from PIL import Image
 
 from deckbench.errors import InputError
 from deckbench.models import pack
-from deckbench.models.answer import Question
 from deckbench.models.chat import linears_matched
 from deckbench.models.glm4v import preprocess, prompt
 from deckbench.models.glm4v.chat import Glm4v, load_glm4v
+from deckbench.models.interface import Question
 from deckbench.models.loss import IGNORE
 
 TOLERANCE = 1e-5

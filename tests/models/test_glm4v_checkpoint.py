@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from models_helpers import edit_json, edit_weights
 from safetensors.torch import load_file, save_file
 
 from deckbench.errors import InputError
 from deckbench.models.glm4v.chat import load_glm4v
+from tests.models.models_helpers import edit_json, edit_weights
 
 
 @pytest.fixture

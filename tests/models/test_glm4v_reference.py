@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from models_helpers import split_in_shards
 from safetensors.torch import load_file, save_file
 
 from deckbench.errors import InputError
 from deckbench.models.check import check
 from deckbench.models.glm4v.chat import load_glm4v
+from tests.models.models_helpers import split_in_shards
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from models_helpers import edit_json, make_adapter
 from PIL import Image
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.models.answer import Question
 from deckbench.models.deck_talk import slot_truth
 from deckbench.models.glm4v.chat import Glm4v
+from deckbench.models.interface import Question
 from deckbench.models.load import PACKAGED, Blind, known_models, load_model, model_identity, pick_dtype
 from deckbench.pool.synth import synth_pool
+from tests.models.models_helpers import edit_json, make_adapter
 
 QUESTIONS = [Question("What is in slot 3?\nA. white plate\nB. tip rack", "choice", 3)]
 

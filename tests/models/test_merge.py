@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from glm4v_small import make_small
-from models_helpers import make_adapter, split_in_shards
 from peft import PeftModel
-from phi3v_small import make_phi
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -26,6 +23,9 @@ from deckbench.models.load import load_model
 from deckbench.models.phi3v.chat import load_phi3v
 from deckbench.models.weights import LAYOUTS
 from deckbench.train.merge import merge
+from tests.models.glm4v_small import make_small
+from tests.models.models_helpers import make_adapter, split_in_shards
+from tests.models.phi3v_small import make_phi
 
 FAMILIES: dict[str, tuple[Any, Any]] = {"glm4v": (make_small, load_glm4v), "phi3v": (make_phi, load_phi3v)}
 ALONE = """

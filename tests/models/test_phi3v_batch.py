@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from phi3v_small import make_phi
 from PIL import Image
 
 from deckbench.errors import InputError
-from deckbench.models.answer import Question
 from deckbench.models.chat import linears_matched
+from deckbench.models.interface import Question
 from deckbench.models.loss import IGNORE
 from deckbench.models.phi3v import prompt
 from deckbench.models.phi3v.chat import Phi3v
+from tests.models.phi3v_small import make_phi
 
 TOLERANCE = 1e-5
 # The prefix takes half of the 64 trained tokens: some of these stay below, some cross while they are answered,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from models_helpers import edit_json, edit_weights
-from phi3v_small import make_phi
 
 from deckbench.errors import InputError
 from deckbench.models.load import load_model, model_identity
 from deckbench.models.phi3v.chat import Phi3v, load_phi3v
+from tests.models.models_helpers import edit_json, edit_weights
+from tests.models.phi3v_small import make_phi
 
 
 @pytest.fixture(scope="module")

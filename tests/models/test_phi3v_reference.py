@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models_helpers import edit_json, split_in_shards
 from safetensors.torch import load_file, save_file
 
 from deckbench.models.check import check
 from deckbench.models.phi3v.chat import load_phi3v
+from tests.models.models_helpers import edit_json, split_in_shards
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from phi3v_small import make_phi
 from PIL import Image
 from safetensors.torch import load_file
 
 from deckbench.errors import InputError
 from deckbench.infer.predict import infer
-from deckbench.models.answer import Question
+from deckbench.models.interface import Question
 from deckbench.models.load import load_model
 from deckbench.train.merge import merge
 from deckbench.train.run import train
+from tests.models.phi3v_small import make_phi
 
 ASK = "Which colour?\nA. red\nB. blue\nAnswer with A or B only."
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from published_small import shrink
 
 from deckbench.errors import InputError, OutsideError
 from deckbench.models import published
-from deckbench.models.answer import Question
+from deckbench.models.interface import Question
 from deckbench.models.load import PUBLISHED, load_model, model_identity
 from deckbench.models.published import random_model, skeleton
+from tests.models.published_small import shrink
 
 
 def count(module: torch.nn.Module) -> int:

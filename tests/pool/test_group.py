@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pool_helpers import ROW, picture, write_pool
 
 from deckbench.errors import InputError
 from deckbench.pool.group import group_pool
-from deckbench.pool.read import read_pool
+from deckbench.yolo.read import read_pool
+from tests.yolo.pool_helpers import ROW, picture, write_pool
 
 FLAT_YAML = "train: images\nnames: [plate, rack]\n"
 
@@ -83,7 +83,7 @@ def test_wrong_ways_leave_nothing(tmp_path: Path, name: str) -> None:
     root = pool_of(tmp_path / "p", ["run1.png", "b.png", "c.png"])
     with pytest.raises(InputError) as caught:
         group_pool(root, by=by, out=tmp_path / "out/f.csv")
-    assert message in caught.value.what and caught.value.exit_code == 2 and caught.value.mend
+    assert message in caught.value.what and caught.value.exit_code == 2 and caught.value.fix
     assert not (tmp_path / "out").exists()
 
 

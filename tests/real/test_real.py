@@ -21,7 +21,7 @@ def test_real_pictures_from_pool_to_page(shared: Path, tmp_path: Path) -> None:
     for name in ("deck-yolo", "ot2eye"):
         (home / name).symlink_to(shared / "data" / name)
         shutil.copy(tasks_folder() / "ontology" / f"{name}.yaml", home)
-    command = [sys.executable, "-m", "deckbench.cli", "run", str(home / "suite.yaml"), "--json"]
+    command = [sys.executable, "-m", "deckbench", "run", str(home / "suite.yaml"), "--json"]
     done = subprocess.run([*command, "--work", str(tmp_path / "work")], capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(json.loads(done.stdout)["records"]) == 7 * 6

@@ -7,10 +7,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import fake
 import pytest
 
 from deckbench.report import report
+from tests.record import fake
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; `apt-get install chromium` to run these")

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fake
-
+from deckbench.record.read import read_all
 from deckbench.report import gates, report
-from deckbench.report.load import read_all
+from tests.record import fake
 
 
 def failed(records: Path) -> list[str]:

@@ -8,17 +8,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-import fake
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.record.read import read_all
+from deckbench.record.schema import Estimate
 from deckbench.report import charts, report, site
 from deckbench.report.board import boards_of
-from deckbench.report.load import read_all
-from deckbench.report.record import Estimate
+from tests.record import fake
 
 EVIL = (
     '<script>document.title = "pwned"</script>',

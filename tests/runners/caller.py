@@ -13,13 +13,11 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from deckbench import daemon
 from deckbench.errors import DeckBenchError
-from deckbench.runners.container import run_job
+from deckbench.machine import daemon
 from deckbench.runners.job import Job
-from docker_daemon import program, python_image
+from deckbench.runners.local.container import run_job
+from tests.docker_daemon import program, python_image
 
 
 def job(output: Path, code: str, **fields: object) -> Job:

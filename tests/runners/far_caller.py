@@ -11,13 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from deckbench import daemon
 from deckbench.errors import DeckBenchError
+from deckbench.machine import daemon
 from deckbench.runners.job import Job
-from deckbench.runners.remote import run_job_at
-from docker_daemon import program, python_image
+from deckbench.runners.remote.run import run_job_at
+from tests.docker_daemon import program, python_image
 
 
 def far_job(output: Path, data: Path, code: str) -> Job:

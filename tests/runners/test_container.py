@@ -21,13 +21,13 @@ from typing import Any
 import docker
 import pytest
 import requests
-from caller import job
 
-from deckbench.daemon import LABEL
 from deckbench.errors import InputError, OutsideError
-from deckbench.runners.container import run_job
+from deckbench.machine.daemon import LABEL
 from deckbench.runners.job import OWNER, PLACE, Job
-from deckbench.runners.leftovers import labelled, remove_dead
+from deckbench.runners.local.cleanup import labelled, remove_dead
+from deckbench.runners.local.container import run_job
+from tests.runners.caller import job
 
 pytestmark = pytest.mark.docker
 USER = 12345
@@ -266,7 +266,12 @@ def test_output_is_streamed_and_paths_are_of_this_machine(daemon: Any, tmp_path:
         "import sys, time; print('/in/my data/a.jpg:3 is wrong', flush=True); time.sleep(4);"
         "print('see file:///out/x/index.html or /out/x.partial', file=sys.stderr)"
     )
-    asked = ["import caller, sys", "from pathlib import Path", "from deckbench.daemon import connect"]
+    asked = [
+        "from tests.runners import caller",
+        "import sys",
+        "from pathlib import Path",
+        "from deckbench.machine.daemon import connect",
+    ]
     where = f"inputs=(('/in/my data', Path({str(tmp_path / 'my data')!r})),)"
     asked += [f"sys.exit(caller.run_job(caller.job(Path({str(tmp_path / 'x')!r}), {code!r}, {where}), connect()))"]
     process = subprocess.Popen(
@@ -274,7 +279,6 @@ def test_output_is_streamed_and_paths_are_of_this_machine(daemon: Any, tmp_path:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent,
     )
     assert told(process) == f"{tmp_path}/my data/a.jpg:3 is wrong\n"
     assert process.poll() is None
@@ -509,7 +513,7 @@ def test_the_cards_are_those_that_the_caller_may_use(
     daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Job] = []
-    monkeypatch.setattr("deckbench.runners.container.check_daemon", lambda job, info: asked.append(job) or 1 / 0)
+    monkeypatch.setattr("deckbench.runners.local.container.check_daemon", lambda job, info: asked.append(job) or 1 / 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     made = job(tmp_path / "x", "print(1)")
     with pytest.raises(ZeroDivisionError):

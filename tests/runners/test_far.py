@@ -18,18 +18,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from far_caller import far_job
-from test_killed import OwnDaemon
 
-from deckbench import daemon
-from deckbench.containers.prune import prune
 from deckbench.errors import InputError, OutsideError
-from deckbench.runners import far_limit, owner, remote, store, store_helper
-from deckbench.runners.far import Far
+from deckbench.machine import daemon, process_identity
 from deckbench.runners.job import Job
-from deckbench.runners.remote import run_job_at
-from deckbench.runners.store import Session
-from docker_daemon import cannot
+from deckbench.runners.prune import prune
+from deckbench.runners.remote import run, store, store_helper, time_limit
+from deckbench.runners.remote.connection import Far
+from deckbench.runners.remote.run import run_job_at
+from deckbench.runners.remote.store import Session
+from tests.docker_daemon import cannot
+from tests.runners.far_caller import far_job
+from tests.runners.test_killed import OwnDaemon
 
 HOST = "ssh://lab@far.invalid"
 docker, slow = pytest.mark.docker, pytest.mark.slow
@@ -122,7 +122,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "follow", lose)
+        patch.setattr(run, "follow", lose)
         with pytest.raises(RuntimeError, match="killed"):
             run_job_at(job, HOST)
 
@@ -262,7 +262,7 @@ def test_pruning_leaves_what_waits_to_be_fetched(
     code = "import pathlib; out = pathlib.Path('/out/result'); out.mkdir(); (out / 'a').write_text('a')"
     output = tmp_path / "result"
     job = far_job(output, data_of(tmp_path), code)
-    monkeypatch.setattr(owner, "is_dead", lambda who: True)
+    monkeypatch.setattr(process_identity, "is_dead", lambda who: True)
     interrupted(monkeypatch, job)
     prune(far.client, store=True)
     said = capfd.readouterr().err
@@ -282,7 +282,7 @@ def test_pruning_leaves_what_waits_to_be_fetched(
 def test_too_little_disk_names_what_frees_some_there(
     far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "OUTPUT_ROOM", 1 << 60)
+    monkeypatch.setattr(run, "OUTPUT_ROOM", 1 << 60)
     with pytest.raises(OutsideError, match=f"too little disk(.|\n)*`deckbench containers prune --host {HOST}`"):
         run_job_at(far_job(tmp_path / "result", data_of(tmp_path), ""), HOST)
     assert left(far) == []
@@ -297,8 +297,8 @@ def test_too_little_disk_names_what_frees_some_there(
 def test_the_time_limit_holds_there_too(
     far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: str, code: int
 ) -> None:
-    monkeypatch.setattr(far_limit, "SPARE_S", 1)
-    monkeypatch.setattr(far_limit, "GRACE_S", 1)
+    monkeypatch.setattr(time_limit, "SPARE_S", 1)
+    monkeypatch.setattr(time_limit, "GRACE_S", 1)
     step = f"""
 import pathlib, signal, time
 {handler}
@@ -332,7 +332,7 @@ time.sleep(1)
 raise SystemExit(4 if asked == [signal.SIGTERM] else 1)
 """
     job = dataclasses.replace(far_job(tmp_path / "result", data_of(tmp_path), code), minutes=minutes)
-    follow = remote.follow
+    follow = run.follow
 
     def ask(job: Job, session: Session, *rest: Any) -> Any:
         assert session.far.client is not None
@@ -341,7 +341,7 @@ raise SystemExit(4 if asked == [signal.SIGTERM] else 1)
         session.far.client.api.kill(session.named("job"), "SIGTERM")
         return follow(job, session, *rest)
 
-    monkeypatch.setattr(remote, "follow", ask)
+    monkeypatch.setattr(run, "follow", ask)
     assert run_job_at(job, HOST) == 4
     assert left(far) == []
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from deckbench.daemon import LABEL
-from deckbench.runners import owner
-from deckbench.runners.far_leftovers import remove_old
+from deckbench.machine import process_identity
+from deckbench.machine.daemon import LABEL
 from deckbench.runners.job import FAR_JOB, NUMBER, OWNER
+from deckbench.runners.remote.cleanup import remove_old
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
-DEAD = " ".join((*owner.here(), "1", "0"))
+DEAD = " ".join((*process_identity.here(), "1", "0"))
 ELSEWHERE = "another-machine boot 1 1 0"
 NEVER = "0001-01-01T00:00:00Z"
 DAY, MINUTE = 24 * 3600.0, 60.0
@@ -81,12 +81,12 @@ def test_helpers_of_callers_who_live_stay(uncollected: bool) -> None:
     """Also for one that has taken up a job which a dead caller had started."""
     there = Acted()
     there.put("store", "sends", "running", ELSEWHERE, made=9 * DAY)
-    there.put("store", "rests", "exited", owner.mine(), made=DAY, ended=MINUTE)
+    there.put("store", "rests", "exited", process_identity.mine(), made=DAY, ended=MINUTE)
     there.put("store", "begins", "created", ELSEWHERE, made=MINUTE)
     there.put("store", "dying", "running", DEAD, made=MINUTE)
     there.put("store", "dead", "exited", DEAD, made=9 * MINUTE, ended=MINUTE)
     there.put(FAR_JOB, "taken", "exited", DEAD, made=DAY, ended=MINUTE)
-    there.put("store", "taken", "exited", owner.mine(), made=MINUTE, ended=0)
+    there.put("store", "taken", "exited", process_identity.mine(), made=MINUTE, ended=0)
     assert removed(there, uncollected=uncollected) == {
         *("store-dying", "out-dying", "store-dead", "out-dead", "out-alone"),
     }

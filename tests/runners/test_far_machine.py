@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from deckbench.errors import OutsideError
-from deckbench.runners.far_machine import Machine, check_memory
 from deckbench.runners.job import Job
+from deckbench.runners.remote.capacity import Machine, check_memory
 
 GB = 10**9
 

@@ -17,10 +17,10 @@ import pytest
 from deckbench.containers.identity import identity, is_locked
 from deckbench.containers.spec import Image, load_images
 from deckbench.errors import InputError, OutsideError
-from deckbench.runners import jetson, owner
-from deckbench.runners.container import check_daemon, verdict
+from deckbench.machine import jetson, process_identity
 from deckbench.runners.job import GIB, Job, create_arguments, groups, user, with_visible_cards, within
-from deckbench.runners.which import Machine, image_for, machine_of
+from deckbench.runners.local.container import check_daemon, verdict
+from deckbench.runners.select_image import Machine, image_for, machine_of
 
 IMAGES = load_images()
 NO_JETSON = jetson.Jetson()
@@ -207,8 +207,8 @@ class Silent:
         ({"ExitCode": 3, "OOMKilled": True}, "", "out of memory"),  # a worker was killed, and the step said so
         ({"ExitCode": 137}, "", "ended from outside"),
         ({"ExitCode": 139}, "", r"the step crashed \(SIGSEGV\)"),
-        ({"ExitCode": 132}, "", r"the step crashed \(SIGILL\)\n  mend: a package in the image is not made for this"),
-        ({"ExitCode": 135}, "", r"the step crashed \(SIGBUS\)\n  mend: /dev/shm was full"),
+        ({"ExitCode": 132}, "", r"the step crashed \(SIGILL\)\n  fix: a package in the image is not made for this"),
+        ({"ExitCode": 135}, "", r"the step crashed \(SIGBUS\)\n  fix: /dev/shm was full"),
         ({"ExitCode": 143}, "time", "time limit"),
         ({"ExitCode": 143}, "SIGTERM", "stopped by SIGTERM"),
         ({"ExitCode": 127}, "", "could not be started"),
@@ -218,7 +218,7 @@ def test_each_end_has_its_own_message(state: dict[str, Any], reason: str, words:
     with pytest.raises(OutsideError, match=words) as said:
         verdict(a_job(minutes=1), state, reason, Silent())  # type: ignore[arg-type]
     assert said.value.exit_code == 3
-    assert said.value.mend is not None
+    assert said.value.fix is not None
 
 
 def test_the_step_s_own_exit_codes_are_its_own() -> None:
@@ -283,31 +283,35 @@ def test_identity_is_what_a_step_can_see() -> None:
 
 
 def test_owners_that_are_gone_are_known() -> None:
-    assert not owner.is_dead(owner.mine())
+    assert not process_identity.is_dead(process_identity.mine())
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    machine, boot, namespace = owner.here()
-    of_it = " ".join((machine, boot, namespace, str(process.pid), owner.started(process.pid) or ""))
-    assert not owner.is_dead(of_it)
+    machine, boot, namespace = process_identity.here()
+    of_it = " ".join((machine, boot, namespace, str(process.pid), process_identity.started(process.pid) or ""))
+    assert not process_identity.is_dead(of_it)
     process.kill()
     for _ in range(100):
-        if owner.is_dead(of_it):  # a zombie is dead already
+        if process_identity.is_dead(of_it):  # a zombie is dead already
             break
         time.sleep(0.05)
-    assert owner.is_dead(of_it)
+    assert process_identity.is_dead(of_it)
     process.wait()
-    assert owner.is_dead(of_it)
-    parts = owner.mine().split(" ")
-    assert owner.is_dead(" ".join([*parts[:4], "1"]))  # the number was given to another process
-    assert owner.is_dead(" ".join([parts[0], "another boot", *parts[2:]]).replace("another boot", "another-boot"))
-    assert not owner.is_dead(" ".join(["another-machine", *parts[1:4], "1"]))
-    assert not owner.is_dead(" ".join([*parts[:2], "1", parts[3], "1"]))  # in another container: not seen from here
-    assert not owner.is_dead("")
+    assert process_identity.is_dead(of_it)
+    parts = process_identity.mine().split(" ")
+    assert process_identity.is_dead(" ".join([*parts[:4], "1"]))  # the number was given to another process
+    assert process_identity.is_dead(
+        " ".join([parts[0], "another boot", *parts[2:]]).replace("another boot", "another-boot")
+    )
+    assert not process_identity.is_dead(" ".join(["another-machine", *parts[1:4], "1"]))
+    assert not process_identity.is_dead(
+        " ".join([*parts[:2], "1", parts[3], "1"])
+    )  # in another container: not seen from here
+    assert not process_identity.is_dead("")
 
 
 def test_an_owner_that_proc_does_not_show_is_not_dead() -> None:
     if os.getuid() != 0 or shutil.which("unshare") is None or shutil.which("setpriv") is None:
         pytest.skip("only root can mount a /proc, for another user")
-    said = f"print(owner.is_dead({owner.mine()!r}), owner.started({os.getpid()}))"
+    said = f"print(process_identity.is_dead({process_identity.mine()!r}), process_identity.started({os.getpid()}))"
     code = f"from deckbench.runners import owner; {said}"
     lent = "setpriv --reuid=12345 --regid=12345 --clear-groups " + " ".join(
         f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")

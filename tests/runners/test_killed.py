@@ -16,10 +16,10 @@ import pytest
 
 from deckbench.containers.archive import add_layers, pack
 from deckbench.containers.build import LAYERS, PACKAGES, packages_tag
-from deckbench.containers.prune import prune
 from deckbench.containers.spec import image_named
-from deckbench.daemon import LABEL
-from docker_daemon import answering, cannot, start
+from deckbench.machine.daemon import LABEL
+from deckbench.runners.prune import prune
+from tests.docker_daemon import answering, cannot, start
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 CALLER = str(Path(__file__).with_name("caller.py"))

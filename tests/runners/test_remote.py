@@ -16,25 +16,26 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import orin_namespace
 import pytest
-from far_caller import far_job
-from orin_namespace import StandIn
 
-from deckbench import artifact, sshlink
-from deckbench.daemon import LABEL, connect
+from deckbench import artifact
 from deckbench.errors import InputError, OutsideError
-from deckbench.runners import hashes, store
-from deckbench.runners.container import run_job
-from deckbench.runners.far import PATIENCE_VARIABLE, Far
-from deckbench.runners.follow import Cursor, lines, seconds_of
+from deckbench.machine import ssh
+from deckbench.machine.daemon import LABEL, connect
 from deckbench.runners.job import FAR_JOB
-from deckbench.runners.remote import run_job_at
-from deckbench.runners.store import CHUNK, Session
-from deckbench.runners.store_fetch import fetch, listing
-from deckbench.runners.store_send import put, send
-from deckbench.runners.tree import Source, Tree, read_trees
-from docker_daemon import any_daemon, cannot, program, python_image
+from deckbench.runners.local.container import run_job
+from deckbench.runners.remote import file_hashes, store
+from deckbench.runners.remote.connection import PATIENCE_VARIABLE, Far
+from deckbench.runners.remote.file_tree import Source, Tree, read_trees
+from deckbench.runners.remote.follow import Cursor, lines, seconds_of
+from deckbench.runners.remote.run import run_job_at
+from deckbench.runners.remote.store import CHUNK, Session
+from deckbench.runners.remote.store_download import fetch, listing
+from deckbench.runners.remote.store_upload import put, send
+from tests.docker_daemon import any_daemon, cannot, program, python_image
+from tests.runners import orin_namespace
+from tests.runners.far_caller import far_job
+from tests.runners.orin_namespace import StandIn
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 DROP_S = 20  # seconds for which packets are dropped
@@ -75,7 +76,7 @@ def far() -> Iterator[StandIn]:
 
 @pytest.fixture(autouse=True)
 def surroundings(far: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(sshlink.CONFIG_VARIABLE, str(far.ssh_config))
+    monkeypatch.setenv(ssh.CONFIG_VARIABLE, str(far.ssh_config))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -242,13 +243,13 @@ def test_a_hash_is_kept_until_the_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(bytes(2 << 20))
     os.utime(path, (1e9, 1e9))
-    with hashes.open_cache() as cache:
+    with file_hashes.open_cache() as cache:
         assert cache is not None
-        good = hashes.hash_file(path, cache)
+        good = file_hashes.hash_file(path, cache)
         cache.execute("UPDATE hashes SET sha256 = 'kept'")
-        assert hashes.hash_file(path, cache) == ("kept", 2 << 20)
+        assert file_hashes.hash_file(path, cache) == ("kept", 2 << 20)
         path.write_bytes(b"x" + bytes((2 << 20) - 1))
-        changed = hashes.hash_file(path, cache)
+        changed = file_hashes.hash_file(path, cache)
         assert changed[0] not in {"kept", good[0]}
         # written just now: it may change again within the same time stamp, so it is not kept
         assert cache.execute("SELECT sha256 FROM hashes").fetchall() == [("kept",)]
@@ -306,7 +307,7 @@ def test_too_little_disk_is_said_before_anything_is_copied(tmp_path: Path, monke
     tag = python_image(any_daemon()).tag
     data = data_of(tmp_path)
     with orin_namespace.stand_in(disk="700m") as small:
-        monkeypatch.setenv(sshlink.CONFIG_VARIABLE, str(small.ssh_config))
+        monkeypatch.setenv(ssh.CONFIG_VARIABLE, str(small.ssh_config))
         # the image has room, the output has none
         with pytest.raises(OutsideError, match=r"too little disk: .* are free where docker keeps its data"):
             run_job_at(far_job(tmp_path / "result", data, step()), small.host)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from deckbench.errors import OutsideError
-from deckbench.runners.leftovers import recover
-from deckbench.runners.rights import as_it_is, give_back, hand_over
-from deckbench.runners.staging import COPIED, Staging, bring_out, claimed, move_in
+from deckbench.runners.local.cleanup import recover
+from deckbench.runners.local.permissions import as_it_is, give_back, hand_over
+from deckbench.runners.local.staging import COPIED, Staging, bring_out, claimed, move_in
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -97,7 +97,9 @@ def test_half_a_copy_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_table_is_renamed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     staging = Staging(tmp_path / "a.csv")
     order = []
-    monkeypatch.setattr("deckbench.runners.staging.settle", lambda source, target, *, merge: order.append(target.name))
+    monkeypatch.setattr(
+        "deckbench.runners.local.staging.settle", lambda source, target, *, merge: order.append(target.name)
+    )
     with claimed(staging):
         fill(staging.folder, "a.csv", "a.manifest.json", "a.partial/answers.jsonl", "a.timings.csv", ".a.csv.12.tmp")
         bring_out(staging)

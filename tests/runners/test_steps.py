@@ -16,14 +16,12 @@ import pytest
 
 from deckbench import artifact
 from deckbench.errors import OutsideError
-from deckbench.runners.container import run_job
-from deckbench.runners.elsewhere import Asked, Option, job_of
+from deckbench.runners.dispatch import Asked, Option, job_of
 from deckbench.runners.job import PLACE, Job
-from deckbench.runners.leftovers import labelled
-from docker_daemon import program, python_image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
-import micro_world
+from deckbench.runners.local.cleanup import labelled
+from deckbench.runners.local.container import run_job
+from tests.docker_daemon import program, python_image
+from tests.train import micro_world
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,12 +36,12 @@ def step(client: Any, verb: str, **given: Any) -> Job:
     code = {"/opt/packages": Path(sysconfig.get_paths()["purelib"])}
     code |= {f"/opt/{name}": ROOT / name for name in ("harness", "tasks", "pyproject.toml")}  # laid out as a checkout
     env = {**made.env, "PYTHONPATH": "/opt/harness:/opt/packages"}
-    program_ = (*program()[:1], "-m", "deckbench.cli")
+    program_ = (*program()[:1], "-m", "deckbench")
     return dataclasses.replace(made, inputs=(*made.inputs, *code.items()), env=env, program=program_, memory_gib=4)
 
 
 def locally(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "deckbench.cli", *words], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "deckbench", *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -99,12 +97,11 @@ def test_killed_inside_and_resumed_outside(daemon: Any, there: Path, capfd: pyte
     """The caller is killed; the next start, without a container, removes it and goes on to the same bytes."""
     words = ["max_steps=60", "save_every=5"]
     code = (
-        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]; import test_steps as t;"
-        "client = t.python_image and __import__('deckbench.daemon').daemon.connect();"
-        "t.run_job(t.train(client, 'killed', *sys.argv[3:]), client)"
+        "import sys; import tests.runners.test_steps as t;"
+        "client = t.python_image and __import__('deckbench.machine.daemon').daemon.connect();"
+        "t.run_job(t.train(client, 'killed', *sys.argv[1:]), client)"
     )
-    here = Path(__file__).parent
-    process = subprocess.Popen([sys.executable, "-c", code, str(here), str(here.parent), *words])
+    process = subprocess.Popen([sys.executable, "-c", code, *words])
     staging = Path(".killed.job").absolute()
     for _ in range(600):
         if list(staging.glob("killed.partial/checkpoint-*/seal*")) or process.poll() is not None:
@@ -135,7 +132,7 @@ def test_wrong_inputs_are_said_as_outside(daemon: Any, there: Path, capfd: pytes
     assert run_job(step(daemon, "infer", model="m", data=Path("nowhere"), out=Path("a.csv")), daemon) == 2
     inside = capfd.readouterr().err
     words = ["infer", "--model", "m", "--data", "nowhere", "--out", "a.csv"]
-    done = subprocess.run([sys.executable, "-m", "deckbench.cli", *words], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "deckbench", *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert inside == done.stderr
     assert sorted(path.name for path in there.iterdir()) == ["d", "m"]
@@ -150,7 +147,7 @@ def test_a_step_without_the_rights_for_its_memory(daemon: Any, there: Path) -> N
 
 
 def test_without_a_daemon_or_an_image_the_command_line_says_so(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "deckbench.cli", "infer", "--model", "tiny-glm4v", "--data", "d", "--out", "a.csv"]
+    words = [sys.executable, "-m", "deckbench", "infer", "--model", "tiny-glm4v", "--data", "d", "--out", "a.csv"]
     nobody = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
 
     def deckbench(*more: str) -> tuple[int, str]:
@@ -160,7 +157,7 @@ def test_without_a_daemon_or_an_image_the_command_line_says_so(tmp_path: Path) -
     code, said = deckbench("--runner", "docker")
     assert code == 3
     assert said.startswith("deckbench: this machine: no docker daemon answers")
-    assert "mend: start it" in said
+    assert "fix: start it" in said
     code, said = deckbench("--runner", "auto")
     assert code == 2
     assert said.startswith("runner: this machine itself; no docker daemon answers")

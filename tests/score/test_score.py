@@ -9,10 +9,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from score_helpers import answered, choice, make_data, make_predictions, open_question, scene
 
 from deckbench.score import score
 from deckbench.score.schema import Score
+from tests.score.score_helpers import answered, choice, make_data, make_predictions, open_question, scene
 
 
 def both_orders(count: int, **more: Any) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from score_helpers import COLUMNS, answered, choice, make_data, make_predictions, write_csv
 
 from deckbench.errors import InputError
 from deckbench.score import score
+from tests.score.score_helpers import COLUMNS, answered, choice, make_data, make_predictions, write_csv
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_broken_predictions(good: tuple[Path, Path], change: Callable[[Path], No
         score(path, data=data, out=out, plots=plots)
     assert what in caught.value.what
     assert caught.value.where == f"{path}{line}"
-    assert caught.value.mend and caught.value.exit_code == 2
+    assert caught.value.fix and caught.value.exit_code == 2
     assert not out.exists() and not plots.exists()
 
 
@@ -183,7 +183,7 @@ def test_wrong_data(good: tuple[Path, Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "classes: 3\n", "[1, 2]\n", "a: [\n", "classes: {x: 3}\n"])
 def test_wrong_ontology(good: tuple[Path, Path], tmp_path: Path, text: str) -> None:
-    from score_helpers import scene
+    from tests.score.score_helpers import scene
 
     path, data = good
     samples = [scene(1, anomaly=True)]

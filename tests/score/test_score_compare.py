@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from score_helpers import answered, choice, make_data, make_predictions
 
 from deckbench.errors import InputError
 from deckbench.score.compare import compare
+from tests.score.score_helpers import answered, choice, make_data, make_predictions
 
 
 def test_worked_example(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import micro_world
 import pytest
+
+from tests.train import micro_world
 
 
 @pytest.fixture(scope="session")

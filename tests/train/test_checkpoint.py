@@ -3,11 +3,11 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-import micro_world
 import pytest
 
 from deckbench.errors import OutsideError
 from deckbench.train import checkpoint
+from tests.train import micro_world
 
 
 def files(step: int) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import micro_world
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from PIL import Image
 
 from deckbench.errors import InputError
 from deckbench.train.data import Broken, Collate, Item, PictureCache, Plan, shuffled, training_items
+from tests.train import micro_world
 
 
 def plan_of(pictures: int, **given: object) -> Plan:
@@ -148,7 +148,7 @@ def test_an_error_can_leave_a_loading_process() -> None:
 
 def test_loss_is_on_the_answer_and_its_stop_token_only(model: Path, data: Path) -> None:
     from deckbench.models.load import load_model
-    from deckbench.pool.picture import open_picture
+    from deckbench.picture import open_picture
 
     loaded = load_model(str(model))
     items = training_items(data)[:2]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import micro_world
 import pytest
 
 from deckbench import artifact
@@ -17,6 +16,7 @@ from deckbench.train import checkpoint, train
 from deckbench.train.config import TrainConfig, read_source, settle
 from deckbench.train.evaluate import History, Tally, make_exam, tally
 from deckbench.train.lora import WEIGHTS
+from tests.train import micro_world
 
 
 @pytest.fixture(scope="module")

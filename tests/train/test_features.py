@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import micro_world
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +18,7 @@ from deckbench.errors import InputError, OutsideError
 from deckbench.train import features, train
 from deckbench.train.config import TrainConfig
 from deckbench.train.features import Store
+from tests.train import micro_world
 
 Go = Callable[..., str]
 FAMILIES = ("glm4v", "phi3v")
@@ -94,7 +94,7 @@ def test_the_adapter_is_the_same_and_a_hit_opens_no_picture(
 def test_phi_sees_frames_of_several_lengths_and_some_twice(models: dict[str, Path], shapes: Path) -> None:
     """What the test above stands on."""
     from deckbench.models.load import load_model
-    from deckbench.pool.picture import open_picture
+    from deckbench.picture import open_picture
     from deckbench.train.data import training_items
 
     phi = load_model(str(models["phi3v"]))
@@ -193,7 +193,7 @@ def test_a_full_disk(go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, se
         patch.setattr(Store, "put", filling)
         with pytest.raises(OutsideError, match="No space left") as caught:
             go("glm4v", cached=True, **settings)
-    assert "feature_cache" in str(caught.value.mend)
+    assert "feature_cache" in str(caught.value.fix)
     assert all(path.suffix == ".safetensors" for path in kept(tmp_path))
     assert settings or not kept(tmp_path)
     assert go("glm4v", cached=True, **settings, resume=True) == whole

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import micro_world
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from deckbench.errors import InputError
 from deckbench.train import lora, train
 from deckbench.train.config import Source, TrainConfig, read_source, settle
+from tests.train import micro_world
 
 # The keys and values of finetune_demo/configs/lora.yaml with `freezeV`, as the finetune script for pictures reads it.
 LAB: dict[str, Any] = {

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import micro_world
 import psutil
 import pytest
 
 from deckbench.errors import InputError, OutsideError
 from deckbench.train import launch, zero
 from deckbench.train.ranks import Ranks, Sign, from_environment, parse_sign
+from tests.train import micro_world
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 DEEPSPEED = pytest.mark.skipif(
@@ -213,7 +213,7 @@ def test_the_rank_that_others_wait_for_is_named(tmp_path: Path) -> None:
 
 def test_what_ended_a_job(tmp_path: Path) -> None:
     def failed(code: int, local: int = 0, **said: str | None) -> SimpleNamespace:
-        data = {"deckbench": {"where": None, "mend": None, **said}} if said else {}
+        data = {"deckbench": {"where": None, "fix": None, **said}} if said else {}
         return SimpleNamespace(exitcode=code, local_rank=local, error_file_data=data)
 
     watch = launch.HangWatch(tmp_path, limit_s=10)

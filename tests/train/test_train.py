@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import micro_world
 import pytest
 
 from deckbench import artifact
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.train import checkpoint, lora, run, train
 from deckbench.train.config import TrainConfig
+from tests.train import micro_world
 
 
 @pytest.fixture

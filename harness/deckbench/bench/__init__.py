@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from deckbench import artifact, hardware
+from deckbench import artifact
 from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, read_samples
 from deckbench.errors import InputError
+from deckbench.machine import hardware
 from deckbench.progress import say
 
 ENGINES = ("torch",)

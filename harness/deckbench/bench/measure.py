@@ -11,8 +11,8 @@ from typing import Any
 from deckbench.bench import memory
 from deckbench.bench.percentile import POINTS, needed, summary
 from deckbench.dataset import Sample
-from deckbench.models.answer import Answer, Question
-from deckbench.pool.picture import open_picture
+from deckbench.models.interface import Answer, Question
+from deckbench.picture import open_picture
 from deckbench.progress import say
 
 STAGES = ("read", "preprocess", "vision", "prefill", "decode")

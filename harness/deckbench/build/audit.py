@@ -28,8 +28,8 @@ from deckbench.artifact import hash_file
 from deckbench.cores import in_threads
 from deckbench.dataset import Sample, csv_records, read_samples, splits_of
 from deckbench.errors import InputError
-from deckbench.pool.picture import open_picture
-from deckbench.pool.similar import SMALL_SIDE, Coarse, matches, thumbnail
+from deckbench.likeness import SMALL_SIDE, Coarse, matches, thumbnail
+from deckbench.picture import open_picture
 from deckbench.progress import track
 
 MARGIN = 0.10

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from deckbench import artifact
 from deckbench.dataset import Sample, read_samples, splits_of
 from deckbench.errors import InputError
-from deckbench.pool.picture import open_picture
+from deckbench.picture import open_picture
 
 CELL = (352, 216)  # pixels of one picture's place
 TEXT_LINES = 7

@@ -31,12 +31,12 @@ from deckbench.build.plan import Context, Unit, View, trim
 from deckbench.build.rows import COLUMNS, SPLITS, Row, Writer, languages, shuffled, write_tables
 from deckbench.errors import InputError
 from deckbench.ontology import map_classes
-from deckbench.pool.frame import Pool
 from deckbench.progress import say, track
 from deckbench.task import Task, load_task
+from deckbench.yolo.frame import Pool
 
 if TYPE_CHECKING:
-    from deckbench.pool.split import Split
+    from deckbench.split import Split
 
 PLANNERS: dict[str, Callable[[Context, str], list[Unit]]] = {
     "crop": crops.plan,
@@ -74,7 +74,7 @@ def build_dataset(
     pool, task, options, split, seed and export, never on `workers`.
     Raises InputError (nothing is written) and OutsideError.
     """
-    from deckbench.pool.read import read_pool
+    from deckbench.yolo.read import read_pool
 
     started = time.monotonic()
     if not languages(lang):
@@ -134,7 +134,7 @@ def build_dataset(
 
 def _split(pool: Pool, how: str, seed: int) -> Split:
     """The pool's split. Looking for near-duplicates takes longest of all, and every stage asks for the same split."""
-    from deckbench.pool.split import split_pool
+    from deckbench.split import split_pool
 
     key = (pool.content_hash, str(pool.root), how, seed)
     if key not in _splits:

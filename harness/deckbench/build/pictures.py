@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from deckbench.cores import processes
 from deckbench.errors import InputError
-from deckbench.pool.picture import EXIF_ORIENTATION, open_picture
+from deckbench.picture import EXIF_ORIENTATION, open_picture
 
 JPEG_QUALITY = 92
 CHUNK = 24  # frames a worker takes at a time
@@ -153,7 +153,7 @@ def _make_chunk(jobs: Sequence[Job], folder: str) -> tuple[int, InputError | Non
         try:
             make(job, folder)
         except InputError as error:
-            return made, InputError(error.what, error.where, error.mend)
+            return made, InputError(error.what, error.where, error.fix)
         made += len(job[1])
     return made, None
 

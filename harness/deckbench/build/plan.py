@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from deckbench.ontology import Ontology, Verdict
-from deckbench.pool.frame import Frame
 from deckbench.questions import BankQuestion
 from deckbench.task import Task
+from deckbench.yolo.frame import Frame
 
 Box4 = tuple[float, float, float, float]
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from deckbench.build.pictures import Picture
 from deckbench.build.plan import Asked, Context, Unit
 from deckbench.build.scenes import scene_values
 from deckbench.questions import render
-from deckbench.taskfile import LANGS, Lang
+from deckbench.yamlfile import LANGS, Lang
 
 SPLITS = ("train", "val", "test")
 COLUMNS = (

@@ -18,7 +18,7 @@ from deckbench.build.plan import (
     twins,
 )
 from deckbench.questions import REGIONS, BankQuestion
-from deckbench.taskfile import Lang
+from deckbench.yamlfile import Lang
 
 CLEARLY = 0.7  # part of a box that must lie in a region to be there; less than the rest, and it is not
 

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from deckbench.artifact import hash_file
-from deckbench.daemon import failures
 from deckbench.errors import OutsideError
+from deckbench.machine.daemon import failures
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -48,8 +48,8 @@ def bootstrap(image: Image, folder: Path) -> Rootfs:
     unreachable, no rights, no emulation for the other architecture).
     """
     if image.debian is None:
-        mend = "its base comes from a registry: build without --base bootstrap, where that registry can be reached"
-        raise InputError(f"{image.name} has no base made of Debian packages", "--base", mend)
+        fix = "its base comes from a registry: build without --base bootstrap, where that registry can be reached"
+        raise InputError(f"{image.name} has no base made of Debian packages", "--base", fix)
     if shutil.which("mmdebstrap") is None:
         needs = "mmdebstrap" + (" arch-test qemu-user-static binfmt-support" if image.architecture == "arm64" else "")
         raise InputError("mmdebstrap is not installed", "--base", f"apt-get install {needs}")
@@ -69,15 +69,15 @@ def bootstrap(image: Image, folder: Path) -> Rootfs:
     if done.returncode != 0:
         if unknown := UNKNOWN.findall(done.stdout):
             what = f"Debian {image.debian.release} has no such package: {', '.join(sorted(set(unknown)))}"
-            raise InputError(what, image.name, "mend `debian` in containers.toml")
+            raise InputError(what, image.name, "fix `debian` in containers.toml")
         said = [line for line in done.stdout.splitlines() if line.startswith("E:")] or done.stdout.splitlines()[-1:]
-        mend = "is the Debian mirror reachable"
-        mend += (
+        fix = "is the Debian mirror reachable"
+        fix += (
             ", and qemu for arm64 registered (update-binfmts --enable qemu-aarch64)?"
             if image.architecture == "arm64"
             else "?"
         )
-        raise OutsideError(f"mmdebstrap failed: {' '.join(said)[:300]}", image.name, mend)
+        raise OutsideError(f"mmdebstrap failed: {' '.join(said)[:300]}", image.name, fix)
     found = repack(raw, out, DROPPED)
     raw.unlink()
     return Rootfs(found, packages_of(out))
@@ -106,11 +106,11 @@ def check_lock(image: Image, rootfs: Rootfs) -> None:
     lines = place.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         if not LINE.fullmatch(line):
-            mend = f"make it with `deckbench containers lock {image.name} --base bootstrap`"
-            raise InputError("not a line of a lock", f"{place}:{number}", mend)
+            fix = f"make it with `deckbench containers lock {image.name} --base bootstrap`"
+            raise InputError("not a line of a lock", f"{place}:{number}", fix)
     if f"rootfs sha256:{rootfs.layer.sha256}" in lines:
         return
     moved = sorted(set(rootfs.packages) - set(lines))
     what = f"the base is not the locked one: {len(moved)} packages moved{': ' if moved else ''}{', '.join(moved[:5])}"
-    mend = f"`deckbench containers lock {image.name} --base bootstrap`, look at the change, then build again"
-    raise InputError(what, place, mend)
+    fix = f"`deckbench containers lock {image.name} --base bootstrap`, look at the change, then build again"
+    raise InputError(what, place, fix)

@@ -20,8 +20,8 @@ from deckbench.containers.install import install_packages, own_layer
 from deckbench.containers.lock import BASE, WHEELS, base_of, check_base, missing_locks, read_wheels
 from deckbench.containers.spec import Image
 from deckbench.containers.wheels import check_wheels, wheels_folder
-from deckbench.daemon import LABEL, connect, failures
 from deckbench.errors import DeckBenchError, InputError, OutsideError
+from deckbench.machine.daemon import LABEL, connect, failures
 from deckbench.progress import say
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def build(
     base = check_base(base or base_of(image))
     missing = missing_locks(image, base)
     if missing and (not unlocked or not (image.folder / WHEELS).is_file()):
-        mend = f"`deckbench containers lock {image.name} --base {base}`"
-        mend += "; or --unlocked, to try it without" if (image.folder / WHEELS).is_file() else ""
-        raise InputError(f"{image.name} is unlocked: nobody has resolved {', '.join(missing)}", image.folder, mend)
+        fix = f"`deckbench containers lock {image.name} --base {base}`"
+        fix += "; or --unlocked, to try it without" if (image.folder / WHEELS).is_file() else ""
+        raise InputError(f"{image.name} is unlocked: nobody has resolved {', '.join(missing)}", image.folder, fix)
     old = built_attrs(client, image) if tag is None else None
     with tempfile.TemporaryDirectory(prefix="deckbench-build-") as name:
         folder = Path(name)
@@ -214,8 +214,8 @@ def check_dockerfile(place: Path) -> None:
             what = f"{word} in a Dockerfile that holds settings alone"
             raise InputError(what, f"{place}:{number}", f"only {', '.join(SET)}; files come from requirements.in")
         if word.upper() == "FROM" and rest.strip() != "${LAYERS}":
-            mend = "write FROM ${LAYERS}; the base is in the locks"
-            raise InputError(f"FROM {rest.strip()}", f"{place}:{number}", mend)
+            fix = "write FROM ${LAYERS}; the base is in the locks"
+            raise InputError(f"FROM {rest.strip()}", f"{place}:{number}", fix)
 
 
 def verify(

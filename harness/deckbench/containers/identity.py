@@ -7,7 +7,7 @@ from typing import Any
 
 from deckbench.artifact import hash_json
 from deckbench.containers.archive import SETTINGS
-from deckbench.daemon import LABEL
+from deckbench.machine.daemon import LABEL
 
 LOCKED = f"{LABEL}.locked"  # this label of an image is "true" when all that is in it came from locks
 

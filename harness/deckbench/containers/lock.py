@@ -60,8 +60,8 @@ def read_wheels(image: Image) -> list[Wheel]:
     """The wheels of an image, in the lock's order. Raises InputError: no lock, or a line that cannot be read."""
     place = image.folder / WHEELS
     if not place.is_file():
-        mend = f"`deckbench containers lock {image.name}`, where its package indexes can be reached"
-        raise InputError(f"{image.name} is unlocked: nobody has resolved its packages", place, mend)
+        fix = f"`deckbench containers lock {image.name}`, where its package indexes can be reached"
+        raise InputError(f"{image.name} is unlocked: nobody has resolved its packages", place, fix)
     found = []
     for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -92,8 +92,8 @@ def expand(image: Image) -> list[str]:
         try:
             found += own_requirements(own["extras"] or "", image) if own else [str(Requirement(line))] if line else []
         except InvalidRequirement as error:
-            mend = "write a requirement, such as torch==2.13.0"
-            raise InputError(f"not a requirement: {str(error).splitlines()[0]}", f"{place}:{number}", mend) from None
+            fix = "write a requirement, such as torch==2.13.0"
+            raise InputError(f"not a requirement: {str(error).splitlines()[0]}", f"{place}:{number}", fix) from None
     return found
 
 
@@ -222,7 +222,7 @@ def base_digest(client: DockerClient, image: Image) -> str:
 
     Raises OutsideError where the registry does not answer, InputError where the base has nothing for the platform.
     """
-    from deckbench.daemon import failures
+    from deckbench.machine.daemon import failures
 
     with failures(f"the registry of {image.base} does not answer", image.name):
         found = client.images.get_registry_data(image.base)
@@ -251,7 +251,7 @@ def lock_image(image: Image, part: str, *, base: str | None, find_links: Sequenc
     registry or a mirror cannot be reached; the lock then stays as it was.
     """
     from deckbench.artifact import atomic_write
-    from deckbench.daemon import connect
+    from deckbench.machine.daemon import connect
 
     if part not in {"packages", "base"}:
         raise InputError(f"{part!r} is no part of an image", "--only", "packages or base")

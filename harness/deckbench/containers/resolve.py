@@ -69,8 +69,8 @@ def resolve(
             said = " ".join(done.stderr.split())[-400:]
             if UNREACHABLE.search(done.stderr):
                 raise OutsideError(f"a package index cannot be reached: {said}", where, "try again where it can be")
-            mend = "ask for other versions; what is published as source alone is named under `built` in containers.toml"
-            raise InputError(f"the requirements cannot be met: {said}", where, mend)
+            fix = "ask for other versions; what is published as source alone is named under `built` in containers.toml"
+            raise InputError(f"the requirements cannot be met: {said}", where, fix)
         packages: list[dict[str, Any]] = tomllib.loads(out.read_text(encoding="utf-8"))["packages"]
         return packages
 

@@ -89,7 +89,7 @@ def load_images(folder: Path | None = None) -> dict[str, Image]:
     try:
         data = tomllib.loads(place.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid TOML: {error}", place, "mend that line") from None
+        raise InputError(f"not valid TOML: {error}", place, "fix that line") from None
     images = {}
     for name, fields in data.items():
         try:

@@ -53,8 +53,8 @@ def check_wheels(wheels: Sequence[Wheel], folder: Path) -> None:
     for wheel in wheels:
         place = folder / wheel.file
         if not place.is_file():
-            mend = "`deckbench containers wheels NAME`, with the same --wheels"
-            raise InputError("a locked wheel is missing", place, mend)
+            fix = "`deckbench containers wheels NAME`, with the same --wheels"
+            raise InputError("a locked wheel is missing", place, fix)
         if (found := hash_file(place)) != wheel.sha256:
             what = f"the wheel's hash is {found[:12]}..., the lock says {wheel.sha256[:12]}..."
             raise InputError(what, place, "remove the file and fetch it again; do not use what came")
@@ -91,6 +91,6 @@ def build(image: Image, wheels: Sequence[Wheel], wheel: Wheel, folder: Path, fin
         built = wheel_from_source(wheel, image, versions, Path(made), find_links)
         if (found := hash_file(built)) != wheel.sha256:
             what = f"the wheel built here has the hash {found[:12]}..., the lock says {wheel.sha256[:12]}..."
-            mend = "take the file from where it was locked: --find-links FOLDER; or lock the packages again"
-            raise InputError(what, image.folder / WHEELS, mend)
+            fix = "take the file from where it was locked: --find-links FOLDER; or lock the packages again"
+            raise InputError(what, image.folder / WHEELS, fix)
         built.replace(folder / wheel.file)

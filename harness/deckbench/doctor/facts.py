@@ -19,12 +19,12 @@ LONGEST = 200  # characters of anything that another machine said
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. name: what was looked at. mend: what to do about it; empty where nothing is."""
+    """One line of the report. name: what was looked at. fix: what to do about it; empty where nothing is."""
 
     name: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)

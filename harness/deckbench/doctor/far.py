@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from deckbench.doctor.facts import Built, Machine, plain, smi_gpus
 from deckbench.doctor.here import inspected
 from deckbench.errors import OutsideError
-from deckbench.sshlink import ssh_command
+from deckbench.machine.ssh import ssh_command
 
 SCRIPT = Path(__file__).with_name("look.sh")
 LONGEST_S = 120.0
@@ -41,16 +41,16 @@ def ask(host: str) -> bytes:
     """What the script says there: at most MOST bytes."""
     command = ssh_command(host, "sh -s")
     target = urlsplit(host).netloc
-    mend = f"`ssh {target.rpartition(':')[0] or target} true` must work without a password"
+    fix = f"`ssh {target.rpartition(':')[0] or target} true` must work without a password"
     try:
         done = subprocess.run(command, input=SCRIPT.read_bytes(), capture_output=True, timeout=LONGEST_S, check=False)
     except FileNotFoundError:
         raise OutsideError("the program ssh is not here", host, "install OpenSSH's client") from None
     except subprocess.TimeoutExpired:
-        raise OutsideError(f"no whole answer within {LONGEST_S:.0f} s", host, mend) from None
+        raise OutsideError(f"no whole answer within {LONGEST_S:.0f} s", host, fix) from None
     if done.returncode == NOT_SSH:
         told = [plain(line) for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        raise OutsideError(f"cannot be reached ({told[-1] if told else 'ssh gives no reason'})", host, mend)
+        raise OutsideError(f"cannot be reached ({told[-1] if told else 'ssh gives no reason'})", host, fix)
     return done.stdout[:MOST]
 
 
@@ -75,8 +75,8 @@ def parse(said: bytes) -> dict[str, str]:
 def machine(host: str, said: Mapping[str, str]) -> Machine:
     """The facts in what was said. Raises OutsideError when nothing was."""
     if not said.get("machine"):
-        mend = "it must be a Linux machine whose login shell prints nothing of its own in place of the answer"
-        raise OutsideError("the machine gives no answer that can be read", host, mend)
+        fix = "it must be a Linux machine whose login shell prints nothing of its own in place of the answer"
+        raise OutsideError("the machine gives no answer that can be read", host, fix)
     low, high = number(said, "gpu_low"), number(said, "gpu_high")
     docker, fault = daemon(said.get("docker"))
     return Machine(

@@ -99,8 +99,8 @@ def header(path: Path) -> dict[str, tuple[int, int]]:
             if 8 + length + end != file.seek(0, 2):
                 raise ValueError("the file is cut off")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        mend = "the file is damaged or incomplete; copy the checkpoint again"
-        raise InputError(f"not readable as safetensors ({error})", path, mend) from error
+        fix = "the file is damaged or incomplete; copy the checkpoint again"
+        raise InputError(f"not readable as safetensors ({error})", path, fix) from error
     return tensors
 
 
@@ -281,8 +281,8 @@ def memory_line(held: int, room: int | None, where: str) -> Finding:
     if room is None:
         return Finding("memory for it", "absent", f"{need}; nobody says how much is {where}")
     if needed(held) > room:
-        mend = "end other programs, or take a machine or a GPU that has more"
-        return Finding("memory for it", "bad", f"does not fit: {need}, {amount(room)} {where}", mend)
+        fix = "end other programs, or take a machine or a GPU that has more"
+        return Finding("memory for it", "bad", f"does not fit: {need}, {amount(room)} {where}", fix)
     return Finding("memory for it", "good", f"fits: {need}, {amount(room)} {where}")
 
 

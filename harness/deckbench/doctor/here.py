@@ -16,11 +16,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deckbench import __version__, hardware
+from deckbench import __version__
 from deckbench.containers.identity import identity
-from deckbench.daemon import LABEL, connect
 from deckbench.doctor.facts import GB, INSIDE, Built, Finding, Gpu, Machine, amount, plain, smi_gpus
 from deckbench.errors import DeckBenchError
+from deckbench.machine import hardware
+from deckbench.machine.daemon import LABEL, connect
 from deckbench.runners.job import FAR_JOB
 
 if TYPE_CHECKING:
@@ -210,16 +211,16 @@ def in_container() -> str:
 
 def part(name: str) -> Finding:
     """One optional part; it is not imported, some take seconds and some print."""
-    purpose, mend = PARTS[name]
+    purpose, fix = PARTS[name]
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         program = shutil.which(name) if name == "uv" else None
         if program:
             return Finding(name, "good", f"{program}; for {purpose}")
-        return Finding(name, "absent", f"not installed; for {purpose}", mend)
+        return Finding(name, "absent", f"not installed; for {purpose}", fix)
     if importlib.util.find_spec(name) is None:
-        return Finding(name, "bad", f"{version} is listed, and its files are missing", mend)
+        return Finding(name, "bad", f"{version} is listed, and its files are missing", fix)
     return Finding(name, "good", f"{version}; for {purpose}")
 
 
@@ -254,5 +255,5 @@ def embedded_files() -> Finding:
 def disk_here() -> Finding:
     """Free disk in the current folder."""
     free = shutil.disk_usage(Path.cwd()).free
-    mend = "free some disk space, or work in another folder" if free < LITTLE_DISK else ""
-    return Finding("disk of this folder", "bad" if mend else "good", f"{amount(free)} free", mend)
+    fix = "free some disk space, or work in another folder" if free < LITTLE_DISK else ""
+    return Finding("disk of this folder", "bad" if fix else "good", f"{amount(free)} free", fix)

@@ -7,8 +7,8 @@ from typing import Any
 
 from deckbench.containers.lock import missing_locks
 from deckbench.containers.spec import Image
-from deckbench.daemon import mend_of
 from deckbench.doctor.facts import ARCHITECTURES, GB, INSIDE, Finding, Machine, State, amount, plain
+from deckbench.machine.daemon import fix_of
 
 LITTLE_MEMORY = 4 * GB  # the demo's trainings take about 2 GB
 LITTLE_DISK = 5 * GB  # below it not even a CPU image can be built
@@ -25,8 +25,8 @@ def machine_findings(machine: Machine) -> list[Finding]:
     findings = [Finding("system", "good", system), Finding("processor", "good" if cpu else "absent", cpu or "unknown")]
     if machine.governor:
         calm = machine.governor == "performance"
-        mend = "" if calm else "before measuring latency: `sudo cpupower frequency-set -g performance`"
-        findings.append(Finding("CPU governor", "good" if calm else "bad", machine.governor, mend))
+        fix = "" if calm else "before measuring latency: `sudo cpupower frequency-set -g performance`"
+        findings.append(Finding("CPU governor", "good" if calm else "bad", machine.governor, fix))
     else:
         findings.append(Finding("CPU governor", "absent", "the system does not say"))
     findings.append(memory(machine))
@@ -73,8 +73,8 @@ def jetson(machine: Machine) -> list[Finding]:
         low, high = machine.gpu_clock
         held = f"held at {high / 1e6:.0f} MHz"
         moves = f"moves between {low / 1e6:.0f} and {high / 1e6:.0f} MHz"
-        mend = "" if low == high else "before measuring latency: `sudo jetson_clocks`"
-        findings.append(Finding("GPU clock", "good" if low == high else "bad", moves if mend else held, mend))
+        fix = "" if low == high else "before measuring latency: `sudo jetson_clocks`"
+        findings.append(Finding("GPU clock", "good" if low == high else "bad", moves if fix else held, fix))
     return findings
 
 
@@ -86,8 +86,8 @@ def release(machine: Machine) -> Finding:
     number, revision = known
     found = f"R{number}.{revision}"
     if number == 36 and int(revision.partition(".")[0]) < OLD_R36:
-        mend = "update to JetPack 6.1 or later; the image is made for its CUDA 12.6"
-        return Finding("L4T", "bad", f"{found}, JetPack 6.0", mend)
+        fix = "update to JetPack 6.1 or later; the image is made for its CUDA 12.6"
+        return Finding("L4T", "bad", f"{found}, JetPack 6.0", fix)
     if number in (36, 39):
         return Finding("L4T", "good", f"{found}, JetPack {'6' if number == 36 else '7.2'}")
     if number == THOR:
@@ -101,9 +101,9 @@ def daemon_findings(machine: Machine) -> list[Finding]:
     info = machine.docker
     if info is None:
         host = machine.where if machine.where.startswith("ssh://") else None
-        mend = "pip install 'deckbench[containers]'" if "package docker" in machine.docker_fault else mend_of(host)
-        mend = "" if machine.docker_fault == INSIDE else mend
-        return [Finding("docker daemon", "absent", machine.docker_fault or "none answers", mend)]
+        fix = "pip install 'deckbench[containers]'" if "package docker" in machine.docker_fault else fix_of(host)
+        fix = "" if machine.docker_fault == INSIDE else fix
+        return [Finding("docker daemon", "absent", machine.docker_fault or "none answers", fix)]
     rootless = any("name=rootless" in str(option) for option in listed(info, "SecurityOptions"))
     version = plain(info.get("ServerVersion", "?"))
     words = [version, f"storage {plain(info.get('Driver', '?'))}", f"cgroup v{plain(info.get('CgroupVersion', '?'))}"]
@@ -128,8 +128,8 @@ def limits(info: Mapping[str, Any]) -> Finding:
     """Whether the daemon can hold a container to its memory and its number of processes."""
     missing = [word for key, word in (("MemoryLimit", "memory"), ("PidsLimit", "processes")) if not info.get(key)]
     if missing:
-        mend = "use cgroup version 2 with these controllers delegated to the daemon"
-        return Finding("container limits", "bad", f"the daemon cannot limit {' or '.join(missing)}", mend)
+        fix = "use cgroup version 2 with these controllers delegated to the daemon"
+        return Finding("container limits", "bad", f"the daemon cannot limit {' or '.join(missing)}", fix)
     return Finding("container limits", "good", "memory and processes")
 
 
@@ -148,8 +148,8 @@ def runtimes(machine: Machine) -> Finding:
         return Finding("nvidia runtime", "good", "the daemon has it")
     if not has_gpu:
         return Finding("nvidia runtime", "absent", "not there, and no GPU either")
-    mend = "install nvidia-container-toolkit, `sudo nvidia-ctk runtime configure --runtime=docker`, restart docker"
-    return Finding("nvidia runtime", "bad", "the daemon does not have it, so containers see no GPU", mend)
+    fix = "install nvidia-container-toolkit, `sudo nvidia-ctk runtime configure --runtime=docker`, restart docker"
+    return Finding("nvidia runtime", "bad", "the daemon does not have it, so containers see no GPU", fix)
 
 
 def disk(machine: Machine) -> Finding:
@@ -158,8 +158,8 @@ def disk(machine: Machine) -> Finding:
     if machine.docker_free is None:
         return Finding("disk of docker", "absent", f"unknown ({root or 'the daemon does not say where'})")
     little = machine.docker_free < LITTLE_DISK
-    mend = "free some there; `docker system df` says what takes it" if little else ""
-    return Finding("disk of docker", "bad" if little else "good", f"{amount(machine.docker_free)} free at {root}", mend)
+    fix = "free some there; `docker system df` says what takes it" if little else ""
+    return Finding("disk of docker", "bad" if little else "good", f"{amount(machine.docker_free)} free at {root}", fix)
 
 
 def suits(machine: Machine, image: Image) -> bool:
@@ -191,15 +191,15 @@ def image_finding(machine: Machine, image: Image, emulated: Set[str]) -> Finding
         place = f"for {aim(image)}; {image.architecture} does not run here"
     if there is None:
         known = lock_words(image)
-        mend = f"deckbench containers build {image.name}" if suits(machine, image) else ""
-        return Finding(name, "absent", f"not built, {known}; {place}", mend)
+        fix = f"deckbench containers build {image.name}" if suits(machine, image) else ""
+        return Finding(name, "absent", f"not built, {known}; {place}", fix)
     wrong = ARCHITECTURES.get(there.architecture, there.architecture) != image.architecture
     if wrong:
         found = f"{there.identity[:12]} is {there.architecture or 'of no architecture'}, not {image.architecture}"
         return Finding(name, "bad", found, f"deckbench containers build {image.name}")
     state: State = "good" if there.locked else "bad"
-    mend = "" if there.locked else f"for records that are published: deckbench containers lock {image.name}, then build"
-    return Finding(name, state, f"{there.identity[:12]}, {'locked' if there.locked else 'unlocked'}; {place}", mend)
+    fix = "" if there.locked else f"for records that are published: deckbench containers lock {image.name}, then build"
+    return Finding(name, state, f"{there.identity[:12]}, {'locked' if there.locked else 'unlocked'}; {place}", fix)
 
 
 def lock_words(image: Image) -> str:
@@ -223,8 +223,8 @@ def emulation(machine: Machine, emulated: Set[str]) -> Finding:
         return Finding("arm64 emulation", "good", "not needed: this machine is arm64")
     if "arm64" in emulated:
         return Finding("arm64 emulation", "good", "qemu is registered for containers (binfmt_misc)")
-    mend = "Debian: apt-get install qemu-user-static binfmt-support"
-    return Finding("arm64 emulation", "absent", "not registered, or not for containers (flag F)", mend)
+    fix = "Debian: apt-get install qemu-user-static binfmt-support"
+    return Finding("arm64 emulation", "absent", "not registered, or not for containers (flag F)", fix)
 
 
 def can_run(machine: Machine, images: Mapping[str, Image]) -> bool:

@@ -107,16 +107,16 @@ def gpus(probe: Probe, build: str | None) -> list[Finding]:
     """One line for each GPU that torch sees, with the result of an operation computed on it."""
     seen = probe.of("gpu")
     if not seen and probe.code != 0 and not probe.of("torchvision"):
-        mend = "see `nvidia-smi`; install the torch built for this driver's CUDA"
-        return [Finding("CUDA", "bad", f"asking for GPUs failed: {ending(probe.code)}", mend)]
+        fix = "see `nvidia-smi`; install the torch built for this driver's CUDA"
+        return [Finding("CUDA", "bad", f"asking for GPUs failed: {ending(probe.code)}", fix)]
     if not seen:
         return [Finding("CUDA", "absent", "torch sees no GPU" if build else "this torch is built without CUDA")]
     lines = []
     for number, gpu in enumerate(seen):
         name = f"CUDA {number}: {plain(gpu['name'])}"
         if gpu["fault"]:
-            mend = "install the torch built for this GPU and this driver's CUDA"
-            lines.append(Finding(name, "bad", f"an operation failed: {plain(gpu['fault'])}", mend))
+            fix = "install the torch built for this GPU and this driver's CUDA"
+            lines.append(Finding(name, "bad", f"an operation failed: {plain(gpu['fault'])}", fix))
         else:
             found = f"computes; {amount(gpu['free'])} of {amount(gpu['memory'])} free"
             lines.append(Finding(name, "good", found))
@@ -126,11 +126,11 @@ def gpus(probe: Probe, build: str | None) -> list[Finding]:
 def torchvision(probe: Probe) -> Finding:
     """torchvision is for some models of others alone; broken, it takes transformers' imports down with it."""
     told = probe.of("torchvision")
-    mend = "uninstall it (DeckBench's own models need none), or install the one built for this torch"
+    fix = "uninstall it (DeckBench's own models need none), or install the one built for this torch"
     if not told:
-        return Finding("torchvision", "bad", f"does not load: {ending(probe.code)}", mend)
+        return Finding("torchvision", "bad", f"does not load: {ending(probe.code)}", fix)
     if told[0].get("absent"):
         return Finding("torchvision", "absent", "not installed; only some models of others need it")
     if "version" in told[0]:
         return Finding("torchvision", "good", str(told[0]["version"]))
-    return Finding("torchvision", "bad", f"does not load beside this torch: {plain(told[0]['fault'])}", mend)
+    return Finding("torchvision", "bad", f"does not load beside this torch: {plain(told[0]['fault'])}", fix)

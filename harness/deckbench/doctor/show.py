@@ -10,13 +10,13 @@ COLOURS = {"good": "green", "bad": "red", "absent": "yellow"}
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """`STATE  NAME  FOUND`, each with its way to mend on a line of its own."""
+    """`STATE  NAME  FOUND`, each with its way to fix on a line of its own."""
     width = max((len(one.name) for one in findings), default=0)
     told = []
     for one in findings:
         told.append(f"{one.state:<6}  {one.name:<{width}}  {one.found}")
-        if one.mend:
-            told.append(f"{'':<6}  {'':<{width}}  mend: {one.mend}")
+        if one.fix:
+            told.append(f"{'':<6}  {'':<{width}}  fix: {one.fix}")
     return told
 
 
@@ -27,9 +27,9 @@ def table(findings: Sequence[Finding]) -> None:
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("", "looked at", "found", "mend"):
+    for title in ("", "looked at", "found", "fix"):
         grid.add_column(title, overflow="fold")
     for one in findings:
         # Text, not markup: a name in brackets is no style
-        grid.add_row(Text(one.state, COLOURS[one.state]), Text(one.name), Text(one.found), Text(one.mend))
+        grid.add_row(Text(one.state, COLOURS[one.state]), Text(one.name), Text(one.found), Text(one.fix))
     Console().print(grid)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deckbench.errors import InputError
+from deckbench.grade import options_of
 from deckbench.infer.workers import ending
-from deckbench.models.answer import MAX_NEW_TOKENS, Answer, Question
-from deckbench.parse import options_of
-from deckbench.pool.picture import open_picture
+from deckbench.models.interface import MAX_NEW_TOKENS, Answer, Question
+from deckbench.picture import open_picture
 
 
 def ask(*, model: str, adapter: Path | None = None, frame: Path, questions: Sequence[str]) -> list[Answer]:

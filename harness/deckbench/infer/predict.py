@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from deckbench import artifact, hardware
+from deckbench import artifact
 from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
+from deckbench.grade import options_of, parse_choice, parse_scene
 from deckbench.infer.workers import answer_all, answer_in_threads, ending, one_thread, processes_for
-from deckbench.models.answer import MAX_NEW_TOKENS, Answer, Question, Unanswered
-from deckbench.parse import options_of, parse_choice, parse_scene
-from deckbench.pool.picture import open_picture
+from deckbench.machine import hardware
+from deckbench.models.interface import MAX_NEW_TOKENS, Answer, Question, Unanswered
+from deckbench.picture import open_picture
 from deckbench.predictions import COLUMNS
 from deckbench.progress import say, track
 
@@ -326,7 +327,7 @@ def journal(place: Place, content: dict[str, Any]) -> Iterator[tuple[IO[bytes], 
         raise
     except OSError as error:
         raise OutsideError(
-            f"cannot write the answers: {error.strerror}", place.partial, "mend the disk, then run again to go on"
+            f"cannot write the answers: {error.strerror}", place.partial, "fix the disk, then run again to go on"
         ) from error
 
 
@@ -406,7 +407,7 @@ def publish(
     missing = [(key, readable(reason)) for entry in entries for key, reason in entry.get("unanswered", [])]
     if not rows:
         what = f"no question got an answer; the first, {missing[0][0]}: {missing[0][1]}"
-        raise OutsideError(what, place.partial, "mend it at the server, then run again")
+        raise OutsideError(what, place.partial, "fix it at the server, then run again")
     predictions = table(COLUMNS, rows)
     entry = {"sha256": hashlib.sha256(predictions).hexdigest(), "size": len(predictions)}
     content = {**content, "files": {"predictions.csv": entry}}

@@ -29,7 +29,7 @@ class Failed:
 
     what: str
     where: str | None = None
-    mend: str | None = None
+    fix: str | None = None
     crash: bool = False
 
 
@@ -83,7 +83,7 @@ def serve(line: Connection, answer: Callable[[int], Any]) -> None:
             try:
                 result: Any = answer(number)
             except DeckBenchError as error:
-                result = Failed(error.what, error.where, error.mend)
+                result = Failed(error.what, error.where, error.fix)
             except Exception:
                 result = Failed(traceback.format_exc(), crash=True)
             line.send((number, result))
@@ -132,7 +132,7 @@ def answer_all(
                 if isinstance(result, Failed):
                     if result.crash:
                         raise RuntimeError(result.what)
-                    raise InputError(result.what, result.where, result.mend)
+                    raise InputError(result.what, result.where, result.fix)
                 if left:
                     line.send(left.pop())
                     open_tasks += 1

@@ -91,8 +91,8 @@ def weight_files(folder: Path, family: Family) -> dict[str, Path] | Path:
         return {tensor: folder / name for tensor, name in shards.items()}
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if pickled:
-        mend = "convert the weights to safetensors; a pickle can run any code when it is read"
-        raise InputError("pickled weights are not read", folder / pickled[0], mend)
+        fix = "convert the weights to safetensors; a pickle can run any code when it is read"
+        raise InputError("pickled weights are not read", folder / pickled[0], fix)
     raise InputError(f"the checkpoint has neither {SINGLE} nor {INDEX}", folder, family.official)
 
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from deckbench.errors import InputError
 from deckbench.models import pack
-from deckbench.models.answer import Answer, Question
+from deckbench.models.interface import Answer, Question
 
 
 @dataclass(frozen=True)

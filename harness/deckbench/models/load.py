@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.models.answer import Answer, Model, Question
+from deckbench.models.interface import Answer, Model, Question
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +83,8 @@ def without_weights(ref: str) -> bool:
 def need_weights(ref: str) -> None:
     """Raises InputError for a model whose sizes alone are here."""
     if without_weights(ref):
-        mend = "give the folder of the checkpoint; `deckbench bench --weights random` takes the name"
-        raise InputError("the weights of this model are not here, its sizes alone are", ref, mend)
+        fix = "give the folder of the checkpoint; `deckbench bench --weights random` takes the name"
+        raise InputError("the weights of this model are not here, its sizes alone are", ref, fix)
 
 
 def model_folder(ref: str) -> tuple[Path, str]:
@@ -96,10 +96,10 @@ def model_folder(ref: str) -> tuple[Path, str]:
     folder = Path(ref)
     if not folder.is_dir():
         known = ", ".join([*PACKAGED, *BASELINES, f"{BLIND}MODEL", f"{ENDPOINT}NAME"])
-        mend = (
+        fix = (
             f"known names: {known}, and {', '.join(PUBLISHED)} where no weights are needed; or give a checkpoint folder"
         )
-        raise InputError("no such model or folder", ref, mend)
+        raise InputError("no such model or folder", ref, fix)
     return folder, folder.resolve().name
 
 
@@ -124,11 +124,11 @@ def family_of(folder: Path) -> str:
     """
     from deckbench.models.files import Family, read_json
 
-    mend = "give the folder of a vision-language model: GLM-4V or Phi-3-vision as published, or saved by transformers"
-    config = read_json(folder / "config.json", family=Family("", "", mend))
+    fix = "give the folder of a vision-language model: GLM-4V or Phi-3-vision as published, or saved by transformers"
+    config = read_json(folder / "config.json", family=Family("", "", fix))
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str):
-        raise InputError(f"'model_type' is {kind!r}, no name of a model", folder / "config.json", mend)
+        raise InputError(f"'model_type' is {kind!r}, no name of a model", folder / "config.json", fix)
     return {"chatglm": "glm4v", "phi3_v": "phi3v"}.get(kind, "auto")
 
 
@@ -152,7 +152,7 @@ def known_models() -> dict[str, str]:
 def model_identity(ref: str) -> dict[str, Any]:
     """The base's identity (name, family, hashes) behind a name, a folder or `blind:REF`, without loading it."""
     if ref.startswith(ENDPOINT):
-        from deckbench.models.endpoint import endpoint_identity
+        from deckbench.endpoint import endpoint_identity
 
         return endpoint_identity(ref)
     if ref.startswith(BLIND):
@@ -190,8 +190,8 @@ def check_adapter(adapter: Path, model: Chat) -> artifact.Manifest:
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         pickled = sorted(path.name for path in adapter.glob("*.bin"))
         if pickled:
-            mend = "save it as safetensors; a pickle can run any code when it is read"
-            raise InputError("pickled adapters are not read", adapter / pickled[0], mend)
+            fix = "save it as safetensors; a pickle can run any code when it is read"
+            raise InputError("pickled adapters are not read", adapter / pickled[0], fix)
         raise InputError(f"the adapter has no {ADAPTER_WEIGHTS}", adapter, "train it again")
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise InputError(f"the adapter has no {ADAPTER_CONFIG}", adapter, "train it again")
@@ -233,9 +233,9 @@ def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", d
     """
     if ref.removeprefix(BLIND).startswith(ENDPOINT):
         if adapter is not None:
-            mend = "serve the adapted model, and give the name it is served by"
-            raise InputError("an adapter cannot be put on a model behind a server", ref, mend)
-        from deckbench.models.endpoint import load_endpoint
+            fix = "serve the adapted model, and give the name it is served by"
+            raise InputError("an adapter cannot be put on a model behind a server", ref, fix)
+        from deckbench.endpoint import load_endpoint
 
         return load_endpoint(ref)
     is_baseline = ref.removeprefix(BLIND).partition(":")[0] in BASELINES

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from deckbench import hardware, resources
+from deckbench import resources
 from deckbench.errors import OutsideError
+from deckbench.machine import hardware
 from deckbench.models.fresh import noise
 from deckbench.models.load import family_of, pick_device, pick_dtype, split_ref
 from deckbench.models.weights import stated_dtype
@@ -95,8 +96,8 @@ def random_model(ref: str, *, seed: int, device: str = "auto", dtype: str = "aut
     size = f"{numbers:,} weights in {str(model.dtype).removeprefix('torch.')}, {needed / GB:.1f} GB"
     free = free_bytes(where)
     if free is not None and needed > free:
-        mend = "free some memory, or take a machine or a GPU that has more"
-        raise OutsideError(f"the model is {size}, and {free / GB:.1f} GB are free on {where}", ref, mend)
+        fix = "free some memory, or take a machine or a GPU that has more"
+        raise OutsideError(f"the model is {size}, and {free / GB:.1f} GB are free on {where}", ref, fix)
     say(f"{model.name}: {size}, all random; a stand-in for the tokenizer")
     module.to_empty(device=where)
     noise(module, seed)

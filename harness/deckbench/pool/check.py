@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deckbench.pool.frame import ERROR, Problem
-from deckbench.pool.read import Scan, scan_pool
+from deckbench.yolo.frame import ERROR, Problem
+from deckbench.yolo.read import Scan, scan_pool
 
 
 @dataclass(frozen=True)

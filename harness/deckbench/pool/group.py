@@ -12,11 +12,11 @@ from pathlib import Path
 
 from deckbench.artifact import atomic_write
 from deckbench.errors import InputError
-from deckbench.pool.frame import Frame
-from deckbench.pool.picture import taken_at
-from deckbench.pool.read import raise_on, scan_pool
-from deckbench.pool.similar import cluster, fingerprint
-from deckbench.pool.split import natural
+from deckbench.likeness import cluster, fingerprint
+from deckbench.picture import taken_at
+from deckbench.split import natural
+from deckbench.yolo.frame import Frame
+from deckbench.yolo.read import raise_on, scan_pool
 
 FORMS = "regex:R, time:60s or phash"
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deckbench import artifact
+from deckbench.record.read import Run
+from deckbench.record.schema import Block, Estimate, Kind, Latency
 from deckbench.report.charts import COLOURS, Point, curriculum_order
-from deckbench.report.load import Run
-from deckbench.report.record import Block, Estimate, Kind, Latency
 
 CHANCE = 0.5  # a choice has two options, and both orders are in the test set; a verdict is anomaly or normal
 LAST = 9

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from deckbench.report.record import CURRICULA, Bin, Estimate, Interval, Operating
+from deckbench.record.schema import CURRICULA, Bin, Estimate, Interval, Operating
 
 COLOURS = 10
 Z95 = 1.959963984540054

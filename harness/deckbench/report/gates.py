@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from deckbench.errors import DeckBenchError, InputError
+from deckbench.record.read import Run, read_samples
+from deckbench.record.schema import Estimate
 from deckbench.report.board import CHANCE
-from deckbench.report.load import Run, read_samples
-from deckbench.report.record import Estimate
 
 MIN_ANSWERS = 30
 

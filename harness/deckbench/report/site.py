@@ -24,11 +24,11 @@ from markupsafe import Markup, escape
 
 from deckbench import __version__, artifact
 from deckbench.errors import InputError
+from deckbench.record.read import Run, read_all, read_samples
+from deckbench.record.schema import SAMPLES, Block
 from deckbench.report import board as boards
 from deckbench.report import charts, gates
 from deckbench.report.board import KIND_WORDS, Board
-from deckbench.report.load import Run, read_all, read_samples
-from deckbench.report.record import SAMPLES, Block
 
 HERE = Path(__file__).parent
 KIND = "site"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.containers.spec import Image
-from deckbench.daemon import LABEL
-from deckbench.runners.jetson import Jetson
+from deckbench.machine.daemon import LABEL
+from deckbench.machine.jetson import Jetson
 
 IN, OUT = "/in", "/out"
 HOME = "/tmp"

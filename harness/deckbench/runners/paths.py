@@ -146,7 +146,7 @@ def server(ref: str, environ: Mapping[str, str] = os.environ) -> tuple[dict[str,
     """
     from urllib.parse import urlsplit
 
-    from deckbench.models.endpoint.spec import ADDRESS, KEY, find_server, read_spec
+    from deckbench.endpoint.spec import ADDRESS, KEY, find_server, read_spec
 
     spec = read_spec(ref)
     host = urlsplit(find_server(spec, environ).address).hostname or ""
@@ -182,8 +182,8 @@ def add_data(inputs: Inputs, file: Path) -> str:
 def add_pool(inputs: Inputs, pool: Path) -> str:
     """See a pool (folder or yaml) and what its yaml names; returns where it is seen."""
     from deckbench.errors import DeckBenchError
-    from deckbench.pool.read import Finder
-    from deckbench.pool.yamlfile import read_yaml
+    from deckbench.yolo.dataset_yaml import read_yaml
+    from deckbench.yolo.read import Finder
 
     base = pool if pool.is_dir() else pool.parent
     place = inside(base) if pool.is_dir() else f"{inside(base)}/{pool.name}"

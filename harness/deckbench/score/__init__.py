@@ -28,8 +28,10 @@ def score(
     Raises InputError with `file:line` when the predictions are broken, unfinished, or do not fit the dataset, and when
     `out` is something else than a score.
     """
-    from deckbench.score import metrics, read, schema, stats
-    from deckbench.score.terms import find_terms
+    from deckbench import stats
+    from deckbench.record import metrics
+    from deckbench.record.terms import find_terms
+    from deckbench.score import read, schema
 
     predictions = Path(predictions)
     check_places(out, plots)

@@ -19,7 +19,9 @@ def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dic
     two-sided, treats samples as independent: with few groups trust the interval) and the same by `kind`.
     Raises InputError for broken files, and when the two do not hold the same samples with the same gold.
     """
-    from deckbench.score import groups_of, metrics, read, stats
+    from deckbench import stats
+    from deckbench.record import metrics
+    from deckbench.score import groups_of, read
     from deckbench.score.schema import DIGITS
 
     fields = None if data is None else read.read_fields(Path(data))

@@ -1,4 +1,4 @@
-"""Reading prediction files and joining them with their dataset: every fault has a file, a line and a mend."""
+"""Reading prediction files and joining them with their dataset: every fault has a file, a line and a fix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from deckbench import artifact, dataset
 from deckbench.errors import InputError
-from deckbench.parse import options_of, parse_scene
+from deckbench.grade import options_of, parse_scene
 from deckbench.predictions import COLUMNS
 
 KINDS = ("choice", "open", "scene")
@@ -69,7 +69,7 @@ def _checked(record: dict[str, str], where: str) -> dict[str, Any]:
     if row["kind"] not in KINDS:
         raise InputError(f"the kind is {row['kind']!r}", where, f"one of: {', '.join(KINDS)}")
     if row["kind"] == "choice" and row["gold"] not in {"A", "B"}:
-        raise InputError(f"the gold of a choice is {row['gold']!r}, not A or B", where, "mend the row")
+        raise InputError(f"the gold of a choice is {row['gold']!r}, not A or B", where, "fix the row")
     for name in PROBABILITIES:
         row[name] = _number(row[name], name, where)
         if not math.isnan(row[name]) and not 0 <= row[name] <= 1:
@@ -88,7 +88,7 @@ def _number(cell: str, name: str, where: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        raise InputError(f"{name} is {cell!r}, not a number", where, "mend the row, or leave the cell empty") from None
+        raise InputError(f"{name} is {cell!r}, not a number", where, "fix the row, or leave the cell empty") from None
     if not math.isfinite(value):
         raise InputError(f"{name} is {cell!r}, not a finite number", where, "leave the cell empty if it is unknown")
     return value

@@ -207,11 +207,11 @@ def settle(source: Source, overrides: Mapping[str, Any]) -> TrainConfig:
         elif not key:
             where = "--set" if overrides else source.file
         if first["type"] == "extra_forbidden":
-            what, mend = f"unknown setting {key!r}", f"settings are: {', '.join(TrainConfig.model_fields)}"
+            what, fix = f"unknown setting {key!r}", f"settings are: {', '.join(TrainConfig.model_fields)}"
         else:
             what = f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
-            mend = "mend the value"
-        raise InputError(what, where, mend) from error
+            fix = "fix the value"
+        raise InputError(what, where, fix) from error
 
 
 def _lines(node: Any, above: str = "") -> dict[str, int]:
@@ -233,7 +233,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise InputError("this is not yaml", where, "mend the file") from error
+        raise InputError("this is not yaml", where, "fix the file") from error
     if values is None:
         values = {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

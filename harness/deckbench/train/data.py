@@ -35,17 +35,17 @@ class Broken:
 
     what: str
     where: str | None
-    mend: str | None
+    fix: str | None
     kind: type[DeckBenchError] = InputError
 
     @classmethod
     def of(cls, error: DeckBenchError) -> Broken:
         """An error, ready to be sent."""
-        return cls(error.what, error.where, error.mend, type(error))
+        return cls(error.what, error.where, error.fix, type(error))
 
     def error(self) -> DeckBenchError:
         """The error again, to be raised where it is received."""
-        return self.kind(self.what, self.where, self.mend)
+        return self.kind(self.what, self.where, self.fix)
 
 
 def training_items(dataset: Path) -> list[Item]:
@@ -59,7 +59,7 @@ def training_items(dataset: Path) -> list[Item]:
         raise InputError("the train part is empty", where, "build the dataset from a pool with training frames")
     for sample in samples:
         if not sample.answer.strip():
-            raise InputError(f"the sample {sample.id!r} has no answer to learn", where, "mend or remove this row")
+            raise InputError(f"the sample {sample.id!r} has no answer to learn", where, "fix or remove this row")
     return group_by_picture(samples)
 
 

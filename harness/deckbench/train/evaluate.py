@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deckbench import parse, task
+from deckbench import grade, task
 from deckbench.dataset import Sample, read_samples, splits_of
 from deckbench.errors import InputError
-from deckbench.models.answer import MAX_NEW_TOKENS, Question
-from deckbench.pool.picture import open_picture
+from deckbench.models.interface import MAX_NEW_TOKENS, Question
+from deckbench.picture import open_picture
 from deckbench.progress import say, track
-from deckbench.taskfile import read_yaml
 from deckbench.train.config import Source, TrainConfig
 from deckbench.train.data import shuffled
+from deckbench.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,13 +69,13 @@ def make_exam(dataset: Path, *, limit: int | None, seed: int) -> Exam:
     limit: most samples, whole pictures drawn by `seed` until it is reached. Raises InputError when there is no val
     part, or nothing in it.
     """
-    where, mend = dataset / "val.jsonl", "build the dataset from a pool with val frames, or set eval_every to null"
+    where, fix = dataset / "val.jsonl", "build the dataset from a pool with val frames, or set eval_every to null"
     if not where.is_file():
-        raise InputError("the dataset has no val part to evaluate on while training", where, mend)
+        raise InputError("the dataset has no val part to evaluate on while training", where, fix)
     found = read_samples(dataset, "val")
     kind = next((kind for kind in KINDS if any(sample.kind == kind for sample in found)), None)
     if kind is None:
-        raise InputError("the val part is empty: there is nothing to evaluate on while training", where, mend)
+        raise InputError("the val part is empty: there is nothing to evaluate on while training", where, fix)
     found = [sample for sample in found if sample.kind == kind]
     metric = headline({sample.task for sample in found})
     if metric == BALANCED and any(truth(sample) is not None for sample in found):
@@ -106,7 +106,7 @@ def headline(tasks: set[str | None]) -> str:
 
 def truth(sample: Sample) -> bool | None:
     """Is the frame an anomaly, where the sample asks for a verdict."""
-    return parse.mark("", sample.gold, sample.kind, ("", ""), sample.anomaly)[2]
+    return grade.mark("", sample.gold, sample.kind, ("", ""), sample.anomaly)[2]
 
 
 def tally(model: Any, exam: Exam, part: tuple[int, int] = (0, 1)) -> Tally:
@@ -123,8 +123,8 @@ def tally(model: Any, exam: Exam, part: tuple[int, int] = (0, 1)) -> Tally:
         for sample, answer in zip(samples, answers, strict=True):
             options = (sample.option_a or "", sample.option_b or "")
             if not all(options):
-                options = parse.options_of(sample.question) or options
-            _, right, known = parse.mark(answer.text, sample.gold, sample.kind, options, sample.anomaly)
+                options = grade.options_of(sample.question) or options
+            _, right, known = grade.mark(answer.text, sample.gold, sample.kind, options, sample.anomaly)
             first = sample.gold == "A" if known is None else known
             total += Tally((right and first, right and not first), (first, not first))
     return total

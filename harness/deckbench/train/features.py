@@ -17,8 +17,8 @@ from torch import Tensor
 
 from deckbench.artifact import atomic_write, hash_file, hash_json
 from deckbench.errors import InputError, OutsideError
-from deckbench.hardware import packages
-from deckbench.pool.picture import open_picture
+from deckbench.machine.hardware import packages
+from deckbench.picture import open_picture
 from deckbench.progress import say
 from deckbench.train.config import TrainConfig
 from deckbench.train.data import Collate, Pair, PictureCache, Recent
@@ -113,8 +113,8 @@ class Store:
         try:
             atomic_write(self.place(key), save(sealed), flush=False)  # the seal tells a torn one
         except OutsideError as error:
-            mend = "mend the disk or give another feature_cache (or none), then run again with --resume"
-            raise OutsideError(error.what, error.where, mend) from error
+            fix = "fix the disk or give another feature_cache (or none), then run again with --resume"
+            raise OutsideError(error.what, error.where, fix) from error
 
 
 def seal(key: str, features: Tensor) -> bytes:

@@ -49,8 +49,8 @@ def asked_places(
     if gpus is not None and nproc is not None:
         raise InputError("give GPUs or a number of processes, not both", "--gpus, --nproc", "leave one of them out")
     if nnodes > 1 and rendezvous is None:
-        mend = "give --rendezvous HOST:PORT: the first machine and a free port there, the same on all machines"
-        raise InputError("several machines must be told where to meet", "--rendezvous", mend)
+        fix = "give --rendezvous HOST:PORT: the first machine and a free port there, the same on all machines"
+        raise InputError("several machines must be told where to meet", "--rendezvous", fix)
     chosen = parse_gpus(gpus) if gpus is not None else ()
     found = Places(len(chosen) or nproc or 1, chosen, nnodes, rendezvous)
     return found if found.nproc * nnodes > 1 or chosen else None
@@ -58,12 +58,12 @@ def asked_places(
 
 def parse_gpus(text: str) -> tuple[int, ...]:
     """`0,2,3` as numbers of GPUs that this machine has. Raises InputError."""
-    mend = "write their numbers, such as --gpus 0,2,3"
+    fix = "write their numbers, such as --gpus 0,2,3"
     if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise InputError(f"{text!r} is no list of GPUs", "--gpus", mend)
+        raise InputError(f"{text!r} is no list of GPUs", "--gpus", fix)
     chosen = tuple(int(part) for part in text.split(","))
     if len(set(chosen)) < len(chosen):
-        raise InputError(f"a GPU stands twice in {text!r}", "--gpus", mend)
+        raise InputError(f"a GPU stands twice in {text!r}", "--gpus", fix)
     import torch
 
     there = torch.cuda.device_count()
@@ -72,7 +72,7 @@ def parse_gpus(text: str) -> tuple[int, ...]:
         what = (
             f"this machine has {there} GPUs, none with the number {', '.join(missing)}" if there else "no GPU is here"
         )
-        raise InputError(what, "--gpus", mend if there else "leave --gpus away, or give --nproc for the CPU")
+        raise InputError(what, "--gpus", fix if there else "leave --gpus away, or give --nproc for the CPU")
     return chosen
 
 
@@ -216,9 +216,9 @@ def cause(failures: Mapping[int, Any], watch: HangWatch, out: Path, logs: Path) 
         )
     said = failure.error_file_data.get("deckbench")
     if said is not None and failure.exitcode == InputError.exit_code:
-        return InputError(said["what"], said["where"], said["mend"])
+        return InputError(said["what"], said["where"], said["fix"])
     if said is not None:
-        return OutsideError(f"rank {number}: {said['what']}; {state}", said["where"] or out, said["mend"] or RESUME)
+        return OutsideError(f"rank {number}: {said['what']}; {state}", said["where"] or out, said["fix"] or RESUME)
     text = "".join(path.read_text(errors="replace") for path in sorted(logs.rglob(f"{failure.local_rank}/stderr.log")))
     tail = "\n".join(text.splitlines()[-TAIL:])
     return RuntimeError(f"rank {number} ended with exit code {failure.exitcode}; {state}\n{tail}")
@@ -240,7 +240,7 @@ def leave_word(error: DeckBenchError) -> bool:
         return False
     word = {
         "message": {"message": error.message(), "extraInfo": {"timestamp": str(int(time.time()))}},
-        "deckbench": {"what": error.what, "where": error.where, "mend": error.mend},
+        "deckbench": {"what": error.what, "where": error.where, "fix": error.fix},
     }
     Path(place).parent.mkdir(parents=True, exist_ok=True)
     Path(place).write_text(json.dumps(word), encoding="utf-8")

@@ -122,15 +122,15 @@ def check_targets(model: Any, config: TrainConfig, where: str) -> None:
     if config.targets is None:
         return
     known = linears_matched(model.module, pattern(model, config.vision, None))
-    mend = f"names of layers are: {', '.join(sorted({name.rpartition('.')[2] for name in known}))}"
+    fix = f"names of layers are: {', '.join(sorted({name.rpartition('.')[2] for name in known}))}"
     for name in config.targets:
         if not linears_matched(model.module, pattern(model, config.vision, [name])):
-            raise InputError(f"no layer that can have an adapter is called {name!r} in {model.name}", where, mend)
+            raise InputError(f"no layer that can have an adapter is called {name!r} in {model.name}", where, fix)
     if config.vision == "train":
         both, text = (linears_matched(model.module, pattern(model, v, config.targets)) for v in ("train", "absent"))
         if len(both) == len(text):
             what = f"the vision tower is to be trained, and has no layer called {' or '.join(config.targets)}"
-            raise InputError(what, where, f"leave it out (vision: absent, or freezeV: true); {mend}")
+            raise InputError(what, where, f"leave it out (vision: absent, or freezeV: true); {fix}")
 
 
 def fit_vision(config: TrainConfig, model: Any) -> TrainConfig:

@@ -183,7 +183,7 @@ def examined(examine: Examine, part: tuple[int, int]) -> Tally | Broken:
     try:
         return examine(part)
     except DeckBenchError as error:
-        return Broken(error.what, error.where, error.mend)
+        return Broken(error.what, error.where, error.fix)
 
 
 def add_up(

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from deckbench import artifact, hardware
+from deckbench import artifact
 from deckbench.artifact import Manifest
 from deckbench.errors import InputError
+from deckbench.machine import hardware
 from deckbench.progress import say
 from deckbench.train import checkpoint, lora, zero
 from deckbench.train.config import Source, TrainConfig, read_source, settle

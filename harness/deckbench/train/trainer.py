@@ -99,7 +99,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             yield
         except OSError as error:
             what = f"cannot write the learning curve's events: {error.strerror}"
-            raise OutsideError(what, self.logs, "mend the disk or this folder, then run again with --resume") from error
+            raise OutsideError(what, self.logs, "fix the disk or this folder, then run again with --resume") from error
 
 
 class LoraTrainer(Trainer):  # type: ignore[misc]

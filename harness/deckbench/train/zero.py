@@ -33,7 +33,7 @@ def read_config(name: str, beside: Path | None = None) -> dict[str, Any]:
         config = json.loads(place.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         line = getattr(error, "lineno", 1)
-        raise InputError("this is not json", f"{place}:{line}", "mend the file") from error
+        raise InputError("this is not json", f"{place}:{line}", "fix the file") from error
     if not isinstance(config, dict):
         raise InputError("a DeepSpeed config is a map of settings", place, 'begin it with {"zero_optimization": ...}')
     if importlib.util.find_spec("deepspeed") is None:

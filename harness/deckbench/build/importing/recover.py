@@ -23,9 +23,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from deckbench.cores import in_threads
-from deckbench.pool.frame import Frame, Pool
-from deckbench.pool.picture import open_picture
+from deckbench.picture import open_picture
 from deckbench.progress import track
+from deckbench.yolo.frame import Frame, Pool
 
 WIDTH, HEIGHT = 96, 54
 CLIP = 12  # grey levels a single pixel of a thumbnail may count

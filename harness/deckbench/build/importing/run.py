@@ -23,11 +23,11 @@ from deckbench.build.pictures import copy_suffix
 from deckbench.build.rows import SPLITS, Row, shuffled, write_tables
 from deckbench.cores import in_threads
 from deckbench.errors import InputError
-from deckbench.parse import options_of, parse_scene
-from deckbench.pool.frame import Frame, Pool
-from deckbench.pool.picture import PictureError, inspect_picture, open_picture
-from deckbench.pool.split import known_groups, share_out
+from deckbench.grade import options_of, parse_scene
+from deckbench.picture import PictureError, inspect_picture, open_picture
 from deckbench.progress import say, track
+from deckbench.split import known_groups, share_out
+from deckbench.yolo.frame import Frame, Pool
 
 UNMATCHED = "unmatched.csv"
 PICTURES = "pictures.csv"
@@ -142,7 +142,7 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _read_pool(pool: Path, skip_bad: bool) -> Pool:
-    from deckbench.pool.read import read_pool
+    from deckbench.yolo.read import read_pool
 
     return read_pool(pool, skip_bad=skip_bad)
 
@@ -179,12 +179,12 @@ def refuse_empty(read: Read, places: Places, old: Path) -> None:
     """Nothing can be imported: say why, and what would help."""
     reasons = Counter(one.reason for one in read.listed)
     words = "; ".join(f"{count} x {REASONS[reason]}" for reason, count in reasons.most_common(4))
-    mend = "give the folder that holds .jsonl, .json or .csv files, and name its parts with --map FOLDER=STAGE"
+    fix = "give the folder that holds .jsonl, .json or .csv files, and name its parts with --map FOLDER=STAGE"
     if reasons["absolute-path"]:
-        mend = f"say where the pictures lie now, such as --image-root {places.strangers.most_common(1)[0][0]}=FOLDER"
+        fix = f"say where the pictures lie now, such as --image-root {places.strangers.most_common(1)[0][0]}=FOLDER"
     elif reasons["unknown-group"]:
-        mend = "keep the files' own parts with --split files, or give the pool that the pictures come from"
-    raise InputError(f"no sample can be imported ({words or 'no files with samples'})", old, mend)
+        fix = "keep the files' own parts with --split files, or give the pool that the pictures come from"
+    raise InputError(f"no sample can be imported ({words or 'no files with samples'})", old, fix)
 
 
 def find(read: Read, maps: Sequence[Mapped], facts: Mapping[str, Facts], pool: Pool) -> dict[str, Match]:

@@ -84,8 +84,8 @@ def parse_maps(old: Path, pairs: Sequence[str]) -> list[Mapped]:
     for word in words:
         folder, equals, stage = word.rpartition("=")
         if not equals or stage not in STAGES or not folder.strip():
-            mend = f"write FOLDER=STAGE, such as region1=S1; stages: {', '.join(STAGES)}"
-            raise InputError(f"cannot read {word!r}", "--map", mend)
+            fix = f"write FOLDER=STAGE, such as region1=S1; stages: {', '.join(STAGES)}"
+            raise InputError(f"cannot read {word!r}", "--map", fix)
         path = old if folder.strip() == "." else old / folder.strip()
         if not path.resolve().is_relative_to(old.resolve()):
             raise InputError(f"{folder!r} leaves the imported folder", "--map", f"name a folder inside {old}")
@@ -148,7 +148,7 @@ def read_text(path: Path, old: Path, read: Read) -> str:
     try:
         text, encoding = decode(path.read_bytes(), path)
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", path, "mend the file's rights") from error
+        raise InputError(f"cannot be read ({error.strerror})", path, "fix the file's rights") from error
     read.files[shown(path, old)] = {"sha256": hash_file(path), "encoding": encoding}
     return text
 

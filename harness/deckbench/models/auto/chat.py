@@ -18,12 +18,12 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from deckbench.errors import InputError
 from deckbench.models import files
-from deckbench.models.answer import Answer, Question
 from deckbench.models.auto.files import AUTO, Settings, read_settings, read_small
 from deckbench.models.auto.network import language_linears, load_config, load_network, seen_once
 from deckbench.models.auto.prompt import Prompter, load_processor
 from deckbench.models.chat import Chat
 from deckbench.models.generate import Generated, answers, check_lengths, wait
+from deckbench.models.interface import Answer, Question
 
 GREY = (127, 127, 127)  # no pixel of it is 0 after preprocessing, which some models take for padding
 
@@ -66,8 +66,8 @@ class Auto(Chat):
     def save_merged(self, folder: Path, layout: str = "official") -> None:
         """As `save`: the names in such a folder are transformers' own, the only ones there are. Raises InputError."""
         if layout != "official":
-            mend = "leave --layout out: the names are transformers' own"
-            raise InputError(f"{self.name} has no {layout} layout", "--layout", mend)
+            fix = "leave --layout out: the names are transformers' own"
+            raise InputError(f"{self.name} has no {layout} layout", "--layout", fix)
         self.save(folder)
 
     def describe(self, weights: Any) -> dict[str, Any]:

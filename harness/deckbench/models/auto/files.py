@@ -40,7 +40,7 @@ class Settings:
 
 
 @contextmanager
-def in_our_words(what: str, where: Path, mend: str = OFFICIAL) -> Iterator[None]:
+def in_our_words(what: str, where: Path, fix: str = OFFICIAL) -> Iterator[None]:
     """Raises InputError for whatever fails within: on damaged files transformers fails with any kind of exception."""
     try:
         yield
@@ -48,7 +48,7 @@ def in_our_words(what: str, where: Path, mend: str = OFFICIAL) -> Iterator[None]
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{what} ({said[:SAID]})", where, mend) from error
+        raise InputError(f"{what} ({said[:SAID]})", where, fix) from error
 
 
 def without_types(raw: Mapping[str, Any]) -> dict[str, Any]:

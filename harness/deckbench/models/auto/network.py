@@ -115,8 +115,8 @@ def learn_answers(network: Any, where: Path) -> None:
                 return plain(*given, **named)
             return with_loss(labels, num_items_in_batch, functools.partial(plain, *given, use_cache=False, **named))
         except (ValueError, IndexError) as error:  # an image's tokens and features differ; a token is in no table
-            mend = "config.json and the processor's files must come from one checkpoint"
-            raise InputError(f"the model does not take what its processor makes ({error})", where, mend) from error
+            fix = "config.json and the processor's files must come from one checkpoint"
+            raise InputError(f"the model does not take what its processor makes ({error})", where, fix) from error
 
     network.forward = forward
     network.accepts_loss_kwargs = True

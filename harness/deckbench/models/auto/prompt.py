@@ -103,8 +103,8 @@ class Prompter:
         """The prompt: by the checkpoint's own chat template, or where it has none the image token and the question."""
         for token in (self.image_token, *self.tokenizer.all_special_tokens):
             if token in question:
-                mend = "leave it out: the model would not read it as text"
-                raise InputError(f"the question has the model's special token {token}", f"{question[:60]}...", mend)
+                fix = "leave it out: the model would not read it as text"
+                raise InputError(f"the question has the model's special token {token}", f"{question[:60]}...", fix)
         return self._chat(question) if self.processor.chat_template else f"{self.image_token}{question}"
 
     def _ending(self) -> tuple[str, int | None]:

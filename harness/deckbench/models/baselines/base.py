@@ -11,8 +11,8 @@ from typing import Any
 from deckbench import artifact, dataset
 from deckbench.dataset import Sample
 from deckbench.errors import InputError
-from deckbench.models.answer import Answer
-from deckbench.parse import options_of
+from deckbench.grade import options_of
+from deckbench.models.interface import Answer
 
 
 class Baseline(ABC):
@@ -54,13 +54,13 @@ class Learner(Baseline):
     @cached_property
     def train(self) -> list[Sample]:
         """The train part's samples, in file order. Raises InputError when there is none."""
-        mend = f"name a dataset that has one: {self.name}:DATASET"
+        fix = f"name a dataset that has one: {self.name}:DATASET"
         if self.source is None or not self.source.is_dir() or "train" not in dataset.splits_of(self.source):
             what = f"there is no train part for the baseline {self.name!r} to learn from"
-            raise InputError(what, self.source, mend)
+            raise InputError(what, self.source, fix)
         samples = dataset.read_samples(self.source, "train")
         if not samples:
-            raise InputError("the train part is empty", self.source / "train.jsonl", mend)
+            raise InputError("the train part is empty", self.source / "train.jsonl", fix)
         return samples
 
 

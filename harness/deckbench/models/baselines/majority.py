@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from deckbench.dataset import Sample
-from deckbench.models.answer import Answer
 from deckbench.models.baselines.base import Learner, say
+from deckbench.models.interface import Answer
 
 
 def most_frequent(counts: Counter[str]) -> str:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from deckbench import progress
 from deckbench.cores import in_threads
 from deckbench.dataset import Sample
-from deckbench.models.answer import Answer
 from deckbench.models.baselines.base import Learner, content, key, options, say
-from deckbench.pool.picture import grey_thumbnail
+from deckbench.models.interface import Answer
+from deckbench.picture import grey_thumbnail
 
 SIZE = (40, 24)  # width, height of the grey thumbnails
 Floats = npt.NDArray[np.float32]

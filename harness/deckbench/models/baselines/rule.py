@@ -18,15 +18,15 @@ from PIL import Image
 from deckbench import artifact
 from deckbench.dataset import Sample
 from deckbench.errors import InputError
-from deckbench.models.answer import Answer
 from deckbench.models.baselines.base import Baseline, dataset_of, options, say
+from deckbench.models.interface import Answer
 from deckbench.ontology import Ontology, map_classes
-from deckbench.pool.frame import Box
-from deckbench.pool.labels import RowError, parse_row
-from deckbench.pool.picture import SUFFIXES
+from deckbench.picture import SUFFIXES
 from deckbench.questions import REGIONS, BankQuestion, render
 from deckbench.task import Task, load_task
-from deckbench.taskfile import LANGS, Lang
+from deckbench.yamlfile import LANGS, Lang
+from deckbench.yolo.frame import Box
+from deckbench.yolo.labels import RowError, parse_row
 
 FILLED = ("noun", "region", "kind", "state", "name", "fact", "verdict", "step")
 INSIDE = 0.85  # part of a label that must lie in the drawn box to be what is asked about
@@ -132,7 +132,7 @@ class Rule(Baseline):
     @cached_property
     def names(self) -> tuple[str, ...] | None:
         """Class names by number: of the pool's yaml in or above the folder, else of `classes.txt`; else None."""
-        from deckbench.pool.yamlfile import find_yaml, load, read_names
+        from deckbench.yolo.dataset_yaml import find_yaml, load, read_names
 
         for folder in (self.root, *self.root.resolve().parents[:2]):
             try:
@@ -261,7 +261,7 @@ def read_objects(path: Path, names: tuple[str, ...], ontology: Ontology) -> list
             except ValueError:
                 confidence = -1.0
             if not 0 <= confidence <= 1:
-                raise InputError("the confidence is not a number from 0 to 1", f"{path}:{number}", "mend the row")
+                raise InputError("the confidence is not a number from 0 to 1", f"{path}:{number}", "fix the row")
         try:
             box, _ = parse_row(" ".join(cells), names, number)
         except RowError as error:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from deckbench.errors import InputError
 from deckbench.models import files, pack
-from deckbench.models.answer import Answer, Question
 from deckbench.models.chat import GENERATION, QUESTIONS_AT_ONCE, OfficialChat
 from deckbench.models.generate import Generated, answers, check_lengths, greedy, prefill, wait
 from deckbench.models.glm4v import preprocess, prompt, weights
 from deckbench.models.glm4v.config import CONFIG, GLM4V, TOKENIZER, Glm4vConfig, read_config, read_json
 from deckbench.models.glm4v.model import Glm4vModule
 from deckbench.models.glm4v.tokenizer import Tokenizer, read_tokenizer
+from deckbench.models.interface import Answer, Question
 from deckbench.models.weights import Entry, stated_dtype
 
 if TYPE_CHECKING:
@@ -173,15 +173,15 @@ class Glm4v(OfficialChat):
 
 def check_ids(config: Glm4vConfig, tokenizer: Tokenizer, where: Path) -> None:
     """Refuse a config and a tokenizer that do not belong together. Raises InputError."""
-    mend = "config.json and the tokenizer files must come from one checkpoint"
+    fix = "config.json and the tokenizer files must come from one checkpoint"
     for key, name in (("boi_token_id", prompt.IMAGE[0]), ("eoi_token_id", prompt.IMAGE[2])):
         if config.raw[key] != tokenizer.special[name]:
             what = f"{key!r} is not the tokenizer's id of {name} ({tokenizer.special[name]})"
-            raise InputError(what, where, mend)
+            raise InputError(what, where, fix)
     most = max(*tokenizer.bytes_of, *tokenizer.special.values())
     if most >= config.padded_vocab_size:
         what = f"the tokenizer has ids up to {most}, 'padded_vocab_size' is {config.padded_vocab_size}"
-        raise InputError(what, where, mend)
+        raise InputError(what, where, fix)
 
 
 def load_glm4v(

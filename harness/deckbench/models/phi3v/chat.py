@@ -13,9 +13,9 @@ from torch import Tensor
 
 from deckbench.errors import InputError
 from deckbench.models import pack
-from deckbench.models.answer import Answer, Question
 from deckbench.models.chat import GENERATION, QUESTIONS_AT_ONCE, OfficialChat
 from deckbench.models.generate import Generated, answers, check_lengths, greedy, prefill, wait
+from deckbench.models.interface import Answer, Question
 from deckbench.models.phi3v import preprocess, prompt, weights
 from deckbench.models.phi3v.config import (
     CONFIG,

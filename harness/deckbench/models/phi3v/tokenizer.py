@@ -79,8 +79,8 @@ def parse_tokenizer(data: Any, where: str | Path) -> Tokenizer:
 def read_tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, bytes]]:
     """The tokenizer of a checkpoint folder, and its files' bytes by name (kept, so that saving is exact)."""
     if not (folder / MODEL).is_file() and (folder / SLOW).is_file():
-        mend = f"copy {MODEL} from the published folder; it holds the same vocabulary"
-        raise InputError(f"the checkpoint has {SLOW} and no {MODEL}", folder / MODEL, mend)
+        fix = f"copy {MODEL} from the published folder; it holds the same vocabulary"
+        raise InputError(f"the checkpoint has {SLOW} and no {MODEL}", folder / MODEL, fix)
     small = files.read_small(folder, TOKENIZER, PHI3V)
     for name in TOKENIZER[1:]:
         read_json(folder / name)

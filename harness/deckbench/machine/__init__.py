@@ -1,0 +1,1 @@
+"""This machine and others: hardware, ssh, the docker daemon, the Jetson."""

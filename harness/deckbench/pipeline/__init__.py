@@ -1,0 +1,1 @@
+"""Suites, verify and bench-orin: which steps run, in which order."""

@@ -1,0 +1,229 @@
+"""Does a record reproduce? Its step is done again from its inputs, and the answers are laid side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from deckbench import artifact
+from deckbench.errors import DeckBenchError, InputError, OutsideError
+from deckbench.suite import load_suite
+
+SINCE = ("score", "infer", "train")
+# verdicts, the best first; those before "different" count as reproduced
+SAME_BYTES, SAME_ANSWERS, WITHIN, DIFFERENT, NOT_HERE = (
+    "same bytes",
+    "same answers",
+    "within the interval",
+    "different",
+    "not runnable here",
+)
+# needs columns or an ontology that a record does not carry; everything else is compared
+NOT_IN_RECORDS = (
+    "notes",
+    "by_question",
+    "by_stage",
+    "contradictions",
+    "names_anomaly_says_normal",
+    "says_anomaly_names_none",
+)
+OUTCOME = ("model", "task", "dataset", "samples", "metrics", "seed")  # of a record: what came out, of what
+ENDS_WITHIN_S = 60.0  # a step in a container that was asked to end: it may save, then its container is removed
+REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}
+
+
+def verify(record: Path, *, since: str = "score", work: Path | None = None) -> dict[str, Any]:
+    """Do a record's step again.
+
+    since: `score` (from its own predictions), `infer` (from the suite's adapters) or `train` (from its datasets).
+    work: where the suite's artifacts lie; what is missing there is made. Returns {record, from, verdict, reproduced,
+    why}. Raises InputError when the record is damaged or `since` is unknown.
+    """
+    from deckbench.record.read import read_record
+
+    if since not in SINCE:
+        raise InputError(f"{since!r} cannot be done again", "--from", f"one of: {', '.join(SINCE)}")
+    run = read_record(Path(record))
+    if run.record.samples is None or run.record.metrics is None:
+        verdict, why = NOT_HERE, "the record holds times only; they never reproduce"
+    elif since == "score":
+        verdict, why = score_again(Path(record), run.record)
+    else:
+        verdict, why = run_again(Path(record), run.record, since, work)
+    good = verdict in (SAME_BYTES, SAME_ANSWERS, WITHIN)
+    return {"record": Path(record).name, "from": since, "verdict": verdict, "reproduced": good, "why": why}
+
+
+def samples_of(record: Path) -> list[dict[str, str]]:
+    """The rows of a record's samples.csv.gz."""
+    text = gzip.decompress((record / "samples.csv.gz").read_bytes()).decode("utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    """Rows as CSV, columns in the order of the first row."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def score_again(record: Path, known: Any) -> tuple[str, str]:
+    """Parse and score the record's own predictions again; (verdict, why)."""
+    from deckbench.record.write import metrics_from
+    from deckbench.score import score
+
+    rows = samples_of(record)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_csv(place / "predictions.csv", rows)
+        write_csv(place / "samples.csv", [{**row, "answer": row["gold"], "split": "test"} for row in rows])
+        again = metrics_from(score(place / "predictions.csv", data=place, seed=known.seed))
+    was, now = known.metrics.model_dump(mode="json"), again.model_dump(mode="json")
+    changed = sorted(path for path in differing(was, now) if not any(part in path for part in NOT_IN_RECORDS))
+    if not changed:
+        return SAME_BYTES, "every metric and interval that a record can tell came out the same"
+    return DIFFERENT, f"{len(changed)} metrics differ, such as {changed[0]}"
+
+
+def differing(a: Any, b: Any, path: str = "") -> list[str]:
+    """The places where two JSON values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted({*a, *b})
+        return [found for key in keys for found in differing(a.get(key), b.get(key), f"{path}.{key}".strip("."))]
+    return [] if a == b else [path]
+
+
+def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[str, str]:
+    """Make the record again in a folder of its own, with what `since` leaves standing from `work`; (verdict, why)."""
+    from deckbench.pipeline.suite import run_suite
+
+    source = next((entry for entry in known.inputs if entry.kind == "suite"), None)
+    try:
+        words = shlex.split(known.command)
+    except ValueError:  # a quote that is not closed: no suite wrote it
+        words = []
+    if source is None or "--only" not in words[:-1]:
+        return NOT_HERE, "the record does not come from a suite"
+    try:
+        suite, file = load_suite(source.source)
+    except InputError as error:
+        return NOT_HERE, error.what
+    if artifact.hash_file(file) != source.sha256:
+        return NOT_HERE, f"the suite {source.source} has changed since"
+    old = (work or Path("work") / suite.name).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "work"
+        for room in REUSED[since]:
+            if (old / room).is_dir():
+                # links would do, but an artifact must not change under us while it is read
+                shutil.copytree(old / room, place / room, ignore=shutil.ignore_patterns(".*", "*.partial"))
+        label = words[words.index("--only") + 1]
+        if known.container is None:
+            made, note = Path(run_suite(source.source, work=place, only=label)["records"][0]), ""
+        else:
+            try:
+                note = recreated(known.container.name, known.container.identity)
+            except DeckBenchError as error:
+                return NOT_HERE, f"it ran in the image {known.container.name}: {error.what}"
+            run_contained(source.source, place, label, known.container.name)
+            made = next((place / "records").iterdir())
+        verdict, why = compare(record, made, known)
+        return verdict, why + note
+
+
+def recreated(name: str, identity: str) -> str:
+    """Have the image a record names in the daemon, built anew where it is not; returns what is to be said of it.
+
+    Raises DeckBenchError where there is no daemon, or the image can neither be found nor built.
+    """
+    from deckbench.containers.build import recreate
+    from deckbench.containers.spec import image_named
+    from deckbench.machine.daemon import connect
+
+    there = recreate(connect(), image_named(name), identity)
+    return "" if there == identity else f"; the image is {there[:12]}, the record's was {identity[:12]}"
+
+
+def run_contained(ref: str, work: Path, label: str, image: str) -> None:
+    """One row of a suite in a container. Raises OutsideError, or InputError, as the step said on stderr.
+
+    KeyboardInterrupt on Ctrl-C, OutsideError on SIGTERM: both when the step has ended and its container is removed.
+    """
+    from deckbench.runners.local.container import AGAIN, signals
+
+    command = [sys.executable, "-m", "deckbench", "run", ref, "--work", str(work), "--only", label]
+    command += ["--runner", "docker", "--image", image]
+    with signals() as asked:
+        # What it prints are places in a folder that goes again; what it says of itself is on stderr.
+        code = attended(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL), asked)
+    if asked and asked[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    if asked:
+        raise OutsideError(f"stopped by {signal.Signals(asked[0]).name}", label, AGAIN)
+    if code != 0:
+        kind = InputError if code == InputError.exit_code else OutsideError
+        raise kind(f"the row did not run in the image {image} (see above)", label)
+
+
+def attended(process: subprocess.Popen[bytes], asked: list[int]) -> int:
+    """Wait for a process that has its own container to remove; its exit code.
+
+    asked: signals that this process got. The terminal sends Ctrl-C to both; any other is passed on. It is killed where
+    it does not end within ENDS_WITHIN_S of the first, and where this is left otherwise.
+    """
+    told, kill_at = 0, float("inf")
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(0.1)
+            for number in asked[told:]:
+                if number != signal.SIGINT:
+                    process.send_signal(number)
+            if asked and not told:
+                kill_at = time.monotonic() + ENDS_WITHIN_S
+            told = len(asked)
+            if time.monotonic() > kill_at:
+                process.kill()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def compare(old: Path, new: Path, known: Any) -> tuple[str, str]:
+    """(verdict, why) for a record and its second making."""
+    if artifact.hash_file(old / "record.json") == artifact.hash_file(new / "record.json"):
+        return SAME_BYTES, "record.json and all answers are the same bytes"
+    told, again = (json.loads((place / "record.json").read_text(encoding="utf-8")) for place in (old, new))
+    if all(told[part] == again[part] for part in OUTCOME):
+        other = sorted(part for part in told if told[part] != again[part])
+        return SAME_BYTES, f"all answers and metrics are the same bytes; of the record differ: {', '.join(other)}"
+    before = {row["id"]: row for row in samples_of(old)}
+    after = {row["id"]: row for row in samples_of(new)}
+    if before.keys() != after.keys():
+        return DIFFERENT, "other samples were asked: the pool or the dataset came out otherwise"
+    if any(row[name] != after[key][name] for key, row in before.items() for name in ("question", "gold", "anomaly")):
+        return DIFFERENT, "the samples have other questions or gold answers: the pool or the dataset has changed"
+    other = [key for key, row in before.items() if row["prediction"] != after[key]["prediction"]]
+    if not other:
+        return SAME_ANSWERS, "all answers are the same; probabilities or identities differ in their last digits"
+    headline = known.metrics.kinds[known.metrics.primary].metrics["accuracy"]
+    choices = [row for row in after.values() if row["kind"] == known.metrics.primary]
+    rate = sum(row["correct"] == "true" for row in choices) / max(1, len(choices))
+    low, high = headline.interval or (0.0, 1.0)
+    text = (
+        f"{len(other)} of {len(before)} answers differ; accuracy {rate:.4f}, recorded interval {low:.4f} to {high:.4f}"
+    )
+    return (WITHIN if low <= rate <= high else DIFFERENT), text

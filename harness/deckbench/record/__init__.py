@@ -1,0 +1,1 @@
+"""Records: the only schema of scores; written, read, recomputed from their samples."""

@@ -1,0 +1,140 @@
+"""Read records back: strictly, with the file and the field in every message."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.record.samples import SAMPLE_COLUMNS
+from deckbench.record.schema import (
+    ARTIFACT,
+    RECORD,
+    SAMPLES,
+    SCHEMA,
+    Latency,
+    Observed,
+    Record,
+    parse,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One record that was read. `name` is its folder's name, unique below the records folder."""
+
+    folder: Path
+    name: str
+    record: Record
+    observed: Observed
+    hash: str
+
+    @property
+    def latency(self) -> Latency | None:
+        """The time of an answer: of a verdict or a choice where that was measured, else of what was."""
+        times = self.observed.latency
+        return times.get("choice") or next(iter(times.values()), None)
+
+    @property
+    def ranked(self) -> bool:
+        """False for what may stand beside the others but never be ranked with them."""
+        return self.record.model.weights != "random" and not self.record.hardware.emulated
+
+
+def record_folders(records: Path) -> list[Path]:
+    """The folders of all records, by name. Raises InputError when the folder is missing or holds no record."""
+    if not records.is_dir():
+        raise InputError("no such folder of records", records, "`deckbench run` writes records")
+    found = sorted(path for path in records.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise InputError("the folder holds no records", records, "`deckbench run` writes records")
+    return found
+
+
+def read_record(folder: Path) -> Run:
+    """Read and check one record: manifest, hashes of all files, schema. Raises InputError naming the file."""
+    place = folder / RECORD
+    if not place.is_file():
+        raise InputError(f"no {RECORD}: this is not a record", folder, "remove the folder, or write the record again")
+    try:
+        value = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(f"is not JSON ({error})", f"{place}{line}", "restore it, or write the record again") from error
+    if not isinstance(value, dict):
+        raise InputError("is not a JSON object", place, "restore it, or write the record again")
+    if value.get("schema") != SCHEMA:
+        raise InputError(
+            f"schema version {value.get('schema')!r} is unknown; this DeckBench reads {SCHEMA}",
+            place,
+            "read it with the version of DeckBench that wrote it",
+        )
+    record = parse(Record, value, place)
+    if record.samples is not None and not (folder / SAMPLES).is_file():
+        raise InputError("is missing", folder / SAMPLES, "restore it, or write the record again")
+    manifest = artifact.read(folder, ARTIFACT, verify=True)
+    if manifest.content["inputs"] != {entry.name: entry.sha256 for entry in record.inputs}:
+        raise InputError("the inputs differ from those in the record", folder / artifact.MANIFEST, "write it again")
+    observed = parse(Observed, manifest.observed, folder / artifact.MANIFEST)
+    guarded = {name: value for name, value in manifest.observed.items() if name != "sha256"}
+    if artifact.hash_json(guarded) != observed.sha256:
+        raise InputError("the observed part was edited", folder / artifact.MANIFEST, "write the record again")
+    return Run(folder, folder.name, record, observed, manifest.content_hash)
+
+
+def read_all(records: Path) -> tuple[list[Run], list[InputError]]:
+    """Every record that can be read, and the error of each that cannot."""
+    runs, broken = [], []
+    for folder in record_folders(records):
+        try:
+            runs.append(read_record(folder))
+        except InputError as error:
+            broken.append(error)
+    return runs, broken
+
+
+@lru_cache(maxsize=512)
+def read_samples(run: Run) -> tuple[dict[str, str], ...]:
+    """The rows of a record's samples, SAMPLE_COLUMNS each, all text; `p_*` are empty or a probability.
+
+    Plain rows, not a DataFrame: a site reads hundreds of these small files. Raises InputError when the file is damaged
+    or is not the one the record names.
+    """
+    place = run.folder / SAMPLES
+    if run.record.samples is None:
+        return ()
+    try:
+        data = gzip.decompress(place.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"is damaged ({error})", place, "restore it, or write the record again") from error
+    if hashlib.sha256(data).hexdigest() != run.record.samples.removeprefix("sha256:"):
+        raise InputError("is not the table the record names", place, "restore it, or write the record again")
+    try:
+        reader = csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True)
+        if tuple(reader.fieldnames or ()) != SAMPLE_COLUMNS:
+            raise ValueError(f"the columns are {', '.join(reader.fieldnames or ())}")
+        rows = tuple(reader)
+        for row in rows:
+            check_row(row)
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"is not a table of samples: {error}", place, "write the record again") from error
+    return rows
+
+
+def check_row(row: dict[str, str]) -> None:
+    """Raises ValueError when a row's cells do not fit the columns."""
+    if None in row or None in row.values():
+        raise ValueError("a row's cells do not fit the columns")
+    if row["correct"] not in {"true", "false"}:
+        raise ValueError(f"correct is {row['correct']!r}, not true or false")
+    for name in ("p_a", "p_b", "p_anomaly"):
+        if row[name] and not 0 <= float(row[name]) <= 1:
+            raise ValueError(f"{name} is {row[name]}, not a probability")

@@ -1,0 +1,1 @@
+"""Steps in a container of the Docker daemon on this machine."""

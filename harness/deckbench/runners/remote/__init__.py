@@ -1,0 +1,1 @@
+"""Steps in a container of a Docker daemon behind ssh."""

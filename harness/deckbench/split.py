@@ -1,0 +1,200 @@
+"""Which frame goes to train, val and test: decided once, by group, for every stage.
+
+A pure function of the pool's content and the seed. Groups (sessions) come from frames.csv; near-duplicate frames of two
+groups merge them. In a pool without groups the clusters of alike frames are the groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deckbench.errors import InputError
+from deckbench.likeness import cluster, fingerprint
+from deckbench.yolo.frame import Frame, Pool
+
+FRACTIONS = {"train": 0.70, "val": 0.10, "test": 0.20}
+FORMS = "group, pool, blocks=K,gap=G, or test-only"
+ADVICE = (
+    "cut one session into stretches with --split blocks=K,gap=G (like blocks=10,gap=3), "
+    "use every frame for testing with --split test-only, or tell sessions apart in frames.csv"
+)
+MAX_BLOCKS = 10_000
+# Comparing pictures is the costly part, and a suite builds several datasets from one pool: kept by content.
+MERGED: dict[str, dict[str, str]] = {}
+MERGED_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """parts: frame id -> train, val or test; frames in a gap are absent. groups: frame id -> group, for every frame.
+
+    Groups are what statistics cluster by and what never stands on both sides: sessions merged by near-duplicates, or
+    blocks. dropped: ids of the frames in gaps.
+    """
+
+    parts: dict[str, str]
+    groups: dict[str, str]
+    dropped: tuple[str, ...] = ()
+
+
+def split_groups(pool: Pool, how: str, seed: int) -> dict[str, str]:
+    """frame id -> "train", "val" or "test"; frames dropped in gaps are absent. See `split_pool`."""
+    return split_pool(pool, how, seed).parts
+
+
+def split_pool(pool: Pool, how: str, seed: int) -> Split:
+    """Split a pool: `group`, `pool` (as its yaml has it), `blocks=K,gap=G`, or `test-only`.
+
+    Raises InputError for another word, a pool with too few groups, or a yaml that has no parts.
+    """
+    if how == "group":
+        return by_group(pool, seed)
+    if how == "pool":
+        return by_yaml(pool)
+    if how == "test-only":
+        return Split({frame.id: "test" for frame in pool.frames}, known_groups(pool))
+    blocks, gap = parse_blocks(how)
+    return by_blocks(pool, blocks, gap, seed)
+
+
+def parse_blocks(how: str) -> tuple[int, int]:
+    """`blocks=K,gap=G` -> (K, G); the gap may be left out (0). Raises InputError."""
+    match = re.fullmatch(r"blocks=(\d{1,9})(?:,gap=(\d{1,9}))?", how.strip(), re.ASCII)
+    if match is None:
+        raise InputError(f"{how!r} is not a way to split", "--split", f"use {FORMS}")
+    blocks, gap = int(match[1]), int(match[2] or 0)
+    if not 3 <= blocks <= MAX_BLOCKS:
+        raise InputError(f"{blocks} blocks cannot fill train, val and test", "--split", f"use 3 to {MAX_BLOCKS} blocks")
+    return blocks, gap
+
+
+def share_out(sizes: Mapping[str, int], seed: int) -> dict[str, str]:
+    """Give whole groups to train, val and test (0.70, 0.10, 0.20 by frames): group -> part.
+
+    sizes: frames per group, at least three groups. Groups are taken in the order of sha256(seed, name); test and val
+    take each group that brings them closer to their share, train gets the rest. Every part gets at least one.
+    """
+    order = sorted(sizes, key=lambda name: (hashlib.sha256(f"{seed}\0{name}".encode()).digest(), name))
+    total = sum(sizes.values())
+    parts: dict[str, str] = {}
+    for part, keep in (("test", 2), ("val", 1)):
+        target, filled = FRACTIONS[part] * total, 0
+        free = [name for name in order if name not in parts]
+        for name in free:
+            left = sum(other not in parts for other in free)
+            if left <= keep:
+                break
+            if abs(filled + sizes[name] - target) < abs(filled - target):
+                parts[name] = part
+                filled += sizes[name]
+        if not filled:  # every group is more than twice the share: take the smallest
+            parts[min(free, key=lambda name: (sizes[name], order.index(name)))] = part
+    return {name: parts.get(name, "train") for name in sorted(sizes)}
+
+
+def known_groups(pool: Pool) -> dict[str, str]:
+    """frame id -> group as frames.csv has it (a frame without one is its own), else by alike frames."""
+    if all(frame.group is None for frame in pool.frames):
+        return merged_groups(pool)
+    return {frame.id: frame.group if frame.group is not None else frame.id for frame in pool.frames}
+
+
+def merged_groups(pool: Pool) -> dict[str, str]:
+    """frame id -> group, where groups that share a near-duplicate are one (named after the first of them).
+
+    Without any group, clusters of frames that show one scene are the groups: unknown sessions are taken to be one as
+    long as the camera stands still.
+    """
+    if (kept := MERGED.get(pool.content_hash)) is not None:
+        return dict(kept)
+    frames = sorted(pool.frames, key=lambda frame: frame.id)
+    thumbs = fingerprint([Path(frame.path) for frame in frames])
+    known = [frame.group for frame in frames]
+    labels = cluster(thumbs, known=known, scene=all(group is None for group in known))
+    names: dict[int, str] = {}
+    for frame, label in zip(frames, labels, strict=True):
+        if frame.group is not None:
+            names[label] = min(names.get(label, frame.group), frame.group)
+    for frame, label in zip(frames, labels, strict=True):
+        names.setdefault(label, frame.id)
+    merged = {frame.id: names[label] for frame, label in zip(frames, labels, strict=True)}
+    while len(MERGED) >= MERGED_KEPT:
+        MERGED.pop(next(iter(MERGED)))
+    MERGED[pool.content_hash] = merged
+    return dict(merged)
+
+
+def by_group(pool: Pool, seed: int) -> Split:
+    groups = merged_groups(pool)
+    sizes: dict[str, int] = {}
+    for name in groups.values():
+        sizes[name] = sizes.get(name, 0) + 1
+    if len(sizes) < 3:
+        given = len({frame.group for frame in pool.frames if frame.group is not None})
+        known = f"{given} in frames.csv, merged where frames are near-duplicates" if given else "by alike frames"
+        count = "one group" if len(sizes) == 1 else f"{len(sizes)} groups"
+        raise InputError(
+            f"the {len(groups)} frames are {count} ({known}): too few to fill train, val and test", pool.root, ADVICE
+        )
+    parts = share_out(sizes, seed)
+    return Split({key: parts[group] for key, group in groups.items()}, groups)
+
+
+def by_yaml(pool: Pool) -> Split:
+    parts = {frame.id: frame.split for frame in pool.frames if frame.split is not None}
+    missing = [part for part in ("train", "test") if part not in parts.values()]
+    if missing:
+        raise InputError(
+            f"the pool's yaml gives no frames to {' and '.join(missing)}",
+            pool.root,
+            "name train and test folders in the yaml, or use another --split (group, blocks=K,gap=G, test-only)",
+        )
+    dropped = tuple(frame.id for frame in pool.frames if frame.split is None)
+    return Split(parts, known_groups(pool), dropped)
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sorting key that puts frame_2 before frame_10."""
+    return tuple(
+        (0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part)
+        for part in re.split(r"([0-9]+)", text)
+        if part
+    )
+
+
+def in_time(frames: Sequence[Frame]) -> list[Frame]:
+    """By group and time where every frame has a time, else by file name in natural order (folders do not count)."""
+    if all(frame.time_s is not None for frame in frames):
+        return sorted(frames, key=lambda f: (f.group or "", f.time_s, natural(f.id)))
+    return sorted(frames, key=lambda f: (natural(f.id.rpartition("/")[2]), natural(f.id)))
+
+
+def by_blocks(pool: Pool, blocks: int, gap: int, seed: int) -> Split:
+    """Consecutive frames in `blocks` stretches of equal length, `gap` frames dropped before each but the first."""
+    frames = in_time(pool.frames)
+    kept = len(frames) - gap * (blocks - 1)
+    if kept < blocks:
+        raise InputError(
+            f"{len(frames)} frames cannot be cut into {blocks} blocks with gaps of {gap}",
+            "--split",
+            "use fewer blocks or a smaller gap",
+        )
+    groups: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    dropped = []
+    start = 0
+    for number in range(blocks):
+        name = f"block-{number:0{len(str(blocks - 1))}d}"
+        if number:
+            dropped += [frame.id for frame in frames[start : start + gap]]
+            start += gap
+        sizes[name] = kept * (number + 1) // blocks - kept * number // blocks
+        for frame in frames[start : start + sizes[name]]:
+            groups[frame.id] = name
+        start += sizes[name]
+    parts = share_out(sizes, seed)
+    return Split({key: parts[name] for key, name in groups.items()}, groups, tuple(dropped))

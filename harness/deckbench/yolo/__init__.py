@@ -1,0 +1,1 @@
+"""A YOLO pool as a format: its yaml, its pictures and labels, frames.csv."""

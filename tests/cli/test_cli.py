@@ -1,0 +1,80 @@
+"""The command line as a person meets it: real processes, exit codes, one message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def deckbench(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deckbench", *words], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
+
+
+VERBS = (
+    "doctor", "schema",
+    "pool synth", "pool check", "pool group", "build", "import", "mix", "audit", "train", "merge", "infer", "ask",
+    "score", "compare", "bench", "models ls", "models check", "models pretrain", "run", "report", "verify",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example(verb: str) -> None:
+    done = deckbench(*verb.split(), "--help")
+    assert done.returncode == 0
+    assert f"Example: deckbench {verb}" in " ".join(done.stdout.split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, deckbench.cli as c; c.app(['--help'], standalone_mode=False);"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'pandas', 'PIL', 'numpy'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pool", "synth", "out", "--frames", "8", "--size", "big"], "cannot read 'big' as a size"),
+        (["pool", "synth", "out", "--frames", "8", "--emphasis", "spill"], "cannot read 'spill'"),
+        (["pool", "synth", "out", "--frames", "0"], "frames"),
+        (["pool", "check", "nowhere"], "nowhere"),
+        (["build", "ot2-guided@1", "--pool", "nowhere", "--out", "out"], "nowhere"),
+        (["build", "ot2-nothing@1", "--pool", "nowhere", "--out", "out"], "there is no task 'ot2-nothing'"),
+        (["build", "ot2-guided@1", "--pool", "p", "--out", "out", "--export", "llava"], "format 'llava' is not known"),
+        (["import", "nowhere", "--out", "out"], "nowhere"),
+        (["mix", "a:x", "--out", "out"], "cannot read the weight 'x'"),
+        (["audit", "nowhere"], "nowhere"),
+        (["train", "--model", "tiny-glm4v", "--data", "nowhere", "--out", "out"], "nowhere"),
+        (["train", "--model", "tiny-glm4v", "--data", "d", "--out", "out", "--set", "lr"], "cannot read 'lr'"),
+        (["build", "t", "--pool", "p", "--out", "o", "--set", "a=2024-13-01"], "the value of 'a' is not YAML"),
+        (["infer", "--model", "no-such-model", "--data", "nowhere", "--out", "out.csv"], "no"),
+        (["score", "nowhere.csv", "--out", "out.json"], "nowhere.csv"),
+        (["compare", "a.csv", "b.csv"], "a.csv"),
+        (["run", "no-such-suite"], "no such suite"),
+        (["run", "smoke", "--only", "x"], "the suite has no row 'x'"),
+        (["report", "--records", "nowhere", "--out", "out"], "nowhere"),
+        (["verify", "nowhere"], "nowhere"),
+        (["models", "check", "nowhere", "--cases", "nowhere"], "nowhere"),
+        (["models", "pretrain", "glm-4v-9b", "--pool", "p", "--out", "out"], "is not pretrained here"),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_2(tmp_path: Path, words: list[str], message: str) -> None:
+    done = deckbench(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_ls_is_json(tmp_path: Path) -> None:
+    done = deckbench("models", "ls", "--json", cwd=tmp_path)
+    assert "tiny-glm4v" in json.loads(done.stdout)

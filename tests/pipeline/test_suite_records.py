@@ -1,0 +1,136 @@
+"""What a suite writes into its records: who answered, where, on which frames, and how to do it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deckbench import artifact
+from deckbench.cli import parse_settings
+from deckbench.pipeline import suite as runner
+from deckbench.record.read import read_record
+from deckbench.record.schema import Record
+from deckbench.suite import DataSpec, Suite
+from tests.record import fake
+
+ANSWER_AND_SCORE = runner.answer_and_score
+SUITE: dict[str, Any] = {
+    "name": "mine",
+    "pools": {"deck": {"path": "my pools/deck"}},
+    "data": {"S2": {"task": "ot2-guided@1", "pool": "deck"}},
+    "tests": [{"data": "S2"}],
+    "train": {"S1": {"data": ["S2"]}},
+    "models": [{"ref": "tiny-glm4v", "curricula": ["base", "S1"]}],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Run:
+    """A run whose pool and dataset are there, and whose answers are invented."""
+    file = tmp_path / "suite.yaml"
+    file.write_text("name: mine\n")
+    params = {"task": "ot2-guided@1", "synthetic": False}
+    with artifact.writing(tmp_path / "data", "dataset", params=params) as draft:
+        fake.dataset(draft.path / "in")
+        for entry in list((draft.path / "in").iterdir()):
+            entry.rename(draft.path / entry.name)
+        (draft.path / "in").rmdir()
+    data = tmp_path / "data"
+    said = fake.predictions(tmp_path / "p.csv", data)
+    monkeypatch.setattr(runner, "answer_and_score", lambda *_: (said, fake.score(said, data)))
+    run = runner.Run(Suite.model_validate(SUITE), "mine.yaml", file, tmp_path / "work")
+    run.pools["deck"] = runner.Made(tmp_path, fake.sha("pool"))
+    run.data["S2"] = runner.Made(data, artifact.read(data).content_hash)
+    return run
+
+
+def written(run: runner.Run, adapter: str | None = None, condition: str = "same distribution") -> Record:
+    target = runner.Target("tiny-glm4v", "S1" if adapter else "base", "S2", condition)
+    made = runner.Made(Path("unused"), fake.sha(adapter)) if adapter else None
+    return read_record(runner.make_record(run, target, made, {})).record
+
+
+def test_an_adapter_is_part_of_the_models_identity(run: runner.Run) -> None:
+    """Else two trainings of one curriculum would share a row of the board."""
+    assert "adapter" not in written(run).model.identity
+    assert written(run, "one").model.identity["adapter"] == fake.sha("one")
+    assert written(run, "one").model.identity != written(run, "two").model.identity
+
+
+@pytest.mark.parametrize(
+    ("split", "condition", "part"),
+    [
+        ("group", "same distribution", "same distribution"),
+        ("group", "own words", "same distribution"),
+        ("group", "shifted", "shifted"),
+        ("test-only", "same distribution", "same distribution"),
+        ("test-only", "another lab", "shifted"),
+    ],
+)
+def test_frames_of_another_lab_are_not_of_the_same_distribution(split: str, condition: str, part: str) -> None:
+    assert runner.part_of(DataSpec(task="ot2-guided@1", pool="deck", split=split), condition) == part
+
+
+def test_the_commands_of_a_record_can_be_typed(run: runner.Run) -> None:
+    """Quoted for a shell, with the pool where it lies and options as YAML."""
+    assert written(run).command == "deckbench run mine.yaml --only tiny-glm4v:base:S2"
+    run.ref = "my suite.yaml"
+    assert shlex.split(written(run).command)[2:4] == ["my suite.yaml", "--only"]
+    options = {"box_margin": [0, 0.35], "scene_counts": True, "box_style": "source-lab", "max_test": 4}
+    spec = DataSpec(task="ot2-guided@1", pool="deck", split="blocks=6,gap=4", options=options)
+    words = shlex.split(runner.build_command(spec, run.suite))
+    assert words[words.index("--pool") + 1] == "my pools/deck"
+    settings = parse_settings([words[at + 1] for at, word in enumerate(words) if word == "--set"])
+    assert settings == options
+
+
+def test_a_record_names_the_machine_that_answered(run: runner.Run, tmp_path: Path) -> None:
+    """Not the one that happens to write the record, and not a processor where a GPU was used."""
+    gpu = {**fake.MACHINE, "device": "cuda", "accelerators": [{"name": "Example GPU"}]}
+    observed = {"hardware": gpu, "packages": {"torch": "2.4.0"}}
+    (tmp_path / "p.manifest.json").write_text(json.dumps({"observed": observed}))
+    record = written(run)
+    assert record.hardware.device == "cuda" and record.packages == {"torch": "2.4.0"}
+
+
+def test_a_detectors_new_labels_are_answered_anew(tmp_path: Path) -> None:
+    """The answers of `rule:FOLDER` are found again by this identity, so it changes with the folder's content."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    before = runner.identity_of(f"rule:{tmp_path / 'labels'}")
+    (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.1 0.1\n")
+    assert runner.identity_of(f"rule:{tmp_path / 'labels'}") != before
+    assert runner.identity_of("rule:gold") == {"baseline": "rule:gold"}
+    assert runner.identity_of("majority") == {"baseline": "majority"}
+
+
+def test_a_models_weights_are_hashed_once_a_run(run: runner.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    identity = runner.identity_of("tiny-glm4v")
+    monkeypatch.setattr(runner, "identity_of", lambda ref: asked.append(ref) or identity)
+    written(run)
+    written(run, "one")
+    assert asked == ["tiny-glm4v"]
+
+
+def test_scene_texts_are_searched_with_the_suites_own_ontology(
+    run: runner.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task with an ontology of its own does not say where that lies, so the suite must."""
+    given: list[Path | None] = []
+
+    def score(*_: Any, out: Path, ontology: Path | None, **__: Any) -> None:
+        given.append(ontology)
+        out.write_text("{}")
+
+    monkeypatch.setattr("deckbench.infer.infer", lambda out, **_: out.write_text("id\n"))
+    monkeypatch.setattr("deckbench.score.score", score)
+    for ontology, seed in ((None, 0), ("mine.yaml", 1)):
+        data = {"S2": {**SUITE["data"]["S2"], "ontology": ontology}}
+        run.suite = Suite.model_validate({**SUITE, "data": data, "seed": seed})
+        ANSWER_AND_SCORE(run, runner.Target("rule:gold", None, "S2", "same distribution"), None)
+    assert given == [None, tmp_path / "mine.yaml"]

@@ -1,0 +1,232 @@
+"""Reading records: every way a record can be broken gives one message with the file in it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.record.read import read_all, read_record, read_samples
+from deckbench.report import report
+from tests.record import fake
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Edit record.json and make the manifest agree, as a careless hand would not."""
+    place = folder / "record.json"
+    value = json.loads(place.read_text())
+    edit(value)
+    place.write_text(json.dumps(value))
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Make the manifest fit the files again."""
+    place = folder / "manifest.json"
+    manifest = json.loads(place.read_text())
+    manifest["content"]["files"] = artifact.list_files(folder)
+    manifest["content_hash"] = artifact.hash_json(manifest["content"])
+    place.write_text(json.dumps(manifest))
+
+
+def said(folder: Path) -> str:
+    with pytest.raises(InputError) as error:
+        read_record(folder)
+    assert len(error.value.message().splitlines()) <= 2
+    return error.value.message()
+
+
+def test_broken_json(folder: Path) -> None:
+    (folder / "record.json").write_text('{"schema": 1,\n "model": ')
+    message = said(folder)
+    assert "record.json:2" in message and "not JSON" in message
+
+
+def test_bytes_that_are_no_text(folder: Path) -> None:
+    (folder / "record.json").write_bytes(b"\xff\xfe\x00")
+    assert "record.json" in said(folder)
+
+
+def test_json_that_is_no_object(folder: Path) -> None:
+    (folder / "record.json").write_text("[]")
+    assert "not a JSON object" in said(folder)
+
+
+def test_record_json_missing(folder: Path) -> None:
+    (folder / "record.json").unlink()
+    assert "no record.json" in said(folder)
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None])
+def test_unknown_schema_version(folder: Path, version: Any) -> None:
+    change(folder, lambda value: value.update(schema=version))
+    message = said(folder)
+    assert "schema version" in message and "record.json" in message
+
+
+@pytest.mark.parametrize(
+    ("edit", "field"),
+    [
+        (lambda v: v.update(colour=1), "colour"),
+        (lambda v: v["pool"].update(owner="me"), "pool.owner"),
+        (lambda v: v["metrics"]["kinds"]["choice"].update(rank=1), "metrics.kinds.choice.rank"),
+        (lambda v: v.pop("seed"), "seed"),
+        (lambda v: v["pool"].update(synthetic="perhaps"), "pool.synthetic"),
+        (lambda v: v["pool"].update(part="other"), "pool.part"),
+        (lambda v: v.update(task="ot2 guided"), "task"),
+        (lambda v: v["metrics"].update(n=-1), "metrics.n"),
+        (lambda v: v["metrics"].update(primary="scene"), "metrics"),
+        (lambda v: v["metrics"]["kinds"]["choice"]["metrics"]["accuracy"].update(value="high"), "accuracy.value"),
+        (lambda v: v["hardware"].pop("cpu"), "hardware.cpu"),
+    ],
+)
+def test_a_wrong_field_is_named(folder: Path, edit: Callable[[dict[str, Any]], Any], field: str) -> None:
+    change(folder, edit)
+    message = said(folder)
+    assert "record.json" in message and field in message
+
+
+def test_not_a_number_is_refused(folder: Path) -> None:
+    text = (folder / "record.json").read_text()
+    (folder / "record.json").write_text(text.replace('"seed": 0', '"seed": NaN', 1))
+    seal(folder)
+    assert "record.json" in said(folder)
+
+
+def test_samples_missing(folder: Path) -> None:
+    (folder / "samples.csv.gz").unlink()
+    message = said(folder)
+    assert "samples.csv.gz" in message and "missing" in message
+
+
+def test_samples_changed(folder: Path) -> None:
+    (folder / "samples.csv.gz").write_bytes(gzip.compress(b"id\n1\n"))
+    message = said(folder)
+    assert "samples.csv.gz" in message and "changed" in message
+
+
+def test_record_edited_by_hand(folder: Path) -> None:
+    text = (folder / "record.json").read_text()
+    (folder / "record.json").write_text(text.replace("tiny-glm4v", "huge-glm4v"))
+    assert "changed" in said(folder)
+
+
+def test_thumbnail_missing(folder: Path) -> None:
+    next((folder / "thumbs").iterdir()).unlink()
+    assert "thumbs/" in said(folder)
+
+
+def test_manifest_missing(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    assert "manifest.json" in said(folder)
+
+
+def test_times_edited_by_hand(folder: Path) -> None:
+    place = folder / "manifest.json"
+    place.write_text(place.read_text().replace('"p50": 0.05', '"p50": 0.01', 1))
+    message = said(folder)
+    assert "manifest.json" in message and "edited" in message
+
+
+def test_inputs_that_differ(folder: Path) -> None:
+    change(folder, lambda value: value["inputs"].pop())
+    assert "inputs" in said(folder)
+
+
+def samples_replaced(folder: Path, data: bytes) -> str:
+    """What is said about samples whose hashes all fit."""
+    (folder / "samples.csv.gz").write_bytes(data)
+    change(folder, lambda value: value.update(samples=hashlib.sha256(unzipped(data)).hexdigest()))
+    with pytest.raises(InputError) as error:
+        read_samples(read_record(folder))
+    assert "samples.csv.gz" in error.value.message()
+    return error.value.message()
+
+
+def unzipped(data: bytes) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError):
+        return b""
+
+
+def test_samples_that_are_no_gzip(folder: Path) -> None:
+    assert "damaged" in samples_replaced(folder, b"plain text")
+
+
+def test_samples_cut_short(folder: Path) -> None:
+    assert "damaged" in samples_replaced(folder, (folder / "samples.csv.gz").read_bytes()[:-40])
+
+
+def test_samples_with_other_columns(folder: Path) -> None:
+    assert "columns" in samples_replaced(folder, gzip.compress(b"id,gold\n1,A\n"))
+
+
+def row_changed(folder: Path, old: str, new: str) -> str:
+    text = gzip.decompress((folder / "samples.csv.gz").read_bytes()).decode()
+    assert old in text
+    return samples_replaced(folder, gzip.compress(text.replace(old, new, 1).encode()))
+
+
+def test_samples_with_a_short_row(folder: Path) -> None:
+    assert "do not fit" in row_changed(folder, ",thumbs/00.jpg\n", "\n")
+
+
+def test_samples_with_a_doubtful_verdict(folder: Path) -> None:
+    assert "correct is 'maybe'" in row_changed(folder, ",true,0.", ",maybe,0.")
+
+
+def test_samples_with_an_impossible_probability(folder: Path) -> None:
+    assert "not a probability" in row_changed(folder, ",true,0.", ",true,7.")
+
+
+def test_samples_that_are_not_those_of_the_record(folder: Path) -> None:
+    change(folder, lambda value: value.update(samples="0" * 64))
+    with pytest.raises(InputError, match="not the table"):
+        read_samples(read_record(folder))
+
+
+# ---- the folder of records
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])
+def test_no_records(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    make(tmp_path / "records")
+    with pytest.raises(InputError, match="records"):
+        report(tmp_path / "records", out=tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_foreign_folder_among_the_records(one: Path, tmp_path: Path) -> None:
+    (one / "holiday").mkdir()
+    with pytest.raises(InputError, match="holiday"):
+        report(one, out=tmp_path / "site")
+
+
+def test_a_dataset_among_the_records(one: Path, tmp_path: Path) -> None:
+    with artifact.writing(one / "data", "dataset") as draft:
+        shutil.copy(next(one.glob("invented*")) / "record.json", draft.path)
+        shutil.copy(next(one.glob("invented*")) / "samples.csv.gz", draft.path)
+    with pytest.raises(InputError, match="not a record"):
+        report(one, out=tmp_path / "site")
+
+
+def test_all_broken_records_are_found(one: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        (fake.record(one, tmp_path / "work", seed=seed) / "record.json").write_text("{")
+    runs, broken = read_all(one)
+    assert len(runs) == 1 and len(broken) == 2
+
+
+def test_a_record_can_be_moved(one: Path, tmp_path: Path) -> None:
+    before = [run.hash for run in read_all(one)[0]]
+    shutil.move(one, tmp_path / "elsewhere")
+    assert [run.hash for run in read_all(tmp_path / "elsewhere")[0]] == before

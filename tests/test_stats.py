@@ -1,0 +1,157 @@
+"""Statistics against scipy, brute force and worked numbers."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, mannwhitneyu
+
+from deckbench import stats
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_wilson_is_scipys(k: int, n: int) -> None:
+    if k > n:
+        k, n = n, k
+    theirs = binomtest(k, n).proportion_ci(0.95, method="wilson")
+    assert stats.wilson(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_wilson_known_values() -> None:
+    """Newcombe 1998, Statistics in Medicine 17:857, table I."""
+    assert stats.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert stats.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert stats.wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+    assert stats.wilson(0, 0) is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=60))
+def test_auroc_is_mann_whitney(rows: list[tuple[bool, int]]) -> None:
+    truth = np.array([t for t, _ in rows], dtype=bool)
+    p = np.array([s / 6 for _, s in rows])
+    got = stats.auroc(truth, p)
+    if truth.all() or not truth.any():
+        assert got is None
+        return
+    assert got == pytest.approx(mannwhitneyu(p[truth], p[~truth]).statistic / (truth.sum() * (~truth).sum()))
+
+
+def test_auroc_by_hand() -> None:
+    truth = np.array([True, True, False, False])
+    assert stats.auroc(truth, np.array([0.9, 0.5, 0.5, 0.1])) == 0.875  # 3 wins and a tie of 4 pairs
+    assert stats.auroc(truth, np.full(4, 0.5)) == 0.5
+    assert stats.auroc(truth, np.array([0.1, 0.2, 0.8, 0.9])) == 0.0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 3)), min_size=2, max_size=25))
+def test_ranked_bootstrap_is_the_metric_on_repeated_samples(rows: list[tuple[bool, int, int]]) -> None:
+    """Each resample's AUROC and miss rate are those of a data set in which samples really are repeated."""
+    truth = np.array([t for t, _, _ in rows], dtype=bool)
+    p = np.array([s / 4 for _, s, _ in rows])
+    clusters = stats.clusters_of([str(g) for _, _, g in rows], seed=3, resamples=8)
+    areas, misses = stats.ranked_bootstrap(truth, p, clusters, np.arange(len(rows)), 0.25)
+    for draw in range(8):
+        times = clusters.weights[draw][clusters.codes].astype(int)
+        t, s = np.repeat(truth, times), np.repeat(p, times)
+        area = stats.auroc(t, s)
+        if area is None:
+            assert np.isnan(areas[draw])
+            continue
+        assert areas[draw] == pytest.approx(area)
+        curve = stats.roc(t, s)
+        at = stats.point_at(curve, 0.25)
+        assert at is not None
+        assert misses[draw] == pytest.approx(1 - curve.hits[at] / curve.positives)
+
+
+def test_ranked_bootstrap_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    truth, p = rng.random(200) < 0.5, rng.random(200)
+    clusters = stats.clusters_of([str(i % 20) for i in range(200)], seed=1)
+    whole = stats.ranked_bootstrap(truth, p, clusters, np.arange(200), 0.05)
+    monkeypatch.setattr(stats, "BLOCK", 1000)
+    parts = stats.ranked_bootstrap(truth, p, clusters, np.arange(200), 0.05)
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_operating_point_never_stops_too_often() -> None:
+    truth = np.array([True] * 4 + [False] * 10)
+    p = np.array([0.9, 0.8, 0.5, 0.1] + [0.7] + [0.5] + [0.2] * 8)
+    curve = stats.roc(truth, p)
+    at = stats.point_at(curve, 0.10)
+    assert at is not None and curve.thresholds[at] == 0.7 and curve.hits[at] == 2 and curve.false_stops[at] == 1
+    assert stats.point_at(curve, 0.0) == 2  # above 0.7: two hits, no false stop
+    assert curve.thresholds[2] == 0.8
+    assert stats.point_at(stats.roc(truth[:4], p[:4]), 0.05) is None
+
+
+def test_cluster_interval_is_wider_than_frames_suggest() -> None:
+    """Ten groups that are right or wrong as a whole hold ten answers, not a thousand."""
+    right = np.repeat([1.0, 0.0] * 5, 100)
+    wide = stats.cluster_bootstrap(right, stats.clusters_of([str(i // 100) for i in range(1000)]))
+    narrow = stats.cluster_bootstrap(right, stats.clusters_of([str(i) for i in range(1000)]))
+    assert wide is not None and narrow is not None
+    assert wide[1] - wide[0] > 6 * (narrow[1] - narrow[0])
+    assert narrow == pytest.approx(stats.wilson(500, 1000), abs=0.01)
+
+
+def test_cluster_bootstrap_covers_the_truth() -> None:
+    """Of 200 worlds of 40 groups, the 95% interval holds the true rate in about 95%."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        rates = rng.beta(6, 2, size=40)  # mean 0.75
+        right = (rng.random((40, 20)) < rates[:, None]).astype(float).ravel()
+        bounds = stats.cluster_bootstrap(right, stats.clusters_of([str(i // 20) for i in range(800)], seed, 400))
+        assert bounds is not None
+        hits += bounds[0] <= 0.75 <= bounds[1]
+    assert 180 <= hits <= 198
+
+
+def test_one_group_has_no_cluster_interval() -> None:
+    assert stats.cluster_bootstrap(np.ones(5), stats.clusters_of(["a"] * 5)) is None
+
+
+def test_clusters_do_not_depend_on_row_order() -> None:
+    labels = [f"g{i % 7}" for i in range(50)]
+    values = np.arange(50, dtype=float)
+    order = np.random.default_rng(0).permutation(50)
+    a = stats.cluster_bootstrap(values, stats.clusters_of(labels, 5))
+    b = stats.cluster_bootstrap(values[order], stats.clusters_of([labels[i] for i in order], 5))
+    assert a == pytest.approx(b, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"),
+    [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 0.0625), (10, 2, 0.03857421875), (2, 10, 0.03857421875)],
+)
+def test_mcnemar(only_a: int, only_b: int, p: float) -> None:
+    assert stats.mcnemar_exact(only_a, only_b) == pytest.approx(p)
+
+
+def test_brier_and_ece_by_hand() -> None:
+    truth = np.array([True, False, True, True])
+    p = np.array([0.95, 0.05, 0.55, 1.0])
+    assert stats.brier(truth, p).mean() == pytest.approx((0.0025 + 0.0025 + 0.2025 + 0) / 4)
+    bins = stats.bins_of(p)
+    assert bins.code.tolist() == [9, 0, 5, 9]
+    # bins: {0.05 / 0}, {0.55 / 1}, {0.975 / 1 twice}
+    assert float(stats.ece(bins.table(truth, p).sum(axis=0))) == pytest.approx((0.05 + 0.45 + 2 * 0.025) / 4)
+
+
+def test_fast_enough() -> None:
+    """A thousand samples, each its own group, 1,000 resamples: well under a second."""
+    rng = np.random.default_rng(0)
+    truth, p = rng.random(1000) < 0.5, rng.random(1000)
+    began = time.process_time()
+    clusters = stats.clusters_of([str(i) for i in range(1000)])
+    stats.ranked_bootstrap(truth, p, clusters, np.arange(1000), 0.05)
+    stats.cluster_bootstrap(truth.astype(float), clusters)
+    assert time.process_time() - began < 2.0
