@@ -32,7 +32,7 @@ def test_help_has_an_example(verb: str) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys, deckbench.cli as c; c.app(['--help'], standalone_mode=False);"
+        "import sys, deckbench.cli as c; c.app.app(['--help'], standalone_mode=False);"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'pandas', 'PIL', 'numpy'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

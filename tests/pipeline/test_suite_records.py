@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deckbench import artifact
-from deckbench.cli import parse_settings
+from deckbench.cli.parse import parse_settings
 from deckbench.pipeline import suite as runner
 from deckbench.record.read import read_record
 from deckbench.record.schema import Record

@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deckbench.cli.app import containers_app as app
+from deckbench.cli.options import Json
 from deckbench.errors import AnswerIsNo, DeckBenchError, InputError, OutsideError
 from deckbench.progress import say
 
 if TYPE_CHECKING:
     from deckbench.containers.spec import Image
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Container images: list, lock, fetch wheels, build, verify, clean up.",
-    epilog="Example: deckbench containers wheels x86-cpu && deckbench containers build x86-cpu",
-)
 
 Names = Annotated[list[str], typer.Argument(help="Images of containers.toml, such as x86-cpu.")]
 KINDS = "registry: the locked digest; bootstrap: Debian packages; default: "
@@ -27,7 +22,6 @@ Base = Annotated[str | None, typer.Option(help=f"{KINDS}the one that is locked."
 Folder = Annotated[Path | None, typer.Option(help="Holds containers.toml; default: DeckBench's own.")]
 Wheels = Annotated[Path | None, typer.Option(help="Where wheels are kept; default: the user's cache.")]
 Links = Annotated[list[str] | None, typer.Option("--find-links", help="A folder with more wheels; repeat.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def chosen(names: list[str], folder: Path | None) -> list[Image]:

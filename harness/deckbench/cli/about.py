@@ -1,0 +1,47 @@
+"""Verbs that describe: doctor, schema."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from deckbench.cli.app import app
+from deckbench.cli.options import Json
+from deckbench.cli.show import show
+from deckbench.errors import AnswerIsNo
+
+
+@app.command(epilog="Example: deckbench doctor --host ssh://lab@orin --model glm-4v-9b")
+def doctor(
+    host: Annotated[str | None, typer.Option(help="Look at ssh://USER@MACHINE instead of this machine.")] = None,
+    model: Annotated[str | None, typer.Option(help="Also: does this model fit? A known name or a folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What can this machine run, and what is missing? Changes nothing. Exit 4 when the answer is nothing, or no."""
+    from deckbench.doctor import doctor as look
+    from deckbench.doctor.show import lines, table
+
+    report = look(host, model)
+    if sys.stdout.isatty() and not as_json:
+        table(report.findings)
+    else:
+        show(report.as_dict(), as_json, lines(report.findings))
+    if report.answer:
+        raise AnswerIsNo(report.answer, None, "see what is bad or absent above")
+
+
+@app.command(epilog="Example: deckbench schema suite > suite.schema.json")
+def schema(
+    name: Annotated[str | None, typer.Argument(help="Such as suite, task, record; without: list them.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the JSON Schema of a kind of file, made from what reads it."""
+    from deckbench.cli.schemas import KINDS, schema_of
+
+    if name is None:
+        about = {known: kind.about for known, kind in KINDS.items()}
+        show(about, as_json, [f"{known}: {text}" for known, text in about.items()])
+    else:
+        show(schema_of(name), True, [])

@@ -1,0 +1,41 @@
+"""Texts of the command line as values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deckbench.errors import InputError
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`704x396` -> (704, 396). Raises InputError."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise InputError(f"cannot read {text!r} as a size", "--size", "write WIDTHxHEIGHT, such as 704x396") from None
+    return width, height
+
+
+def parse_factors(pairs: list[str]) -> dict[str, float]:
+    """`["damaged_tip=10"]` -> {"damaged_tip": 10.0}. Raises InputError."""
+    try:
+        return {kind: float(factor) for kind, factor in (pair.split("=") for pair in pairs)}
+    except ValueError:
+        fix = "write KIND=FACTOR, such as --emphasis damaged_tip=10"
+        raise InputError(f"cannot read {', '.join(pairs)!r}", "--emphasis", fix) from None
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`["lr=0.001", "rank=8"]` -> {"lr": 0.001, "rank": 8}; values are YAML. Raises InputError."""
+    import yaml
+
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"cannot read {pair!r}", "--set", "write KEY=VALUE, such as --set lr=0.001")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
+            raise InputError(f"the value of {key!r} is not YAML", "--set", "quote it") from None
+    return settings

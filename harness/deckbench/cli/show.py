@@ -1,0 +1,11 @@
+"""Results on stdout."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def show(result: Any, as_json: bool, lines: list[str]) -> None:
+    """A result on stdout: as JSON, or as lines for people."""
+    print(json.dumps(result, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
