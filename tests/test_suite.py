@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deckbench.errors import InputError
-from deckbench.pipeline.suite import Target, data_needed, learned_part, needed, targets_of
+from deckbench.pipeline.plan import Target, baseline_train_set, data_needed, targets_of, trainings_needed
 from deckbench.suite import load_suite, split_weight
 
 GOOD: dict[str, Any] = {
@@ -98,7 +98,7 @@ def test_what_a_row_needs(tmp_path: Path) -> None:
     suite, _ = load_suite(str(file))
     labels = [target.label for target in targets_of(suite)]
     assert labels == ["tiny-glm4v:base:S2", "tiny-glm4v:S1+S2:S2", "majority:baseline:S2"]
-    assert needed(suite, ["S1+S2"]) == ["S1", "S1+S2"]
+    assert trainings_needed(suite, ["S1+S2"]) == ["S1", "S1+S2"]
     assert data_needed(suite, targets_of(suite)[:1], set()) == ["S2"]
     assert data_needed(suite, targets_of(suite)[1:2], {"S1", "S1+S2"}) == ["S1", "S2"]
 
@@ -118,14 +118,14 @@ def test_baselines_learn_from_the_asked_dataset_where_it_can_be_learned_from(tmp
     suite, _ = load_suite(str(file))
 
     def learned(name: str, ref: str = "nearest", curriculum: str | None = None) -> str | None:
-        return learned_part(suite, Target(ref, curriculum, name, ""))
+        return baseline_train_set(suite, Target(ref, curriculum, name, ""))
 
     assert [learned(name) for name in ("mine", "yours", "zh", "asked", "asked-zh")] == [
         *("mine", "yours", "zh", "mine", "zh")
     ]
     assert learned("mine", "blind:tiny-glm4v") is None
     assert learned("mine", "tiny-glm4v", "base") is None
-    with pytest.raises(InputError, match="majority has nothing to learn from"):
+    with pytest.raises(InputError, match="majority has no data to be fitted on"):
         data_needed(suite, [Target("majority", None, "scenes", "")], set())
 
 

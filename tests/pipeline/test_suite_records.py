@@ -11,13 +11,14 @@ import pytest
 
 from deckbench import artifact
 from deckbench.cli.parse import parse_settings
-from deckbench.pipeline import suite as runner
+from deckbench.pipeline import provenance, steps
+from deckbench.pipeline.plan import Target
 from deckbench.record.read import read_record
 from deckbench.record.schema import Record
 from deckbench.suite import DataSpec, Suite
 from tests.record import fake
 
-ANSWER_AND_SCORE = runner.answer_and_score
+RUN_ANSWERS = steps.run_answers
 SUITE: dict[str, Any] = {
     "name": "mine",
     "pools": {"deck": {"path": "my pools/deck"}},
@@ -29,7 +30,7 @@ SUITE: dict[str, Any] = {
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Run:
     """A run whose pool and dataset are there, and whose answers are invented."""
     file = tmp_path / "suite.yaml"
     file.write_text("name: mine\n")
@@ -40,21 +41,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Run:
             entry.rename(draft.path / entry.name)
         (draft.path / "in").rmdir()
     data = tmp_path / "data"
-    said = fake.predictions(tmp_path / "p.csv", data)
-    monkeypatch.setattr(runner, "answer_and_score", lambda *_: (said, fake.score(said, data)))
-    run = runner.Run(Suite.model_validate(SUITE), "mine.yaml", file, tmp_path / "work")
-    run.pools["deck"] = runner.Made(tmp_path, fake.sha("pool"))
-    run.data["S2"] = runner.Made(data, artifact.read(data).content_hash)
+    predictions = fake.predictions(tmp_path / "p.csv", data)
+    monkeypatch.setattr(steps, "run_answers", lambda *_: (predictions, fake.score(predictions, data)))
+    run = steps.Run(Suite.model_validate(SUITE), "mine.yaml", file, tmp_path / "work")
+    run.pools["deck"] = steps.StepOutput(tmp_path, fake.sha("pool"))
+    run.data["S2"] = steps.StepOutput(data, artifact.read(data).content_hash)
     return run
 
 
-def written(run: runner.Run, adapter: str | None = None, condition: str = "same distribution") -> Record:
-    target = runner.Target("tiny-glm4v", "S1" if adapter else "base", "S2", condition)
-    made = runner.Made(Path("unused"), fake.sha(adapter)) if adapter else None
-    return read_record(runner.make_record(run, target, made, {})).record
+def written(run: steps.Run, adapter: str | None = None, condition: str = "same distribution") -> Record:
+    target = Target("tiny-glm4v", "S1" if adapter else "base", "S2", condition)
+    output = steps.StepOutput(Path("unused"), fake.sha(adapter)) if adapter else None
+    return read_record(steps.run_record(run, target, output, {})).record
 
 
-def test_an_adapter_is_part_of_the_models_identity(run: runner.Run) -> None:
+def test_an_adapter_is_part_of_the_models_identity(run: steps.Run) -> None:
     """Else two trainings of one curriculum would share a row of the board."""
     assert "adapter" not in written(run).model.identity
     assert written(run, "one").model.identity["adapter"] == fake.sha("one")
@@ -72,23 +73,23 @@ def test_an_adapter_is_part_of_the_models_identity(run: runner.Run) -> None:
     ],
 )
 def test_frames_of_another_lab_are_not_of_the_same_distribution(split: str, condition: str, part: str) -> None:
-    assert runner.part_of(DataSpec(task="ot2-guided@1", pool="deck", split=split), condition) == part
+    assert provenance.part_of(DataSpec(task="ot2-guided@1", pool="deck", split=split), condition) == part
 
 
-def test_the_commands_of_a_record_can_be_typed(run: runner.Run) -> None:
+def test_the_commands_of_a_record_can_be_typed(run: steps.Run) -> None:
     """Quoted for a shell, with the pool where it lies and options as YAML."""
     assert written(run).command == "deckbench run mine.yaml --only tiny-glm4v:base:S2"
     run.ref = "my suite.yaml"
     assert shlex.split(written(run).command)[2:4] == ["my suite.yaml", "--only"]
     options = {"box_margin": [0, 0.35], "scene_counts": True, "box_style": "source-lab", "max_test": 4}
     spec = DataSpec(task="ot2-guided@1", pool="deck", split="blocks=6,gap=4", options=options)
-    words = shlex.split(runner.build_command(spec, run.suite))
-    assert words[words.index("--pool") + 1] == "my pools/deck"
-    settings = parse_settings([words[at + 1] for at, word in enumerate(words) if word == "--set"])
+    argv = shlex.split(provenance.build_command(spec, run.suite))
+    assert argv[argv.index("--pool") + 1] == "my pools/deck"
+    settings = parse_settings([argv[at + 1] for at, word in enumerate(argv) if word == "--set"])
     assert settings == options
 
 
-def test_a_record_names_the_machine_that_answered(run: runner.Run, tmp_path: Path) -> None:
+def test_a_record_names_the_machine_that_answered(run: steps.Run, tmp_path: Path) -> None:
     """Not the one that happens to write the record, and not a processor where a GPU was used."""
     gpu = {**fake.MACHINE, "device": "cuda", "accelerators": [{"name": "Example GPU"}]}
     observed = {"hardware": gpu, "packages": {"torch": "2.4.0"}}
@@ -101,24 +102,24 @@ def test_a_detectors_new_labels_are_answered_anew(tmp_path: Path) -> None:
     """The answers of `rule:FOLDER` are found again by this identity, so it changes with the folder's content."""
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
-    before = runner.identity_of(f"rule:{tmp_path / 'labels'}")
+    before = provenance.identity_of(f"rule:{tmp_path / 'labels'}")
     (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.1 0.1\n")
-    assert runner.identity_of(f"rule:{tmp_path / 'labels'}") != before
-    assert runner.identity_of("rule:gold") == {"baseline": "rule:gold"}
-    assert runner.identity_of("majority") == {"baseline": "majority"}
+    assert provenance.identity_of(f"rule:{tmp_path / 'labels'}") != before
+    assert provenance.identity_of("rule:gold") == {"baseline": "rule:gold"}
+    assert provenance.identity_of("majority") == {"baseline": "majority"}
 
 
-def test_a_models_weights_are_hashed_once_a_run(run: runner.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_weights_are_hashed_once_a_run(run: steps.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    identity = runner.identity_of("tiny-glm4v")
-    monkeypatch.setattr(runner, "identity_of", lambda ref: asked.append(ref) or identity)
+    identity = provenance.identity_of("tiny-glm4v")
+    monkeypatch.setattr(steps, "identity_of", lambda ref: asked.append(ref) or identity)
     written(run)
     written(run, "one")
     assert asked == ["tiny-glm4v"]
 
 
 def test_scene_texts_are_searched_with_the_suites_own_ontology(
-    run: runner.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: steps.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task with an ontology of its own does not say where that lies, so the suite must."""
     given: list[Path | None] = []
@@ -132,5 +133,5 @@ def test_scene_texts_are_searched_with_the_suites_own_ontology(
     for ontology, seed in ((None, 0), ("mine.yaml", 1)):
         data = {"S2": {**SUITE["data"]["S2"], "ontology": ontology}}
         run.suite = Suite.model_validate({**SUITE, "data": data, "seed": seed})
-        ANSWER_AND_SCORE(run, runner.Target("rule:gold", None, "S2", "same distribution"), None)
+        RUN_ANSWERS(run, Target("rule:gold", None, "S2", "same distribution"), None)
     assert given == [None, tmp_path / "mine.yaml"]

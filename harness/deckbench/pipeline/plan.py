@@ -1,0 +1,76 @@
+"""Which rows a suite asks for, and which datasets and trainings they need. Pure functions of the suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deckbench.errors import InputError
+from deckbench.suite import Suite, split_weight
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the leaderboard: a model (or baseline) at a curriculum, on one test set."""
+
+    ref: str
+    curriculum: str | None
+    data: str
+    condition: str
+
+    @property
+    def label(self) -> str:
+        """`tiny-glm4v:S1+S2:S3`, what `--only` takes."""
+        return f"{self.ref}:{self.curriculum or 'baseline'}:{self.data}"
+
+
+def targets_of(suite: Suite) -> list[Target]:
+    """All rows a suite asks for, in its order."""
+    rows: list[tuple[str, str | None]] = [
+        (model.ref, curriculum) for model in suite.models for curriculum in model.curricula
+    ]
+    rows += [(baseline, None) for baseline in suite.baselines]
+    return [Target(ref, curriculum, t.data, t.condition) for ref, curriculum in rows for t in suite.tests]
+
+
+def data_needed(suite: Suite, targets: list[Target], curricula: set[str]) -> list[str]:
+    """The datasets that some rows need, in the suite's order. Raises InputError as `baseline_train_set` does."""
+    names = {target.data for target in targets}
+    names |= {name for target in targets if (name := baseline_train_set(suite, target)) is not None}
+    names |= {split_weight(text)[0] for curriculum in curricula for text in suite.train[curriculum].data}
+    if suite.bench:
+        names |= {name for name in suite.bench.data if any(target.curriculum for target in targets)}
+    return [name for name in suite.data if name in names]
+
+
+def trainings_needed(suite: Suite, curricula: list[str]) -> list[str]:
+    """The trainings that some curricula need, each after the one it starts from."""
+    wanted = set()
+    for name in curricula:
+        step: str | None = name if name != BASE else None
+        while step is not None:
+            wanted.add(step)
+            step = suite.train[step].init
+    return [name for name in suite.train if name in wanted]
+
+
+def baseline_train_set(suite: Suite, target: Target) -> str | None:
+    """The dataset whose training split `majority` and `nearest` are fitted on; None for every other model.
+
+    It is the tested one, or where that has no training split another one of its task, in its language if there is one.
+    Raises InputError when no dataset of the task has a training split.
+    """
+    if target.curriculum is not None or target.ref not in {"majority", "nearest"}:
+        return None
+    tested = suite.data[target.data]
+    candidates = [name for name, spec in suite.data.items() if spec.task == tested.task and spec.split != "test-only"]
+    if target.data in candidates:
+        return target.data
+    same_language = [name for name in candidates if suite.data[name].lang == tested.lang]
+    if not candidates:
+        what = (
+            f"the baseline {target.ref} has no data to be fitted on: no dataset of {tested.task} has a training split"
+        )
+        raise InputError(what, f"data {target.data}", f"add one that is split, or remove {target.ref} from baselines")
+    return (same_language or candidates)[0]

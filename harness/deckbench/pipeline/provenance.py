@@ -1,0 +1,93 @@
+"""Where a record's numbers come from: identities of models, commands of inputs, the machine that answered."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from deckbench.suite import DataSpec, Suite
+
+UNKNOWN = "unknown"
+# The machine of a model behind a server, as a record has it.
+SERVER = {
+    "device": "server",
+    "cpu": "a server",
+    **dict.fromkeys(("architecture", "capability", "os"), UNKNOWN),
+    **dict.fromkeys(("cores", "threads"), 0),
+}
+
+
+def identity_of(ref: str) -> Any:
+    """Hashes of a model. A baseline is identified by its name, and by the hash of the labels or dataset it names."""
+    from deckbench.models import baselines
+    from deckbench.models.load import model_identity
+
+    name, _, source = ref.partition(":")
+    if name not in baselines.NAMES:
+        return model_identity(ref)
+    identity = baselines.load(ref).identity if source not in {"", "gold"} else {}
+    return {"baseline": ref, **{key: value for key, value in identity.items() if key != "name"}}
+
+
+def flat_identity(value: Any) -> dict[str, str]:
+    """The hashes of an identity by name, nested names joined with dots."""
+    if not isinstance(value, dict):
+        return {"hash": str(value)}
+    found: dict[str, str] = {}
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            found |= {f"{key}.{name}": text for name, text in flat_identity(entry).items()}
+        elif entry is not None:
+            found[str(key)] = str(entry)
+    return found
+
+
+def is_served(ref: str) -> bool:
+    """Whether a server runs this model: on another machine, so its latency is not measured."""
+    return ref.removeprefix("blind:").startswith("endpoint:")
+
+
+def answered_on(ref: str, predictions: Path) -> dict[str, Any]:
+    """The machine, packages and container of some predictions, as `write_record` takes them: existing predictions may
+    come from another device or an older environment than the one that writes the record."""
+    manifest = predictions.with_name(f"{predictions.stem}.manifest.json")
+    observed = json.loads(manifest.read_text(encoding="utf-8"))["observed"] if manifest.is_file() else {}
+    return {
+        "machine": SERVER if is_served(ref) else observed.get("hardware"),
+        "packages": observed.get("packages"),
+        "container": observed.get("container"),
+    }
+
+
+def part_of(spec: DataSpec, condition: str) -> str:
+    """`shifted` or `same distribution`: where the test frames stand to the training frames.
+
+    A pool that is only tested on is a shift, whatever the suite calls its condition ("another lab").
+    """
+    alone = spec.split == "test-only" and condition != "same distribution"
+    return "shifted" if alone or condition == "shifted" else "same distribution"
+
+
+def pool_command(suite: Suite, name: str) -> str:
+    """The command that renders a synthetic pool, or the path of any other."""
+    spec = suite.pools[name]
+    if spec.synth is None:
+        return str(spec.path)
+    synth = spec.synth
+    size = f"{synth.size[0]}x{synth.size[1]}"
+    tail = " --shifted" if synth.shifted else ""
+    return f"deckbench pool synth pools/{name} --frames {synth.frames} --size {size} --seed {synth.seed}{tail}"
+
+
+def build_command(spec: DataSpec, suite: Suite) -> str:
+    """The command that builds a dataset, for a shell in the folder of the suite."""
+    pool = suite.pools[spec.pool].path or f"pools/{spec.pool}"
+    argv = ["deckbench", "build", spec.task, "--pool", pool, "--out", "data"]
+    argv += ["--split", spec.split, "--seed", str(suite.seed)]
+    for name, value in (("ontology", spec.ontology), ("qa", spec.qa)):
+        argv += [f"--{name}", value] if value else []
+    for key, option in spec.options.items():
+        argv += ["--set", f"{key}={option if isinstance(option, str) else json.dumps(option)}"]
+    return shlex.join(argv + (["--lang", spec.lang] if spec.lang != "en" else []))

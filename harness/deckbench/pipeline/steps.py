@@ -1,0 +1,322 @@
+"""The steps of a suite, one function each. A step whose output exists is skipped.
+
+A step's folder name ends in its key: a hash of the step's parameters and of its inputs' content.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deckbench import __version__, artifact
+from deckbench.pipeline.plan import Target, baseline_train_set
+from deckbench.pipeline.provenance import (
+    answered_on,
+    build_command,
+    flat_identity,
+    identity_of,
+    is_served,
+    part_of,
+    pool_command,
+)
+from deckbench.progress import say
+from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The output of a finished step: its path and identity."""
+
+    path: Path
+    content_hash: str
+
+
+@dataclass
+class Run:
+    """State of one run of a suite: the outputs so far, all under `work`, and the names of the steps it ran."""
+
+    suite: Suite
+    ref: str
+    file: Path
+    work: Path
+    pools: dict[str, StepOutput] = field(default_factory=dict)
+    data: dict[str, StepOutput] = field(default_factory=dict)
+    adapters: dict[tuple[str, str], StepOutput] = field(default_factory=dict)
+    audits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    identities: dict[str, Any] = field(default_factory=dict)
+    steps_run: list[str] = field(default_factory=list)
+
+    def identity(self, ref: str) -> Any:
+        """`identity_of`, once a run: hashing the weights of a large model takes minutes."""
+        if ref not in self.identities:
+            self.identities[ref] = identity_of(ref)
+        return self.identities[ref]
+
+    def step(self, step_dir: str, name: str, key: dict[str, Any], write: Callable[[Path], Any]) -> StepOutput:
+        """A step's output; `write(path)` makes it where it does not exist. `key` holds all that decides its content."""
+        path = self.output_path(step_dir, name, key)
+        if not (path / artifact.MANIFEST).is_file():
+            began = time.monotonic()
+            say(f"{step_dir} {name} ...")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            say(f"{step_dir} {name}: {time.monotonic() - began:.1f} s")
+            self.steps_run.append(f"{step_dir}/{name}")
+        return StepOutput(path, artifact.read(path).content_hash)
+
+    def output_path(self, step_dir: str, name: str, key: dict[str, Any]) -> Path:
+        """The folder of a step's output."""
+        digest = artifact.hash_json({"room": step_dir, "version": __version__, **key})
+        return self.work / step_dir / f"{name.replace('+', '_').replace(':', '-').replace('/', '-')}-{digest[:8]}"
+
+
+def run_pool(run: Run, name: str) -> None:
+    """Render a synthetic pool, or read one from disk, once a run."""
+    spec = run.suite.pools[name]
+    if name in run.pools:
+        return
+    if spec.path is not None:
+        from deckbench.yolo.read import read_pool
+
+        path = (run.file.parent / spec.path).resolve()
+        run.pools[name] = StepOutput(path, read_pool(path).content_hash)
+    if spec.synth is not None:
+        from deckbench.pool.synth import synth_pool
+
+        values = spec.synth.model_dump()
+        run.pools[name] = run.step("pools", name, values, lambda out: synth_pool(out, **values))
+
+
+def run_data(run: Run, name: str, spec: DataSpec) -> StepOutput:
+    """Build one dataset."""
+    from deckbench.build import build_dataset
+    from deckbench.task import load_task
+
+    pool = run.pools[spec.pool]
+    files: dict[str, Any] = {"ontology": path_in_suite(run, spec.ontology), "qa": path_in_suite(run, spec.qa)}
+    key = {
+        "pool": pool.content_hash,
+        "task": load_task(spec.task, options=spec.options, **files).content_hash,
+        "split": spec.split,
+        "lang": spec.lang,
+        "options": spec.options,
+        "seed": run.suite.seed,
+    }
+
+    def write(out: Path) -> None:
+        build_dataset(
+            spec.task,
+            pool=pool.path,
+            out=out,
+            lang=spec.lang,
+            split=spec.split,
+            seed=run.suite.seed,
+            options=spec.options,
+            **files,
+        )
+
+    return run.step("data", name, key, write)
+
+
+def run_audit(run: Run, name: str) -> dict[str, Any]:
+    """Audit a dataset; the result is an artifact of its own. Returns the content of its audit.json."""
+    from deckbench.build.audit import audit
+
+    data = run.data[name]
+
+    def write(out: Path) -> None:
+        result = audit(data.path, seed=run.suite.seed)
+        with artifact.writing(out, "audit", inputs={"dataset": data.content_hash}, seed=run.suite.seed) as draft:
+            (draft.path / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    output = run.step("audits", name, {"data": data.content_hash, "seed": run.suite.seed}, write)
+    result: dict[str, Any] = json.loads((output.path / "audit.json").read_text(encoding="utf-8"))
+    if not result["passed"]:
+        say(f"audit {name}: FAILED; the page will say so ({output.path / 'audit.json'})")
+    return result
+
+
+def run_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings: dict[str, Any]) -> StepOutput:
+    """Train one stage of a curriculum, with the replayed data that the suite names."""
+    from deckbench.train import train
+    from deckbench.train.config import named_configs, read_source, settle
+
+    init = run.adapters[ref, spec.init] if spec.init else None
+    parts = [(run.data[name], weight) for name, weight in (split_weight(text) for text in spec.data)]
+    data = parts[0][0] if len(parts) == 1 else run_mix(run, curriculum, parts)
+    key = {
+        "model": run.identity(ref),
+        "data": data.content_hash,
+        "init": init.content_hash if init else None,
+        "config": settings,
+        "seed": run.suite.seed,
+    }
+
+    config = Path(ref) if ref in named_configs() else None
+    # Stages of a curriculum share images, so a frozen vision encoder's features are computed once for all.
+    frozen = settle(read_source(config), settings).vision == "absent" and keeps_features(ref)
+    kept = {"feature_cache": str(run.work / "features")} if frozen else {}
+
+    def write(out: Path) -> None:
+        train(
+            model=ref,
+            data=data.path,
+            out=out,
+            init=init.path if init else None,
+            config=config,
+            overrides={**settings, **kept},
+            resume=out.with_name(f"{out.name}.partial").exists(),
+            seed=run.suite.seed,
+        )
+
+    return run.step("adapters", f"{ref}-{curriculum}", key, write)
+
+
+def keeps_features(ref: str) -> bool:
+    """Whether the model takes cached features of its vision encoder: all families but `auto` do."""
+    from deckbench.models.load import family_of, split_ref
+
+    return family_of(split_ref(ref)[0]) != "auto"
+
+
+def run_mix(run: Run, curriculum: str, parts: list[tuple[StepOutput, float]]) -> StepOutput:
+    """The incremental training set of a curriculum."""
+    from deckbench.build.mix import mix
+
+    key = {"parts": [[part.content_hash, weight] for part, weight in parts], "seed": run.suite.seed}
+    sources = [(part.path, weight) for part, weight in parts]
+    return run.step("data", f"mix-{curriculum}", key, lambda out: mix(sources, out=out, seed=run.suite.seed))
+
+
+def run_bench(run: Run, ref: str, curriculum: str, adapter: StepOutput | None, spec: BenchSpec) -> dict[str, Any]:
+    """Latency of one model at one curriculum, by name of the dataset."""
+    from deckbench.bench import bench
+
+    results = {}
+    for name in spec.data:
+        data = run.data[name]
+        key = {
+            "model": run.identity(ref),
+            "adapter": adapter.content_hash if adapter else None,
+            "data": data.content_hash,
+            "min_seconds": spec.min_seconds,
+        }
+        path = adapter.path if adapter else None
+
+        def write(out: Path, path: Path | None = path, data: StepOutput = data) -> None:
+            bench(model=ref, adapter=path, data=data.path, engine="torch", out=out, min_seconds=spec.min_seconds)
+
+        output = run.step("bench", f"{ref}-{curriculum}-{name}", key, write)
+        results[name] = artifact.read(output.path).observed["results"]
+    return results
+
+
+def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[Path, dict[str, Any]]:
+    """Predictions of one row and the content of their score.json; each is written once."""
+    from deckbench.infer import infer
+    from deckbench.score import score
+
+    data, train_set = run.data[target.data], baseline_train_set(run.suite, target)
+    key = {
+        "model": run.identity(target.ref),
+        "adapter": adapter.content_hash if adapter else None,
+        "data": data.content_hash,
+        "train": run.data[train_set].content_hash if train_set else None,
+        "seed": run.suite.seed,
+    }
+    folder = run.output_path("answers", target.label, key)
+    predictions, scores = folder / "predictions.csv", folder / "score.json"
+    if not predictions.is_file():
+        say(f"answers {target.label} ...")
+        began = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        infer(
+            model=f"{target.ref}:{run.data[train_set].path}" if train_set else target.ref,
+            adapter=adapter.path if adapter else None,
+            data=data.path,
+            out=predictions,
+        )
+        say(f"answers {target.label}: {time.monotonic() - began:.1f} s")
+        run.steps_run.append(f"answers/{target.label}")
+    if not scores.is_file():
+        ontology = path_in_suite(run, run.suite.data[target.data].ontology)
+        score(predictions, data=data.path, out=scores, seed=run.suite.seed, ontology=ontology)
+    result: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
+    return predictions, result
+
+
+def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dict[str, Any]) -> Path:
+    """Predictions, score and record of one row. Returns the record's folder."""
+    from deckbench.record.write import write_record
+    from deckbench.task import load_task
+
+    suite, name, spec = run.suite, target.data, run.suite.data[target.data]
+    data, pool = run.data[name], run.pools[spec.pool]
+    predictions, result = run_answers(run, target, adapter)
+    command = shlex.join(["deckbench", "run", run.ref, "--only", target.label])
+    inputs = [
+        {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": build_command(spec, suite)},
+        {"name": "pool", "kind": "pool", "sha256": pool.content_hash, "source": pool_command(suite, spec.pool)},
+        {"name": "suite", "kind": "suite", "sha256": artifact.hash_file(run.file), "source": run.ref},
+    ]
+    if adapter:
+        inputs.append({"name": "adapter", "kind": "adapter", "sha256": adapter.content_hash, "source": command})
+    audit = run.audits.get(name)
+    baseline = target.curriculum is None
+    return write_record(
+        run.work / "records",
+        model={
+            "name": run.identity(target.ref)["name"] if is_served(target.ref) else target.ref,
+            "family": "baseline" if baseline else run.identity(target.ref)["family"],
+            "kind": "baseline" if baseline else "model",
+            "weights": "none" if baseline and not target.ref.startswith("blind:") else "trained",
+            "identity": flat_identity(
+                {**run.identity(target.ref), "adapter": adapter.content_hash if adapter else None}
+            ),
+        },
+        curriculum=target.curriculum,
+        task=str(artifact.read(data.path, "dataset").content["params"]["task"]),
+        stage=load_task(spec.task).stage,
+        pool={
+            "name": spec.pool,
+            "hash": pool.content_hash,
+            "synthetic": bool(artifact.read(data.path, "dataset").content["params"]["synthetic"]),
+            "part": part_of(spec, target.condition),
+            "condition": target.condition,
+            "board": suite.name,
+        },
+        dataset=data.content_hash,
+        command=command,
+        seed=suite.seed,
+        inputs=inputs,
+        score=result,
+        predictions=predictions,
+        data=data.path,
+        bench=timing.get(name),
+        audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
+        **answered_on(target.ref, predictions),
+    )
+
+
+def run_site(run: Run, records: list[Path]) -> Path:
+    """Render the leaderboard of this run's records. Returns its first page."""
+    from deckbench.report import report
+
+    current = run.work / "current"
+    shutil.rmtree(current, ignore_errors=True)
+    current.mkdir(parents=True)
+    for record in records:
+        shutil.copytree(record, current / record.name)
+    report(current, out=run.work / "site")
+    return run.work / "site" / "index.html"
+
+
+def path_in_suite(run: Run, relative: str | None) -> Path | None:
+    """A file that the suite names relative to itself."""
+    return run.file.parent / relative if relative else None
