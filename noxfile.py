@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import nox
 
@@ -15,6 +16,7 @@ nox.options.sessions = ["lint", "tests"]
 
 # torch goes in first and pinned: where the package index offers a CPU build, no CUDA packages come along.
 TORCH = os.environ.get("DECKBENCH_TORCH", "torch==2.13.0")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -58,15 +60,17 @@ def tests_deepspeed(session: nox.Session) -> None:
     session.run("pytest", *picked, *session.posargs, env=OFFLINE)
 
 
-@nox.session
+@nox.session(venv_backend="uv|virtualenv")
 def lint(session: nox.Session) -> None:
-    """ruff and mypy --strict for every supported Python; the dependencies resolve on each."""
+    """ruff, the import contracts, codespell; mypy --strict and the dependencies for every supported Python."""
     session.install(*nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lint"))
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    for version in ("3.10", "3.11", "3.12", "3.13"):
-        session.run("mypy", "--python-version", version)
-        session.run("uv", "pip", "compile", "-q", "--python-version", version, "pyproject.toml", silent=True)
+    commands = [["ruff", "check", "."], ["ruff", "format", "--check", "."]]
+    commands += [["lint-imports", "--no-logo"], ["codespell"]]
+    for version in PYTHONS:
+        commands += [["mypy", "--python-version", version]]
+        commands += [["uv", "pip", "compile", "-q", "--python-version", version, "pyproject.toml"]]
+    with ThreadPoolExecutor(2) as pool:  # what a command says is shown where it fails
+        list(pool.map(lambda command: session.run(*command, silent=True, env={"PYTHONPATH": "harness"}), commands))
 
 
 @nox.session(name="build-data")
