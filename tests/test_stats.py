@@ -27,6 +27,7 @@ def test_wilson_known_values() -> None:
     assert stats.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert stats.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
     assert stats.wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+    assert stats.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=5e-5)
     assert stats.wilson(0, 0) is None
 
 

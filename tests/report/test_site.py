@@ -339,18 +339,6 @@ def test_charts_have_a_title_a_description_and_no_text_of_others(evil: Path) -> 
     assert "<script>document" not in html
 
 
-@given(st.floats(0, 1), st.integers(1, 500))
-def test_wilson_holds_the_share(share: float, n: int) -> None:
-    good = round(share * n)
-    low, high = charts.wilson(good, n)
-    assert 0 <= low <= good / n <= high <= 1 or abs(good / n - high) < 1e-12 or abs(good / n - low) < 1e-12
-
-
-def test_wilson_against_a_worked_example() -> None:
-    low, high = charts.wilson(8, 10)  # Newcombe 1998, Statistics in Medicine 17:857, method 3
-    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
-
-
 def test_a_whisker_without_a_value_draws_no_dot() -> None:
     assert "dot" not in charts.whisker(Estimate(value=None, n=0), None)
 

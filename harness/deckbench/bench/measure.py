@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deckbench.bench import memory
-from deckbench.bench.percentile import POINTS, needed, summary
 from deckbench.dataset import Sample
 from deckbench.models.interface import Answer, Question
 from deckbench.picture import open_picture
 from deckbench.progress import say
+from deckbench.stats import PERCENTILES, percentile_min_n, summarize_times
 
 STAGES = ("read", "preprocess", "vision", "prefill", "decode")
 
@@ -77,7 +77,7 @@ def stream(
     timed: list[Timed] = []
     gc.collect()
     began = time.perf_counter()
-    enough = needed(POINTS["p50"])
+    enough = percentile_min_n(PERCENTILES["p50"])
     while len(timed) < max_queries and (len(timed) < enough or time.perf_counter() - began < min_seconds):
         timed.append(ask(model, samples[len(timed) % len(samples)], limit))
     return warm, timed
@@ -97,7 +97,7 @@ def measure(
     `load_s`; `memory`: `before_bytes`, `peak_bytes`, `peak_is_own` (false: the process had a larger peak before and it
     could not be started anew), `device_peak_bytes` (a GPU's, else null); `kinds`: for each kind `queries`,
     `samples` (different ones), `warmup`, `seconds`, `first_query_s` (the cold one, null without warm-up), `latency`,
-    `first_token` and each of `stages` as `percentile.summary`, `queries_per_s`, `tokens_in`, `tokens_out` (means) and
+    `first_token` and each of `stages` as `stats.summarize_times`, `queries_per_s`, `tokens_in`, `tokens_out` (means),
     `tokens_per_s` (tokens after the first one over decoding time; null when there are none).
     """
     kinds = {}
@@ -130,10 +130,10 @@ def summarise(warm: Sequence[Timed], timed: Sequence[Timed], samples: int) -> di
         "warmup": len(warm),
         "seconds": round(seconds, 6),
         "first_query_s": round(warm[0].total, 6) if warm else None,
-        "latency": summary([query.total for query in timed]),
-        "first_token": summary([query.first_token for query in timed]),
+        "latency": summarize_times([query.total for query in timed]),
+        "first_token": summarize_times([query.first_token for query in timed]),
         "stages": {
-            name: summary([query.stages[name] for query in timed if name in query.stages])
+            name: summarize_times([query.stages[name] for query in timed if name in query.stages])
             for name in STAGES
             if any(name in query.stages for query in timed)
         },

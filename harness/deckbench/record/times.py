@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from deckbench import stats
 from deckbench.errors import InputError
 from deckbench.record.samples import read_table
 
@@ -87,14 +87,6 @@ def latency_of(source: str, engine: str, columns: Mapping[str, Any], stages: Ite
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float | None]:
-    """p50, p90, p99 of times in seconds by nearest rank, and n; null where no measured value bounds the quantile.
-
-    That takes 5, 29 and 299 values: the largest of n values lies above the p-quantile with 95% confidence when
-    p to the power of n is at most 0.05.
-    """
+    """p50, p90, p99 of times in seconds by nearest rank, and n; null where n is too small for one."""
     ordered = sorted(values)
-    n = len(ordered)
-    found: dict[str, float | None] = {"n": n}
-    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
-        found[name] = ordered[math.ceil(share * n) - 1] if n and share**n <= 0.05 else None
-    return found
+    return {"n": len(ordered), **{name: stats.percentile(ordered, p) for name, p in stats.PERCENTILES.items()}}

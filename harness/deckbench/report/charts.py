@@ -13,20 +13,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from deckbench.record.schema import CURRICULA, Bin, Estimate, Interval, Operating
+from deckbench.record.schema import CURRICULA, Bin, Estimate, Operating
+from deckbench.stats import wilson
 
 COLOURS = 10
-Z95 = 1.959963984540054
-
-
-def wilson(good: float, n: int) -> Interval:
-    """95% score interval of `good` out of `n` (Wilson 1927); (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = good / n, Z95 * Z95
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def seconds(value: float | None) -> str:
@@ -320,7 +310,7 @@ def reliability_chart(bars: Sequence[Bin]) -> Markup:
     for bar in bars:
         if bar.n == 0 or bar.stated is None or bar.true is None:
             continue
-        bottom, top = wilson(bar.true * bar.n, bar.n)
+        bottom, top = wilson(bar.true * bar.n, bar.n) or (0.0, 1.0)
         x = left + side * bar.stated
         tip = f"stated {bar.stated:.2f}, true {bar.true:.2f} (95% {bottom:.2f} to {top:.2f}), n {bar.n}"
         said.append(tip)
