@@ -137,6 +137,10 @@ class Task:
     def stage(self) -> str:
         return self.spec.stage
 
+    def definition(self) -> dict[str, Any]:
+        """Everything that decides what is asked, as plain data; `content_hash` is its canonical hash."""
+        return _identity(self.spec, self.ontology, self.bank, self.options)
+
 
 def hash_texts(folder: Path) -> str:
     """sha256 over the names and contents of a folder's files; line ends do not matter."""

@@ -15,7 +15,9 @@ from PIL import Image
 from deckbench import artifact
 from deckbench.dataset import Sample, read_file, read_samples
 from deckbench.errors import InputError
+from deckbench.gold import write_gold
 from deckbench.models import baselines
+from deckbench.task import load_task
 
 STEP = "Protocol step: {}.\n"
 
@@ -41,10 +43,14 @@ def row(key: str, image: str, **more: Any) -> dict[str, Any]:
     return {"id": key, "image": image, "question": ask, "split": "test", "frame": Path(image).stem, **more}
 
 
-def dataset(folder: Path, rows: list[dict[str, Any]], observed: dict[str, Any] | None = None) -> Path:
-    """A dataset folder of these rows; pictures are made by seed (row key `seed`) unless they are there."""
+def dataset(folder: Path, rows: list[dict[str, Any]], tasks: dict[str, Any] | None = None) -> Path:
+    """A dataset folder of these rows; pictures are made by seed (row key `seed`) unless they are there.
+
+    tasks: what `tasks.json` is to hold.
+    """
     with artifact.writing(folder, "dataset", params={"rows": len(rows)}) as draft:
-        draft.observed |= observed or {}
+        if tasks is not None:
+            write_gold(draft.path, tasks, ())
         for number, entry in enumerate(rows):
             place = draft.path / entry["image"]
             if not place.exists():
@@ -311,8 +317,6 @@ def test_rule_says_nothing_where_it_cannot_tell_what_is_asked_about(pool: Path, 
 
 def test_rule_finds_things_in_regions(tmp_path: Path) -> None:
     """Nouns and regions of several words, in both languages; a wider ontology than the task's own."""
-    from deckbench.resources import tasks_folder
-
     folder = tmp_path / "eye" / "labels"
     folder.mkdir(parents=True)
     (folder / "classes.txt").write_text("well_plate_6\ntip_rack")
@@ -330,18 +334,9 @@ def test_rule_finds_things_in_regions(tmp_path: Path) -> None:
         frame_row(f"f{i}", "deck", ask=ask, option_a=a, option_b=b, task="ot2-scene@1+01234567")
         for i, (ask, a, b, _) in enumerate(asks)
     ]
-    samples = read_samples(dataset(tmp_path / "asked", rows), "test")
-    baseline = baselines.load(f"rule:{folder}", ontology=tasks_folder() / "ontology" / "ot2eye.yaml")
-    assert texts(baseline, samples) == [gold for *_, gold in asks]
-
-
-def test_rule_gold_finds_the_pool_of_the_dataset(pool: Path, tmp_path: Path) -> None:
-    data = dataset(tmp_path / "data", [frame_row("f0", "bent")], observed={"pool": str(pool)})
-    baseline = baselines.load("rule:gold")
-    assert texts(baseline, read_samples(data, "test")) == ["B"] and baseline.identity == {"name": "rule:gold"}
-    lost = dataset(tmp_path / "lost", [frame_row("f0", "bent")])
-    with pytest.raises(InputError, match="not known which pool"):
-        baselines.load("rule:gold").answer_samples(read_samples(lost, "test"))
+    task = load_task("ot2-scene@1", ontology="ot2eye")
+    data = dataset(tmp_path / "asked", rows, {"ot2-scene@1+01234567": task.definition()})
+    assert texts(baselines.load(f"rule:{folder}"), read_samples(data, "test")) == [gold for *_, gold in asks]
 
 
 @pytest.mark.parametrize(

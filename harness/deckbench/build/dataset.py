@@ -30,6 +30,7 @@ from deckbench.build.pictures import (
 from deckbench.build.plan import Context, Unit, View, trim
 from deckbench.build.rows import COLUMNS, SPLITS, Row, Writer, languages, shuffled, write_tables
 from deckbench.errors import InputError
+from deckbench.gold import write_gold
 from deckbench.ontology import map_classes
 from deckbench.progress import say, track
 from deckbench.task import Task, load_task
@@ -120,14 +121,14 @@ def build_dataset(
             rows = shuffled(rows, seed)
             _check_ids(rows)
             write_tables(draft.path, rows)
+            write_gold(draft.path, {definition.ref: definition.definition()}, _labels(ctx, planned.values()))
             write_exports(draft.path, rows, export)
             _write_left_out(draft.path / LEFT_OUT, ctx, frames)
             for _ in track(_each(made), f"{definition.ref}: pictures", total):
                 pass
         draft.params["counts"] = _counts(rows)
         draft.params["left_out"] = {"samples": sum(ctx.left.counts.values()), "frames": len(frames.left_out)}
-        where = {"pool": str(Path(pool).resolve())}  # `rule:gold` reads its labels there
-        draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "workers": many, "pictures": total, **where}
+        draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "workers": many, "pictures": total}
     _tell(definition, rows, ctx)
     return artifact.read(Path(out), "dataset")
 
@@ -242,6 +243,26 @@ def _jobs(ctx: Context, pictures: Iterable[tuple[View, Picture]]) -> list[Job]:
 def _each(made: Iterable[int]) -> Iterator[int]:
     for count in made:
         yield from range(count)
+
+
+def _labels(ctx: Context, planned: Iterable[list[Unit]]) -> Iterator[dict[str, Any]]:
+    """The labels of every frame that is asked about, in pool order, as lines of `labels.jsonl` (deckbench.gold)."""
+    used = {asked.view.frame for units in planned for unit in units for asked in unit}
+    for index in sorted(used):
+        frame = ctx.frames[index]
+        boxes = [
+            {"class": cls, "box": [box.x0, box.y0, box.x1, box.y1]}
+            for box, cls in zip(frame.boxes, ctx.classes[index], strict=True)
+        ]
+        yield {
+            "task": ctx.task.ref,
+            "frame": frame.id,
+            "width": frame.width,
+            "height": frame.height,
+            "step": frame.step,
+            "anomalies": None if frame.anomalies is None else list(frame.anomalies),
+            "boxes": boxes,
+        }
 
 
 def _check_ids(rows: list[Row]) -> None:

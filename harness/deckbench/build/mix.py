@@ -7,14 +7,16 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deckbench import artifact
 from deckbench.build.rows import COLUMNS, SPLITS, Row, shuffled, write_tables
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError
+from deckbench.gold import definitions, read_lines, write_gold
 
-IMAGE, SPLIT, GROUP, FRAME, ID, PAIR, TWIN = (
-    COLUMNS.index(name) for name in ("image", "split", "group", "frame", "id", "pair_id", "twin")
+IMAGE, SPLIT, GROUP, FRAME, ID, PAIR, TWIN, TASK = (
+    COLUMNS.index(name) for name in ("image", "split", "group", "frame", "id", "pair_id", "twin", "task")
 )
 
 
@@ -65,6 +67,7 @@ def mix(parts: Sequence[tuple[Path, float]], *, out: Path, seed: int = 0) -> art
             twins |= {row[TWIN] for row in rows}
         rows = shuffled(rows, seed)
         write_tables(draft.path, rows)
+        _write_gold(draft.path, [Path(path) for path, _ in parts], {(row[TASK], row[FRAME]) for row in rows})
         counts: dict[str, int] = {}
         for row in rows:
             counts[row[SPLIT]] = counts.get(row[SPLIT], 0) + 1
@@ -131,3 +134,16 @@ def _place(source: Path, image: str, number: int, names: dict[str, tuple[int, st
         names[name] = (number, image)
         shutil.copyfile(artifact.inside(source, image, source / "samples.csv"), folder / "images" / name)
     return f"images/{name}"
+
+
+def _write_gold(folder: Path, parts: Sequence[Path], used: set[tuple[str, str]]) -> None:
+    """Carry over the parts' labels of the frames that are kept, each once, and the definitions of their tasks."""
+    tasks = {ref: definition for path in parts for ref, definition in definitions(path).items()}
+    if not tasks:
+        return  # imported parts only: they carry none
+    lines: dict[bytes, dict[str, Any]] = {}
+    for path in parts:
+        for line in read_lines(path) or ():
+            if (line["task"], line["frame"]) in used:
+                lines.setdefault(artifact.canonical(line), line)
+    write_gold(folder, tasks, lines.values())

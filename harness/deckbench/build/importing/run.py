@@ -124,8 +124,6 @@ def import_old(
         report["encodings"] = {name: entry["encoding"] for name, entry in sorted(read.files.items())}
         draft.params |= {"rows": read.rows, "repeated": repeated, "unmatched": report["unmatched"]}
         draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "encodings": report["encodings"]}
-        if pool is not None:
-            draft.observed["pool"] = str(Path(pool).resolve())
     tell(report, places)
     return report
 

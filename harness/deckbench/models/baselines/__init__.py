@@ -16,12 +16,12 @@ __all__ = ["Baseline", "load"]
 NAMES = ("majority", "nearest", "rule")
 
 
-def load(ref: str, *, ontology: Path | None = None) -> Baseline:
+def load(ref: str) -> Baseline:
     """The baseline behind `ref`; files are read when the first sample is asked. Raises InputError.
 
     `majority`, `nearest`: learn from the train part of the asked dataset, or of the one named after the colon.
-    `rule:gold`: the labels of the pool that the asked dataset was built from. `rule:FOLDER`: a pool, or a folder of
-    YOLO texts such as a detector writes. ontology: of `rule`, instead of the asked task's own.
+    `rule:gold`: the labels that the asked dataset carries. `rule:FOLDER`: a pool, or a folder of YOLO texts such as a
+    detector writes.
     """
     name, _, place = ref.partition(":")
     if name not in NAMES or (place == "" and (":" in ref or name == "rule")):
@@ -29,7 +29,7 @@ def load(ref: str, *, ontology: Path | None = None) -> Baseline:
     if name == "rule":
         from deckbench.models.baselines.rule import Rule
 
-        return Rule(None if place == "gold" else Path(place), ontology=ontology)
+        return Rule(None if place == "gold" else Path(place))
     if name == "majority":
         from deckbench.models.baselines.majority import Majority
 
