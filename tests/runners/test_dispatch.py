@@ -13,19 +13,17 @@ import requests
 
 from deckbench.containers.spec import load_images
 from deckbench.errors import InputError
-from deckbench.runners.dispatch import Asked, Option, auto, check_asked, job_of, limits_of, output_of
+from deckbench.runners.dispatch import Target, check_target, is_available, job_of, limits_of
 from deckbench.runners.job import GIB, Job
+from deckbench.runners.kinds import Kind, Option
 from deckbench.runners.paths import Inputs, served_as, split_model
+from tests.runners.options import options
 
 IMAGES = load_images()
-FLAGS = {"settings": "--set", "task": "", "predictions": "", "suite": ""}
-EMPTY = {"train": ("out", "config", "settings"), "run": ("work",)}
 
 
-def job(verb: str, image: str = "x86-cpu", asked: Asked = Asked("docker"), **given: Any) -> Job:
-    given = {**dict.fromkeys(EMPTY.get(verb, ()), None), **given}
-    options = [Option(name, FLAGS.get(name, f"--{name.replace('_', '-')}"), value) for name, value in given.items()]
-    return job_of(verb, options, IMAGES[image], asked)
+def job(verb: str, image: str = "x86-cpu", target: Target = Target("docker"), **given: Any) -> Job:
+    return job_of(verb, options(verb, **given), IMAGES[image], target)
 
 
 def seen(made: Job) -> dict[str, str]:
@@ -49,9 +47,9 @@ def folders(*names: str) -> None:
 def test_relative_paths_stay_as_they_were_written(here: Path) -> None:
     folders("data/S1", "adapters/S1")
     given = {"adapter": Path("adapters/S1"), "data": Path("data/S1"), "out": Path("answers/a.csv")}
-    made = job("infer", model="tiny-glm4v", **given, limit=3, shard=None)
-    paths = ("--adapter=adapters/S1", "--data=data/S1", "--out=/out/a.csv")
-    assert made.command == ("infer", "--model=tiny-glm4v", *paths, "--limit=3")
+    made = job("infer", model="tiny-glm4v", **given, limit=3)
+    paths = ("--data=data/S1", "--out=/out/a.csv", "--adapter=adapters/S1")
+    assert made.command == ("infer", "--model=tiny-glm4v", *paths, "--split=test", "--limit=3")
     assert made.cwd == f"/in{here}"
     assert seen(made) == {f"/in{here}/adapters/S1": "adapters/S1", f"/in{here}/data/S1": "data/S1"}
     assert (made.output, made.inside, made.network) == (Path("answers/a.csv"), "/out/a.csv", False)
@@ -216,7 +214,7 @@ def test_a_key_is_passed_on_and_the_network_is_declared(monkeypatch: pytest.Monk
     Path("server.yaml").write_text("model: m\nbase_url: http://127.0.0.1:8000/v1\n")
     assert job("infer", model="blind:endpoint:server.yaml", data=Path("d"), out=Path("a.csv")).loopback
     with pytest.raises(InputError, match="the server is on this machine"):
-        job("infer", asked=Asked(host="ssh://x"), model="endpoint:server.yaml", data=Path("d"), out=Path("a.csv"))
+        job("infer", target=Target(host="ssh://x"), model="endpoint:server.yaml", data=Path("d"), out=Path("a.csv"))
     monkeypatch.delenv("LAB_KEY")
     Path("server.yaml").write_text("model: m\nbase_url: http://10.0.0.7:8000/v1\nkey_env: LAB_KEY\n")
     with pytest.raises(InputError, match="LAB_KEY"):
@@ -235,6 +233,9 @@ def test_trainings(here: Path) -> None:
     for given in ({"feature_cache": Path("f")}, {"settings": ["feature_cache=f"]}):
         with pytest.raises(InputError, match="can keep no features in another folder"):
             job("train", model="tiny-glm4v", data=Path("data/S1"), **given)
+    Path("configs/kept.yaml").write_text("feature_cache: f\n")
+    with pytest.raises(InputError, match="can keep no features in another folder"):
+        job("train", model="tiny-glm4v", data=Path("data/S1"), config=Path("configs/kept.yaml"))
     with pytest.raises(InputError, match="several machines"):
         job("train", model="tiny-glm4v", data=Path("data/S1"), nnodes=2)
     with pytest.raises(InputError, match="uses no GPU"):
@@ -250,7 +251,7 @@ def test_what_others_may_not_read_is_said_before(here: Path) -> None:
     folders("data/S1")
     Path("data/S1/test.jsonl").touch(mode=0o600)
     with pytest.raises(InputError, match="others may not read this") as said:
-        job("audit", data=Path("data/S1"), out=Path("x"))
+        job("infer", model="majority", data=Path("data/S1"), out=Path("x"))
     assert said.value.fix == "let them: chmod -R o+rX data/S1"
 
 
@@ -275,29 +276,29 @@ PLAIN = {"Name": "lab", "Architecture": "x86_64", "SecurityOptions": [], "Runtim
     ("client", "image", "said"),
     [
         (Answers(PLAIN), None, "runner: docker, "),
-        (Answers({**PLAIN, "SecurityOptions": ["name=rootless"]}), None, "itself; this docker daemon gives containers"),
-        (Answers(PLAIN), "x86-cuda", "itself; this docker daemon has no nvidia runtime"),
-        (Answers(PLAIN, "http://10.0.0.7:2375"), None, "itself; this docker daemon is on no socket of this machine"),
-        (Answers(None), None, "itself; asking the daemon: the docker daemon broke off"),
+        (Answers({**PLAIN, "SecurityOptions": ["name=rootless"]}), None, "local; this docker daemon gives containers"),
+        (Answers(PLAIN), "x86-cuda", "local; this docker daemon has no nvidia runtime"),
+        (Answers(PLAIN, "http://10.0.0.7:2375"), None, "local; this docker daemon is on no socket of this machine"),
+        (Answers(None), None, "local; asking the daemon: the docker daemon broke off"),
     ],
 )
 def test_auto_takes_a_container_where_it_can_run(
     client: Answers, image: str | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("deckbench.runners.dispatch.connect", lambda timeout: client)
-    taken = auto("infer", {"model": "tiny-glm4v"}, Asked("auto", image=image))
+    taken = is_available([Option("model", "--model", "tiny-glm4v", Kind.MODEL)], Target("auto", image=image))
     shown = capsys.readouterr().err
     assert said in shown and shown.count("\n") == 1
     assert taken == shown.startswith("runner: docker")
 
 
 def test_where_a_step_runs() -> None:
-    check_asked(Asked("docker", limits="memory=2"))
-    check_asked(Asked(host="ssh://lab@orin", image="l4t-jp6"))
+    check_target(Target("docker", limits="memory=2"))
+    check_target(Target(host="ssh://lab@orin", image="l4t-jp6"))
     with pytest.raises(InputError, match="the runner 'podman' is not known"):
-        check_asked(Asked("podman"))
+        check_target(Target("podman"))
     with pytest.raises(InputError, match="has no image and no limits"):
-        check_asked(Asked(limits="memory=2"))
+        check_target(Target(limits="memory=2"))
     assert limits_of("memory=2.5, minutes=90,pids=7") == {"memory_gib": 2.5, "minutes": 90, "pids": 7}
     assert limits_of("minutes=0") == {"minutes": 0}
     assert limits_of(None) == {}
@@ -310,4 +311,3 @@ def test_where_a_step_runs() -> None:
     with pytest.raises(InputError, match="less than docker gives to any container"):
         limits_of("memory=0.005")
     assert limits_of("memory=0.006")["memory_gib"] * GIB > 6 << 20
-    assert output_of("run", {"suite": "smoke", "work": None}) == Path("work/smoke")

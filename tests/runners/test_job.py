@@ -20,7 +20,8 @@ from deckbench.errors import InputError, OutsideError
 from deckbench.machine import jetson, process_identity
 from deckbench.runners.job import GIB, Job, create_arguments, groups, user, with_visible_cards, within
 from deckbench.runners.local.container import check_daemon, verdict
-from deckbench.runners.select_image import Machine, image_for, machine_of
+from deckbench.runners.select_image import Machine, image_for, machine_of, models_of
+from tests.runners.options import options
 
 IMAGES = load_images()
 NO_JETSON = jetson.Jetson()
@@ -231,7 +232,7 @@ def test_the_image_for_a_machine() -> None:
     orin6, orin7 = Machine("linux/arm64", "jetson", "R36"), Machine("linux/arm64", "jetson", "R39")
 
     def chosen(model: str, machine: Machine, named: str | None = None) -> str:
-        return image_for("infer", {"model": model}, machine, named).name
+        return image_for([model], machine, named).name
 
     assert chosen("tiny-glm4v", laptop) == chosen("majority", laptop) == chosen("endpoint:gpt", laptop) == "x86-cpu"
     assert chosen("glm-4v-9b", laptop) == "x86-cpu"  # slow, and the only one there is
@@ -239,8 +240,8 @@ def test_the_image_for_a_machine() -> None:
     assert chosen("tiny-glm4v", lab) == "x86-cpu"
     assert chosen("tiny-glm4v", lab, "x86-cuda") == "x86-cuda"
     assert (chosen("glm-4v-9b", orin6), chosen("glm-4v-9b", orin7)) == ("l4t-jp6", "l4t-jp7")
-    assert image_for("run", {"suite": "demo"}, laptop, None).name == "x86-cpu"
-    assert image_for("build", {}, lab, None).name == "x86-cpu"
+    assert image_for(models_of(options("run", suite="demo")), laptop, None).name == "x86-cpu"
+    assert image_for([], lab, None).name == "x86-cpu"
     with pytest.raises(InputError, match="no image in"):
         chosen("tiny-glm4v", Machine("linux/riscv64", "none"))
     with pytest.raises(InputError, match="no image is called"):
@@ -312,7 +313,7 @@ def test_an_owner_that_proc_does_not_show_is_not_dead() -> None:
     if os.getuid() != 0 or shutil.which("unshare") is None or shutil.which("setpriv") is None:
         pytest.skip("only root can mount a /proc, for another user")
     said = f"print(process_identity.is_dead({process_identity.mine()!r}), process_identity.started({os.getpid()}))"
-    code = f"from deckbench.runners import owner; {said}"
+    code = f"from deckbench.machine import process_identity; {said}"
     lent = "setpriv --reuid=12345 --regid=12345 --clear-groups " + " ".join(
         f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")
     )

@@ -16,11 +16,12 @@ import pytest
 
 from deckbench import artifact
 from deckbench.errors import OutsideError
-from deckbench.runners.dispatch import Asked, Option, job_of
+from deckbench.runners.dispatch import Target, job_of
 from deckbench.runners.job import PLACE, Job
 from deckbench.runners.local.cleanup import labelled
 from deckbench.runners.local.container import run_job
 from tests.docker_daemon import program, python_image
+from tests.runners.options import options
 from tests.train import micro_world
 
 pytestmark = pytest.mark.docker
@@ -30,9 +31,7 @@ SETTINGS = [f"{name}={value}" for name, value in micro_world.SETTINGS.items()]
 
 def step(client: Any, verb: str, **given: Any) -> Job:
     """The job of a command line, in the test image."""
-    arguments = {"task": "", "predictions": ""}
-    options = [Option(name, arguments.get(name, f"--{name}"), value) for name, value in given.items()]
-    made = job_of(verb, options, python_image(client), Asked("docker"))
+    made = job_of(verb, options(verb, **given), python_image(client), Target("docker"))
     code = {"/opt/packages": Path(sysconfig.get_paths()["purelib"])}
     code |= {f"/opt/{name}": ROOT / name for name in ("harness", "tasks", "pyproject.toml")}  # laid out as a checkout
     env = {**made.env, "PYTHONPATH": "/opt/harness:/opt/packages"}
@@ -66,10 +65,8 @@ def there(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(client: Any, out: str, *more: str, resume: bool = False) -> Job:
-    given: dict[str, Any] = {"model": "m", "data": Path("d"), "out": Path(out), "config": None, "set": None}
-    made = step(client, "train", **given)
-    words = [f"--set={setting}" for setting in (*SETTINGS, *more)]
-    return dataclasses.replace(made, command=(*made.command, *words, *(["--resume"] if resume else [])))
+    settings = [*SETTINGS, *more]
+    return step(client, "train", model="m", data=Path("d"), out=Path(out), settings=settings, resume=resume)
 
 
 @pytest.mark.slow

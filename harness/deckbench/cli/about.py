@@ -8,18 +8,20 @@ from typing import Annotated
 import typer
 
 from deckbench.cli.app import app
-from deckbench.cli.options import Json
+from deckbench.cli.options import HostRef, Json, OptionalModel, OptionalText
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo
 
 
 @app.command(epilog="Example: deckbench doctor --host ssh://lab@orin --model glm-4v-9b")
 def doctor(
-    host: Annotated[str | None, typer.Option(help="Look at ssh://USER@MACHINE instead of this machine.")] = None,
-    model: Annotated[str | None, typer.Option(help="Also: does this model fit? A known name or a folder.")] = None,
+    host: Annotated[HostRef, typer.Option(help="Inspect ssh://USER@HOST instead of this machine.")] = None,
+    model: Annotated[
+        OptionalModel, typer.Option(help="Also check whether this model fits: a known name or a folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """What can this machine run, and what is missing? Changes nothing. Exit 4 when the answer is nothing, or no."""
+    """Report what this machine can run and what is missing; changes nothing. Exit 4 if it can run nothing."""
     from deckbench.doctor import doctor as look
     from deckbench.doctor.show import lines, table
 
@@ -34,10 +36,12 @@ def doctor(
 
 @app.command(epilog="Example: deckbench schema suite > suite.schema.json")
 def schema(
-    name: Annotated[str | None, typer.Argument(help="Such as suite, task, record; without: list them.")] = None,
+    name: Annotated[
+        OptionalText, typer.Argument(help="A schema, e.g. suite, task, record; default: list them.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the JSON Schema of a kind of file, made from what reads it."""
+    """Print the JSON Schema of a file format."""
     from deckbench.cli.schemas import KINDS, schema_of
 
     if name is None:

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deckbench.cli.app import containers_app as app
-from deckbench.cli.options import Json
+from deckbench.cli.options import CachePath, HostRef, Json, Links, OptionalInput, OptionalText, Texts
 from deckbench.errors import AnswerIsNo, DeckBenchError, InputError, OutsideError
 from deckbench.progress import say
+from deckbench.runners.kinds import Kind
 
 if TYPE_CHECKING:
     from deckbench.containers.spec import Image
 
-Names = Annotated[list[str], typer.Argument(help="Images of containers.toml, such as x86-cpu.")]
+Names = Annotated[list[str], Kind.TEXT, typer.Argument(help="Images of containers.toml, e.g. x86-cpu.")]
 KINDS = "registry: the locked digest; bootstrap: Debian packages; default: "
-Base = Annotated[str | None, typer.Option(help=f"{KINDS}the one that is locked.")]
-Folder = Annotated[Path | None, typer.Option(help="Holds containers.toml; default: DeckBench's own.")]
-Wheels = Annotated[Path | None, typer.Option(help="Where wheels are kept; default: the user's cache.")]
-Links = Annotated[list[str] | None, typer.Option("--find-links", help="A folder with more wheels; repeat.")]
+Base = Annotated[OptionalText, typer.Option(help=f"{KINDS}the locked one.")]
+Folder = Annotated[OptionalInput, typer.Option(help="Folder of containers.toml; default: DeckBench's own.")]
+Wheels = Annotated[CachePath, typer.Option(help="Wheel cache; default: in the user's cache.")]
+FindLinks = Annotated[Links, typer.Option("--find-links", help="A folder or address with more wheels; repeatable.")]
 
 
 def chosen(names: list[str], folder: Path | None) -> list[Image]:
@@ -33,7 +34,7 @@ def chosen(names: list[str], folder: Path | None) -> list[Image]:
 
 @app.command("ls", epilog="Example: deckbench containers ls --json")
 def ls(folder: Folder = None, as_json: Json = False) -> None:
-    """List the images: platform, what is locked, what is built here."""
+    """List the images: platform, locks, and what is built on this machine."""
     from deckbench.containers.build import standing
 
     rows = standing(chosen([], folder))
@@ -43,13 +44,13 @@ def ls(folder: Folder = None, as_json: Json = False) -> None:
 
 @app.command("lock", epilog="Example: deckbench containers lock x86-cpu --base bootstrap")
 def lock(
-    names: Annotated[list[str] | None, typer.Argument(help="Images; default: all.")] = None,
+    names: Annotated[Texts, typer.Argument(help="Images; default: all.")] = None,
     base: Base = None,
-    only: Annotated[str | None, typer.Option(help="packages or base; default: both.")] = None,
-    find_links: Links = None,
+    only: Annotated[OptionalText, typer.Option(help="packages or base; default: both.")] = None,
+    find_links: FindLinks = None,
     folder: Folder = None,
 ) -> None:
-    """Resolve packages and base of images; what cannot be reached stays unlocked (exit 3)."""
+    """Lock packages and bases of images. Exit 3 if an index or registry cannot be reached."""
     from deckbench.containers.lock import lock_image
 
     failed = []
@@ -69,8 +70,8 @@ def lock(
 
 
 @app.command("wheels", epilog="Example: deckbench containers wheels x86-cpu arm64-cpu")
-def wheels(names: Names, wheels: Wheels = None, find_links: Links = None, folder: Folder = None) -> None:
-    """Fetch the locked wheels of images, each checked by its hash; any machine fetches for any platform."""
+def wheels(names: Names, wheels: Wheels = None, find_links: FindLinks = None, folder: Folder = None) -> None:
+    """Download the locked wheels of images and check their hashes; works for any platform."""
     from deckbench.containers.wheels import fetch_wheels
 
     check_links(find_links or [])
@@ -83,12 +84,12 @@ def build(
     names: Names,
     base: Base = None,
     wheels: Wheels = None,
-    unlocked: Annotated[bool, typer.Option("--unlocked", help="Build what has no lock, to try it.")] = False,
-    cache: Annotated[bool, typer.Option(help="Take base and packages from an earlier build with these locks.")] = True,
+    unlocked: Annotated[bool, typer.Option("--unlocked", help="Build images without a lock, to try them.")] = False,
+    cache: Annotated[bool, typer.Option(help="Reuse base and packages of an earlier build with these locks.")] = True,
     folder: Folder = None,
     as_json: Json = False,
 ) -> None:
-    """Build images from their locks, without a network (the base: pulled by digest, or made of Debian packages)."""
+    """Build images from their locks, offline (base: pulled by digest, or bootstrapped from Debian packages)."""
     from deckbench.containers.build import build as run_build
     from deckbench.machine.daemon import connect, failures
 
@@ -105,11 +106,11 @@ def verify(
     names: Names,
     base: Base = None,
     wheels: Wheels = None,
-    unlocked: Annotated[bool, typer.Option("--unlocked", help="Also what has no lock.")] = False,
+    unlocked: Annotated[bool, typer.Option("--unlocked", help="Also images without a lock.")] = False,
     folder: Folder = None,
     as_json: Json = False,
 ) -> None:
-    """Build images again from nothing and compare identities. Exit 4 when one differs."""
+    """Rebuild images from scratch and compare identities. Exit 4 if one differs."""
     from deckbench.containers.build import verify as run_verify
     from deckbench.machine.daemon import connect, failures
 
@@ -126,12 +127,14 @@ def verify(
 
 @app.command("prune", epilog="Example: deckbench containers prune")
 def prune(
-    store: Annotated[bool, typer.Option("--store", help="Also the inputs kept for later steps.")] = False,
-    uncollected: Annotated[bool, typer.Option("--uncollected", help="Also finished steps nobody has fetched.")] = False,
-    host: Annotated[str | None, typer.Option(help="ssh://USER@MACHINE; default: this machine.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Also inputs cached for later steps.")] = False,
+    uncollected: Annotated[
+        bool, typer.Option("--uncollected", help="Also finished steps whose results were not downloaded.")
+    ] = False,
+    host: Annotated[HostRef, typer.Option(help="ssh://USER@HOST; default: this machine.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what dead steps left behind, and images that newer ones have replaced."""
+    """Clean up after dead steps, and remove images that newer ones have replaced."""
     from deckbench.machine.daemon import connect
     from deckbench.runners.prune import prune as run_prune
 

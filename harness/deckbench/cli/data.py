@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deckbench.cli.app import app
 from deckbench.cli.dispatch import dispatchable
-from deckbench.cli.options import Json, Out, Seed, SkipBad, Workers
+from deckbench.cli.options import (
+    DataPath,
+    InputPath,
+    Json,
+    OptionalInput,
+    OptionalPool,
+    Out,
+    PoolPath,
+    RenamedFolders,
+    Seed,
+    SkipBad,
+    Text,
+    Texts,
+    WeightedData,
+    Workers,
+)
 from deckbench.cli.parse import parse_settings
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo, InputError
@@ -17,22 +31,22 @@ from deckbench.progress import say
 
 
 @app.command(epilog="Example: deckbench build ot2-guided@1 --pool pools/demo --out data/S2")
-@dispatchable
+@dispatchable()
 def build(
-    task: Annotated[str, typer.Argument(help="Such as ot2-concept@1, ot2-guided@1, ot2-scene@1.")],
-    pool: Annotated[Path, typer.Option(help="The pool's folder or its yaml.")],
+    task: Annotated[Text, typer.Argument(help="A task, e.g. ot2-concept@1, ot2-guided@1, ot2-scene@1.")],
+    pool: Annotated[PoolPath, typer.Option(help="The pool's folder or its yaml.")],
     out: Out,
-    ontology: Annotated[Path | None, typer.Option(help="Your own ontology yaml.")] = None,
-    qa: Annotated[Path | None, typer.Option(help="Your own question banks.")] = None,
-    lang: Annotated[str, typer.Option(help="en, zh or both.")] = "en",
-    split: Annotated[str, typer.Option(help="group, pool, blocks=K,gap=G or test-only.")] = "group",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, a task option.")] = None,
+    ontology: Annotated[OptionalInput, typer.Option(help="Custom ontology yaml.")] = None,
+    qa: Annotated[OptionalInput, typer.Option(help="Folder of custom question banks.")] = None,
+    lang: Annotated[Text, typer.Option(help="en, zh or both.")] = "en",
+    split: Annotated[Text, typer.Option(help="group, pool, blocks=K,gap=G or test-only.")] = "group",
+    settings: Annotated[Texts, typer.Option("--set", help="Override a task option, KEY=VALUE; repeatable.")] = None,
     seed: Seed = 0,
     workers: Workers = None,
     skip_bad: SkipBad = False,
-    export: Annotated[str, typer.Option(help="Also write it for other tools: swift, phi3v, or both.")] = "",
+    export: Annotated[Text, typer.Option(help="Also export for other tools: swift, phi3v, or both.")] = "",
 ) -> None:
-    """Make a dataset from a task and a pool."""
+    """Build a dataset from a task and a pool."""
     from deckbench.build import build_dataset
     from deckbench.build.export import parse_formats
 
@@ -56,18 +70,19 @@ def build(
 
 @app.command(epilog="Example: deckbench mix data/S2 data/S1:0.3 --out data/S1_and_S2")
 def mix(
-    datasets: Annotated[list[str], typer.Argument(help="DATASET or DATASET:WEIGHT.")], out: Out, seed: Seed = 0
+    datasets: Annotated[WeightedData, typer.Argument(help="DATASET or DATASET:WEIGHT.")], out: Out, seed: Seed = 0
 ) -> None:
-    """Make the incremental training set: one dataset with others replayed."""
+    """Mix datasets into an incremental training set: one dataset, with others replayed."""
     from deckbench.build.mix import mix as mix_datasets
+    from deckbench.runners.paths import split_weight
 
     parts = []
     for text in datasets:
-        path, colon, weight = text.rpartition(":")
+        path, weight = split_weight(text)
         try:
-            parts.append((Path(path), float(weight)) if colon and not Path(text).exists() else (Path(text), 1.0))
+            parts.append((path, float(weight.removeprefix(":") if weight else 1)))
         except ValueError:
-            raise InputError(f"cannot read the weight {weight!r}", text, "write DATASET:0.3") from None
+            raise InputError(f"cannot read the weight {weight[1:]!r}", text, "write DATASET:0.3") from None
     mix_datasets(parts, out=out, seed=seed)
     say(f"dataset: {out}")
 
@@ -78,22 +93,20 @@ def mix(
     "--pool pools/mine --out data/old",
 )
 def import_(
-    old: Annotated[Path, typer.Argument(help="The folder (or file) with old JSONL, JSON or CSV files.")],
+    old: Annotated[InputPath, typer.Argument(help="Folder (or file) of existing JSONL, JSON or CSV files.")],
     out: Out,
-    maps: Annotated[list[str] | None, typer.Option("--map", help="FOLDER=STAGE,...: S1, S2, S3 or mix.")] = None,
+    maps: Annotated[Texts, typer.Option("--map", help="FOLDER=STAGE,...: S1, S2, S3 or mix; repeatable.")] = None,
     image_roots: Annotated[
-        list[str] | None, typer.Option("--image-root", help="OLD=NEW: where the pictures of OLD lie now.")
+        RenamedFolders, typer.Option("--image-root", help="OLD=NEW: images of OLD are in NEW now; repeatable.")
     ] = None,
-    pool: Annotated[Path | None, typer.Option(help="The pool the pictures come from: gives frames, groups.")] = None,
-    split: Annotated[str, typer.Option(help="files, group, train-only or test-only.")] = "files",
-    columns: Annotated[
-        list[str] | None, typer.Option(help="image=NAME,question=NAME,answer=NAME: columns of tables.")
-    ] = None,
+    pool: Annotated[OptionalPool, typer.Option(help="The pool of the images: gives frames and groups.")] = None,
+    split: Annotated[Text, typer.Option(help="files, group, train-only or test-only.")] = "files",
+    columns: Annotated[Texts, typer.Option(help="image=NAME,question=NAME,answer=NAME: columns of tables.")] = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Make datasets from a lab's old files; every row that matches nothing is listed in unmatched.csv."""
+    """Import a lab's existing files as datasets; rows that match nothing are listed in unmatched.csv."""
     from deckbench.build import import_old
 
     result = import_old(
@@ -113,11 +126,11 @@ def import_(
 
 @app.command(epilog="Example: deckbench audit data/S2 --json")
 def audit(
-    dataset: Annotated[Path, typer.Argument(help="A dataset, or any folder of messages JSONL.")],
+    dataset: Annotated[DataPath, typer.Argument(help="A dataset, or any folder of messages JSONL.")],
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Look for leakage across the split and for shortcuts. Exit 4 when the dataset fails."""
+    """Check a dataset for leakage across the split and for shortcuts. Exit 4 if it fails."""
     from deckbench.build.audit import audit as run_audit
 
     result = run_audit(dataset, seed=seed)

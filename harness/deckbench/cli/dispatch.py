@@ -1,52 +1,81 @@
-"""Verbs that can run elsewhere: the options that say where, and the step there instead of here."""
+"""Verbs that can run in a container: the options that say where, and the step there in place of here."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from deckbench.cli.options import Host, ImageName, Limits, Runner
+from deckbench.runners.kinds import Kind, Option
+
+Verb = Callable[..., None]
 
 
-def dispatchable(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options that say where it runs; in a container, it runs there instead of here."""
-    signature = inspect.signature(verb, eval_str=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter("context", keyword, annotation=typer.Context),
-        inspect.Parameter("runner", keyword, default="local", annotation=Runner),
-        inspect.Parameter("host", keyword, default=None, annotation=Host),
-        inspect.Parameter("image", keyword, default=None, annotation=ImageName),
-        inspect.Parameter("limits", keyword, default=None, annotation=Limits),
-    ]
+def dispatchable(default_output: Callable[[Mapping[str, Any]], Path] | None = None) -> Callable[[Verb], Verb]:
+    """Give a verb the options that say where it runs; in a container, its step runs there in place of here.
 
-    @functools.wraps(verb)
-    def run_there_or_here(
-        *, context: typer.Context, runner: str, host: str | None, image: str | None, limits: str | None, **given: Any
-    ) -> None:
-        from deckbench.runners.dispatch import Asked, check_asked, run_elsewhere
+    Args:
+        default_output: Where the verb writes if its options do not say it, from all of its options.
+    """
 
-        asked = Asked(runner, host, image, limits)
-        check_asked(asked)
-        code = run_elsewhere(verb.__name__, options_of(context.command, given), asked)
-        if code is None:
-            verb(**given)
-        elif code:
-            raise typer.Exit(code)
+    def decorate(verb: Verb) -> Verb:
+        signature = inspect.signature(verb, eval_str=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [
+            inspect.Parameter("context", keyword, annotation=typer.Context),
+            inspect.Parameter("runner", keyword, default="local", annotation=Runner),
+            inspect.Parameter("host", keyword, default=None, annotation=Host),
+            inspect.Parameter("image", keyword, default=None, annotation=ImageName),
+            inspect.Parameter("limits", keyword, default=None, annotation=Limits),
+        ]
 
-    parameters = [param.replace(kind=keyword) for param in signature.parameters.values()]
-    run_there_or_here.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
-    run_there_or_here.__annotations__ = {param.name: param.annotation for param in [*parameters, *added]}
-    return run_there_or_here
+        @functools.wraps(verb)
+        def run(
+            *,
+            context: typer.Context,
+            runner: str,
+            host: str | None,
+            image: str | None,
+            limits: str | None,
+            **given: Any,
+        ) -> None:
+            from deckbench.runners.dispatch import Target, check_target, dispatch
+
+            target = Target(runner, host, image, limits)
+            check_target(target)
+            output = next(name for name, kind in kinds_of(verb).items() if kind in {Kind.OUTPUT, Kind.WORK_FOLDER})
+            if given[output] is None and default_output is not None:
+                given[output] = default_output(given)
+            code = dispatch(verb.__name__, options_of(context.command, verb, given), target)
+            if code is None:
+                verb(**given)
+            elif code:
+                raise typer.Exit(code)
+
+        parameters = [param.replace(kind=keyword) for param in signature.parameters.values()]
+        run.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
+        run.__annotations__ = {param.name: param.annotation for param in [*parameters, *added]}
+        return run
+
+    return decorate
 
 
-def options_of(command: Any, given: Mapping[str, Any]) -> list[Any]:
-    """What a verb was given, with the flags it is written with."""
-    from deckbench.runners.dispatch import Option
-
+def options_of(command: Any, verb: Verb, given: Mapping[str, Any]) -> list[Option]:
+    """What a verb was given, each value with its flag and its kind. command: the verb's, as typer made it."""
+    kinds = kinds_of(verb)
     flags = {param.name: "" if param.param_type_name == "argument" else param.opts[0] for param in command.params}
-    return [Option(name, flags[name], value) for name, value in given.items()]
+    return [Option(name, flags[name], value, kinds[name]) for name, value in given.items()]
+
+
+def kinds_of(verb: Verb) -> dict[str, Kind | None]:
+    """Parameter of a verb -> its declared kind; None where none is declared."""
+    parameters = inspect.signature(verb, eval_str=True).parameters.values()
+    return {
+        param.name: next((one for one in getattr(param.annotation, "__metadata__", ()) if isinstance(one, Kind)), None)
+        for param in parameters
+    }

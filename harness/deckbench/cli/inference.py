@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deckbench.cli.app import app
 from deckbench.cli.dispatch import dispatchable, options_of
-from deckbench.cli.options import Adapter, Host, Json, Limits, Model, Out, Seed
+from deckbench.cli.options import (
+    Adapter,
+    DataPath,
+    Host,
+    InputPath,
+    Json,
+    Limits,
+    Model,
+    OptionalText,
+    Out,
+    OutputPath,
+    Seed,
+    Text,
+)
 from deckbench.cli.show import show
 from deckbench.progress import say
+from deckbench.runners.kinds import Kind
 
 
 @app.command(
     epilog="Example: deckbench infer --model tiny-glm4v --adapter adapters/S1 --data data/S1 --out preds/S1.csv"
 )
-@dispatchable
+@dispatchable()
 def infer(
     model: Model,
-    data: Annotated[Path, typer.Option(help="A dataset or a messages JSONL.")],
-    out: Annotated[Path, typer.Option("--out", help="FILE.csv; an unfinished one is taken up again.")],
+    data: Annotated[DataPath, typer.Option(help="A dataset or a messages JSONL.")],
+    out: Annotated[OutputPath, typer.Option("--out", help="FILE.csv; an unfinished one is resumed.")],
     adapter: Adapter = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    shard: Annotated[str | None, typer.Option(help="i/N: only this part of the pictures.")] = None,
+    split: Annotated[Text, typer.Option(help="train, val or test.")] = "test",
+    shard: Annotated[OptionalText, typer.Option(help="i/N: only this shard of the images.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
 ) -> None:
-    """Answer every sample of a dataset; goes on by itself where it was broken off."""
+    """Run inference on a dataset; resumes automatically."""
     from deckbench.infer import infer as run_infer
 
     run_infer(model=model, adapter=adapter, data=data, out=out, split=split, shard=shard, limit=limit)
@@ -36,13 +49,13 @@ def infer(
 
 @app.command(epilog="Example: deckbench ask --model tiny-glm4v frame.jpg 'What is in slot 7?'")
 def ask(
-    frame: Annotated[Path, typer.Argument(help="A picture.")],
-    questions: Annotated[list[str], typer.Argument(help="One or more questions.")],
+    frame: Annotated[InputPath, typer.Argument(help="An image.")],
+    questions: Annotated[list[str], Kind.TEXT, typer.Argument(help="One or more questions.")],
     model: Model,
     adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a few questions about one frame."""
+    """Ask a model questions about one frame."""
     from dataclasses import asdict
 
     from deckbench.infer import ask as run_ask
@@ -52,22 +65,26 @@ def ask(
 
 
 @app.command(epilog="Example: deckbench bench --model tiny-glm4v --data data/S3 --engine torch --out bench/tiny")
-@dispatchable
+@dispatchable()
 def bench(
     model: Model,
-    data: Annotated[Path, typer.Option(help="The dataset whose frames and questions are asked.")],
+    data: Annotated[DataPath, typer.Option(help="The dataset to take frames and questions from.")],
     out: Out,
     adapter: Adapter = None,
-    engine: Annotated[str, typer.Option(help="What executes the model: torch.")] = "torch",
-    weights: Annotated[str, typer.Option(help="checkpoint, or random: times without a trained model.")] = "checkpoint",
-    min_seconds: Annotated[float, typer.Option(help="At least so long for each kind of question.")] = 10.0,
-    max_queries: Annotated[int, typer.Option(min=1, help="At most so many of each kind.")] = 5000,
-    warmup: Annotated[int, typer.Option(min=0, help="Queries that are not counted, first.")] = 3,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: its own choice.")] = None,
+    engine: Annotated[Text, typer.Option(help="Inference engine: torch.")] = "torch",
+    weights: Annotated[
+        Text, typer.Option(help="checkpoint, or random: latency without a trained model.")
+    ] = "checkpoint",
+    min_seconds: Annotated[float, typer.Option(help="Minimum measurement time per question kind, in seconds.")] = 10.0,
+    max_queries: Annotated[int, typer.Option(min=1, help="Maximum number of queries per question kind.")] = 5000,
+    warmup: Annotated[int, typer.Option(min=0, help="Warm-up queries, excluded from the results.")] = 3,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Number of torch threads; default: torch's choice.")
+    ] = None,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Measure latency, its stages, and peak memory, one query after the other."""
+    """Measure latency by stage and peak memory, one query at a time."""
     from deckbench.bench import bench as run_bench
 
     manifest = run_bench(
@@ -90,17 +107,19 @@ def bench(
     "bench-orin",
     hidden=True,  # `bench` with a choice of machine: what `nox -s bench-orin` calls
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="All options of `deckbench bench`, besides. Example: nox -s bench-orin -- --host ssh://lab@orin "
+    epilog="Takes all options of `deckbench bench`. Example: nox -s bench-orin -- --host ssh://lab@orin "
     "--model glm-4v-9b --data data/S3 --out bench/orin",
 )
 def bench_orin(
     context: typer.Context,
     host: Host = None,
-    emulate: Annotated[bool, typer.Option("--emulate", help="The arm64 image here, under qemu; never ranked.")] = False,
-    image: Annotated[str | None, typer.Option("--image", help="Default: the one for the Orin's L4T release.")] = None,
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="Run the arm64 image on this machine under qemu; never ranked.")
+    ] = False,
+    image: Annotated[OptionalText, typer.Option("--image", help="Default: the one for the Orin's L4T release.")] = None,
     limits: Limits = None,
 ) -> None:
-    """`bench` on a Jetson AGX Orin: over ssh, or on this machine if it is one; needs no --host there."""
+    """Run `bench` on a Jetson AGX Orin: over ssh, or on this machine if it is one (without --host)."""
     from deckbench.pipeline.bench_orin import bench as bench_there
     from deckbench.pipeline.bench_orin import find
 
@@ -109,6 +128,6 @@ def bench_orin(
     given = dict(command.make_context("deckbench bench", list(context.args)).params)
     for name in ("runner", "host", "image", "limits"):
         given.pop(name)
-    code = bench_there(place, options_of(command, given), limits)
+    code = bench_there(place, options_of(command, bench, given), limits)
     if code:
         raise typer.Exit(code)

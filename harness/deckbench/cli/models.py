@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deckbench.cli.app import models_app
-from deckbench.cli.options import Json, Out, Seed
+from deckbench.cli.options import InputPath, Json, ModelRef, OptionalInput, Out, PoolPaths, Seed
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo
 from deckbench.progress import say
@@ -25,11 +24,11 @@ def models_ls(as_json: Json = False) -> None:
 
 @models_app.command("check", epilog="Example: deckbench models check MODEL_DIR --cases CASES_DIR")
 def models_check(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
-    cases: Annotated[Path, typer.Option(help="Folder with cases-*.json and reference tensors.")],
+    folder: Annotated[InputPath, typer.Argument(help="A checkpoint folder.")],
+    cases: Annotated[InputPath, typer.Option(help="Folder with cases-*.json and reference tensors.")],
     as_json: Json = False,
 ) -> None:
-    """Does this checkpoint reproduce the original code's tensors here? Exit 4 when not."""
+    """Check numerical parity of a checkpoint with the reference implementation. Exit 4 if it differs."""
     from deckbench.models.check import check
 
     result = check(folder, cases)
@@ -41,15 +40,17 @@ def models_check(
 
 @models_app.command("pretrain", epilog="Example: deckbench models pretrain tiny-glm4v --pool pools/a --out models/base")
 def models_pretrain(
-    model: Annotated[str, typer.Argument(help="tiny-glm4v or tiny-phi3v")],
-    pool: Annotated[list[Path], typer.Option(help="Synthetic pools; give it several times.")],
+    model: Annotated[ModelRef, typer.Argument(help="tiny-glm4v or tiny-phi3v.")],
+    pool: Annotated[PoolPaths, typer.Option(help="A synthetic pool; repeatable.")],
     out: Out,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
-    init: Annotated[Path | None, typer.Option(help="A base to go on from, instead of a fresh one.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the recipe's.")] = None,
+    init: Annotated[
+        OptionalInput, typer.Option(help="Model folder to initialize from; default: random weights.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; default: the recipe's.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Make the base of an embedded model again: it learns to name what stands on a deck."""
+    """Pretrain the base of an embedded model: it learns to name what is on a deck."""
     from deckbench.models.pretrain import Recipe, pretrain
 
     given = {key: value for key, value in (("steps", steps), ("lr", lr)) if value is not None}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deckbench.cli.app import pool_app
-from deckbench.cli.options import Json, Out, Seed, Workers
+from deckbench.cli.options import Json, Out, OutputPath, PoolPath, Seed, Text, Texts, Workers
 from deckbench.cli.parse import parse_factors, parse_size
 from deckbench.cli.show import show
 from deckbench.errors import InputError
@@ -17,13 +16,15 @@ from deckbench.progress import say
 
 @pool_app.command("synth", epilog="Example: deckbench pool synth pools/demo --frames 800 --seed 7")
 def pool_synth(
-    out: Annotated[Path, typer.Argument(help="The pool's folder; must not exist yet.")],
-    frames: Annotated[int, typer.Option(help="How many frames.")],
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels.")] = "704x396",
+    out: Annotated[OutputPath, typer.Argument(help="The pool's folder; must not exist yet.")],
+    frames: Annotated[int, typer.Option(help="Number of frames.")],
+    size: Annotated[Text, typer.Option(help="WIDTHxHEIGHT in pixels.")] = "704x396",
     seed: Seed = 0,
-    shifted: Annotated[bool, typer.Option("--shifted", help="Unseen poses, lights, labware, anomaly shapes.")] = False,
+    shifted: Annotated[
+        bool, typer.Option("--shifted", help="Unseen poses, lighting, labware and anomaly shapes.")
+    ] = False,
     emphasis: Annotated[
-        list[str] | None, typer.Option(help="KIND=FACTOR: an anomaly FACTOR times as likely as usual; repeat.")
+        Texts, typer.Option(help="KIND=FACTOR: an anomaly FACTOR times as likely as usual; repeatable.")
     ] = None,
     workers: Workers = None,
 ) -> None:
@@ -37,9 +38,9 @@ def pool_synth(
 
 @pool_app.command("check", epilog="Example: deckbench pool check pools/mine --json")
 def pool_check(
-    pool: Annotated[Path, typer.Argument(help="The pool's folder or its yaml.")], as_json: Json = False
+    pool: Annotated[PoolPath, typer.Argument(help="The pool's folder or its yaml.")], as_json: Json = False
 ) -> None:
-    """Validate a YOLO pool; list every problem with file and line. Exit 2 when it has errors."""
+    """Validate a YOLO pool; list every problem with file and line. Exit 2 if it has errors."""
     from deckbench.pool.check import check_pool
 
     report = check_pool(pool)
@@ -50,11 +51,11 @@ def pool_check(
 
 @pool_app.command("group", epilog=r"Example: deckbench pool group pools/mine --by 'regex:(run\d+)_' --out frames.csv")
 def pool_group(
-    pool: Annotated[Path, typer.Argument(help="The pool's folder or its yaml.")],
-    by: Annotated[str, typer.Option(help="regex:R, time:60s or phash.")],
+    pool: Annotated[PoolPath, typer.Argument(help="The pool's folder or its yaml.")],
+    by: Annotated[Text, typer.Option(help="regex:R, time:60s or phash.")],
     out: Out,
 ) -> None:
-    """Propose groups (frames that never stand on both sides of a split) for a pool that has none."""
+    """Propose groups (frames that a split never separates) for a pool that has none."""
     from deckbench.pool.group import group_pool
 
     group_pool(pool, by=by, out=out)

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deckbench.cli.app import app
 from deckbench.cli.dispatch import dispatchable
-from deckbench.cli.options import Json, Seed
+from deckbench.cli.options import (
+    ExtraOutput,
+    InputPath,
+    Json,
+    OptionalData,
+    OptionalInput,
+    OptionalText,
+    OutputPath,
+    PredictionsFile,
+    Seed,
+    SuiteRef,
+    Text,
+    WorkFolder,
+)
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo
 
 
 @app.command(epilog="Example: deckbench score preds/S2.csv --data data/S2 --out scores/S2.json")
-@dispatchable
+@dispatchable()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="FILE.csv made by `deckbench infer`.")],
-    out: Annotated[Path, typer.Option("--out", help="Where score.json goes; an older score is replaced.")],
-    data: Annotated[Path | None, typer.Option(help="The dataset: classes, steps and groups come from it.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
-    ontology: Annotated[Path | None, typer.Option(help="Your own ontology yaml, for words in scene texts.")] = None,
+    predictions: Annotated[PredictionsFile, typer.Argument(help="FILE.csv made by `deckbench infer`.")],
+    out: Annotated[OutputPath, typer.Option("--out", help="Output score.json; an older score is replaced.")],
+    data: Annotated[OptionalData, typer.Option(help="The dataset, for classes, steps and groups.")] = None,
+    plots: Annotated[ExtraOutput, typer.Option(help="Output folder for plots.")] = None,
+    ontology: Annotated[OptionalInput, typer.Option(help="Custom ontology yaml, for words in scene texts.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -34,9 +48,9 @@ def score(
 
 @app.command(epilog="Example: deckbench compare preds/base.csv preds/S2.csv --data data/S2")
 def compare(
-    first: Annotated[Path, typer.Argument(help="FILE.csv")],
-    second: Annotated[Path, typer.Argument(help="FILE.csv of the same samples")],
-    data: Annotated[Path | None, typer.Option(help="The dataset, for groups.")] = None,
+    first: Annotated[PredictionsFile, typer.Argument(help="FILE.csv")],
+    second: Annotated[PredictionsFile, typer.Argument(help="FILE.csv of the same samples")],
+    data: Annotated[OptionalData, typer.Option(help="The dataset, for groups.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare two prediction files of the same samples (exact McNemar, paired difference)."""
@@ -46,15 +60,22 @@ def compare(
     show(result, as_json, [f"{key}: {value}" for key, value in result.items()])
 
 
+def default_work_folder(given: Mapping[str, Any]) -> Path:
+    """Where a suite runs if nothing is said: work/SUITE."""
+    from deckbench.suite import load_suite
+
+    return Path("work", load_suite(given["suite"])[0].name)
+
+
 @app.command(epilog="Example: deckbench run demo --work work/demo; in a container: deckbench run demo --runner docker")
-@dispatchable
+@dispatchable(default_output=default_work_folder)
 def run(
-    suite: Annotated[str, typer.Argument(help="A suite yaml, or the name of an embedded one: demo, smoke.")],
-    work: Annotated[Path | None, typer.Option(help="Where everything is made; default work/SUITE.")] = None,
-    only: Annotated[str | None, typer.Option(help="MODEL:CURRICULUM:DATA, one row of the page alone.")] = None,
+    suite: Annotated[SuiteRef, typer.Argument(help="A suite yaml, or the name of an embedded one: demo, smoke.")],
+    work: Annotated[WorkFolder, typer.Option(help="Folder for all outputs; default: work/SUITE.")] = None,
+    only: Annotated[OptionalText, typer.Option(help="MODEL:CURRICULUM:DATA: run one row only.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a whole suite to its leaderboard; what is done is skipped, what was broken off goes on."""
+    """Run a suite up to its leaderboard; finished steps are skipped, interrupted ones resumed."""
     from deckbench.pipeline.suite import run_suite
 
     result = run_suite(suite, work=work, only=only)
@@ -63,9 +84,9 @@ def run(
 
 @app.command(epilog="Example: deckbench report --records results/records --out results/site")
 def report(
-    out: Annotated[Path, typer.Option("--out", help="The site's folder; an older site is replaced.")],
-    records: Annotated[Path, typer.Option(help="Folder of records.")] = Path("results/records"),
-    check: Annotated[bool, typer.Option("--check", help="Also hold the records against the gates; exit 4.")] = False,
+    out: Annotated[OutputPath, typer.Option("--out", help="Output folder; an older site is replaced.")],
+    records: Annotated[InputPath, typer.Option(help="Folder of records.")] = Path("results/records"),
+    check: Annotated[bool, typer.Option("--check", help="Also check the gates; exit 4 if one fails.")] = False,
     as_json: Json = False,
 ) -> None:
     """Render the HTML leaderboard from records."""
@@ -74,23 +95,25 @@ def report(
     result = run_report(records, out=out, check=check)
     lines = [f"page: {(out / 'index.html').resolve().as_uri()}"] if result["site"] else []
     if check:
-        lines += [f"{'holds' if gate['holds'] else 'FAILS'}: {gate['name']}" for gate in result["gates"]]
+        lines += [f"{'passes' if gate['holds'] else 'FAILS'}: {gate['name']}" for gate in result["gates"]]
     show(result, as_json, lines)
     if check and result["failed"]:
-        raise AnswerIsNo(f"gates that do not hold: {', '.join(result['failed'])}", records)
+        raise AnswerIsNo(f"failed gates: {', '.join(result['failed'])}", records)
 
 
 @app.command(epilog="Example: deckbench verify results/records/NAME --from infer")
 def verify(
-    record: Annotated[Path, typer.Argument(help="A record's folder.")],
-    since: Annotated[str, typer.Option("--from", help="score, infer or train: what is done again.")] = "score",
-    work: Annotated[Path | None, typer.Option(help="What it was made in, for what stays; default: work/SUITE.")] = None,
+    record: Annotated[InputPath, typer.Argument(help="A record's folder.")],
+    since: Annotated[Text, typer.Option("--from", help="Rerun from: score, infer or train.")] = "score",
+    work: Annotated[
+        OptionalInput, typer.Option(help="Work folder of the run, for what is reused; default: work/SUITE.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Does this record reproduce from its inputs? Exit 4 when the answer is no.
+    """Rerun a record and report whether it reproduces. Exit 4 if not.
 
-    Everything but scoring is done in a temporary folder; a record from a container is done in its image, which is built
-    where it is missing.
+    Everything but scoring runs in a temporary folder. A record made in a container is rerun in its image, which is
+    built if it is missing.
     """
     from deckbench.pipeline.verify import verify as run_verify
 

@@ -3,40 +3,68 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deckbench.cli.app import app
 from deckbench.cli.dispatch import dispatchable
-from deckbench.cli.options import Model, Out, Seed
+from deckbench.cli.options import (
+    CachePath,
+    DataPath,
+    Gpus,
+    HostRef,
+    InputPath,
+    Model,
+    OptionalInput,
+    OptionalOutput,
+    Out,
+    Seed,
+    Text,
+    TrainConfigPath,
+    TrainSettings,
+)
 from deckbench.cli.parse import parse_settings
 from deckbench.progress import say
+from deckbench.runners.kinds import Kind
+
+
+def default_adapter(given: Mapping[str, Any]) -> Path:
+    """Where a training writes if nothing is said: adapters/MODEL-DATASET."""
+    return Path("adapters", f"{Path(given['model']).name}-{given['data'].resolve().name}")
 
 
 @app.command(epilog="Example: deckbench train --model tiny-glm4v --data data/S1 --out adapters/S1 --set epochs=2")
-@dispatchable
+@dispatchable(default_output=default_adapter)
 def train(
     model: Model,
-    data: Annotated[Path, typer.Option(help="The dataset to train on.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The adapter; default: adapters/MODEL-DATASET.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Go on from this adapter.")] = None,
+    data: Annotated[DataPath, typer.Option(help="Training dataset.")],
+    out: Annotated[
+        OptionalOutput, typer.Option("--out", help="Output adapter; default: adapters/MODEL-DATASET.")
+    ] = None,
+    init: Annotated[OptionalInput, typer.Option(help="Initialize from this adapter.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="yaml, or tiny-glm4v, tiny-phi3v, glm4v-9b, phi3-vision; default: the model's.")
+        TrainConfigPath,
+        typer.Option(help="yaml, or tiny-glm4v, tiny-phi3v, glm4v-9b, phi3-vision; default: the model's."),
     ] = None,
-    gpus: Annotated[str | None, typer.Option(help="GPUs to train on, a rank each: 0,2,3.")] = None,
-    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine's CPU.")] = None,
-    nnodes: Annotated[int, typer.Option(min=1, help="Machines that train together; give --rendezvous too.")] = 1,
-    rendezvous: Annotated[str | None, typer.Option(help="HOST:PORT where several machines find each other.")] = None,
+    gpus: Annotated[Gpus, typer.Option(help="GPU indices, one rank per GPU, e.g. 0,2,3.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Number of ranks on the CPU.")] = None,
+    nnodes: Annotated[
+        int, Kind.MACHINES, typer.Option(min=1, help="Number of machines; above 1, pass --rendezvous too.")
+    ] = 1,
+    rendezvous: Annotated[HostRef, typer.Option(help="HOST:PORT where several machines meet.")] = None,
     feature_cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the features of frozen vision between epochs and runs.")
+        CachePath, typer.Option(help="Folder for cached features of the frozen vision encoder.")
     ] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, goes over the yaml.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken training stopped.")] = False,
+    settings: Annotated[
+        TrainSettings, typer.Option("--set", help="Override a config value, e.g. lr=1e-3; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     seed: Seed = 0,
 ) -> None:
-    """Fine-tune with LoRA; broken runs go on with --resume."""
+    """Fine-tune with LoRA; resume an interrupted run with --resume."""
     from deckbench.train import train as run_train
     from deckbench.train import train_in_ranks
     from deckbench.train.config import config_of
@@ -45,7 +73,7 @@ def train(
     settings = [*(settings or []), *([] if feature_cache is None else [f"feature_cache={feature_cache}"])]
     overrides = parse_settings(settings)
     config = config or config_of(model)
-    out = out or Path("adapters", f"{Path(model).name}-{data.resolve().name}")
+    assert out is not None  # `default_adapter` has filled it in
     ranks = asked_places(gpus=gpus, nproc=nproc, nnodes=nnodes, rendezvous=rendezvous)
     if ranks is not None:
         command = ["train", "--model", model, "--data", str(data), "--out", str(out), "--seed", str(seed)]
@@ -61,16 +89,14 @@ def train(
 
 
 @app.command(epilog="Example: deckbench merge --model tiny-glm4v --adapter adapters/S1 --out models/tiny-S1")
-@dispatchable
+@dispatchable()
 def merge(
     model: Model,
-    adapter: Annotated[Path, typer.Option(help="The adapter to merge.")],
+    adapter: Annotated[InputPath, typer.Option(help="The adapter to merge.")],
     out: Out,
-    layout: Annotated[
-        str, typer.Option(help="Names of the weights: official, for other tools, or native.")
-    ] = "official",
+    layout: Annotated[Text, typer.Option(help="Tensor names: official (for other tools) or native.")] = "official",
 ) -> None:
-    """Write a complete, loadable model folder: base plus adapter."""
+    """Merge an adapter into its base: a complete, loadable model folder."""
     from deckbench.train.merge import merge as run_merge
 
     run_merge(model=model, adapter=adapter, out=out, layout=layout)

@@ -11,7 +11,8 @@ from deckbench.doctor import facts, far, here, judge
 from deckbench.errors import InputError
 from deckbench.machine.daemon import connect
 from deckbench.progress import say
-from deckbench.runners.dispatch import Asked, Option, job_of
+from deckbench.runners.dispatch import Target, job_of
+from deckbench.runners.kinds import Option
 
 EMULATED = "arm64-cpu"
 # One query of each kind proves the packaging; a token takes seconds there. In place of what `bench` does by itself.
@@ -72,11 +73,11 @@ def image_of(machine: facts.Machine) -> Image:
 
 def bench(place: Place, options: list[Option], limits: str | None) -> int:
     """Run `bench` with these options at the place; its exit code. Raises DeckBenchError."""
-    asked = Asked("docker", place.host, place.image.name, limits)
+    target = Target("docker", place.host, place.image.name, limits)
     if place.emulate:
         say("emulated: this proves that it runs on arm64; the times mean nothing, and are never ranked")
         options = [dataclasses.replace(option, value=short_of(option)) for option in options]
-    job = dataclasses.replace(job_of("bench", options, place.image, asked), emulate=place.emulate)
+    job = dataclasses.replace(job_of("bench", options, place.image, target), emulate=place.emulate)
     say(f"bench-orin: {place.image.name} at {place.host or 'this machine'}")
     if place.host is not None:
         from deckbench.runners.remote.run import run_job_at

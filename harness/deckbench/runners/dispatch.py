@@ -1,10 +1,10 @@
-"""From a verb's command line to a `Job`: which image, what it may see, where its result goes."""
+"""From a verb's command line to a `Job`: which image, what it may read, where its result goes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from deckbench.machine import hardware
 from deckbench.machine.daemon import connect, failures
 from deckbench.progress import say
 from deckbench.runners.job import IN, OUT, Job
-from deckbench.runners.paths import Inputs, add_data, add_pool, inside, plain, server, split_model
+from deckbench.runners.kinds import Kind, Option
+from deckbench.runners.paths import Inputs, add_data, add_pool, inside, plain, server, split_model, split_weight
 from deckbench.runners.select_image import image_for, machine_of, models_of
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ LEAST_GIB = 0.006  # docker refuses less than 6 MiB
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Where a step is to run. runner: one of RUNNERS. host: `ssh://USER@MACHINE`. image: a name in containers.toml."""
+class Target:
+    """Where a step is to run. runner: one of RUNNERS. host: `ssh://USER@HOST`. image: a name in containers.toml."""
 
     runner: str = "local"
     host: str | None = None
@@ -39,41 +40,49 @@ class Asked:
         return self.runner == "local" and self.host is None
 
 
-@dataclass(frozen=True)
-class Option:
-    """One option or argument of a command line. flag: `--data`, empty for an argument."""
+@dataclass
+class Mounts:
+    """What a step reads and writes. output: in the container. extra: further outputs (there, on this machine)."""
 
-    name: str
-    flag: str
-    value: Any
-
-
-def check_asked(asked: Asked) -> None:
-    """Raises InputError for a runner that is none, and for options that need a container where there is none."""
-    if asked.runner not in RUNNERS:
-        raise InputError(f"the runner {asked.runner!r} is not known", "--runner", f"one of: {', '.join(RUNNERS)}")
-    if asked.runner == "local" and asked.host is None and (asked.image or asked.limits):
-        what = "a step on this machine itself has no image and no limits"
-        raise InputError(what, "--image" if asked.image else "--limits", "add --runner docker")
+    image: Image
+    output: str
+    inputs: Inputs = field(default_factory=Inputs)
+    extra: list[tuple[str, Path]] = field(default_factory=list)
 
 
-def run_elsewhere(verb: str, options: list[Option], asked: Asked) -> int | None:
-    """Run a verb where it was asked to run; its exit code, or None: it is to run here, without a container.
+def check_target(target: Target) -> None:
+    """Raises InputError for an unknown runner, and for options that need a container where there is none."""
+    if target.runner not in RUNNERS:
+        raise InputError(f"the runner {target.runner!r} is not known", "--runner", f"one of: {', '.join(RUNNERS)}")
+    if target.is_local and (target.image or target.limits):
+        what = "a step that runs without a container has no image and no limits"
+        raise InputError(what, "--image" if target.image else "--limits", "add --runner docker")
 
-    options: all that were given or have a default. Raises DeckBenchError.
+
+def dispatch(verb: str, options: Sequence[Option], target: Target) -> int | None:
+    """Run a verb in a container, if that is its target.
+
+    Args:
+        verb: Its name on the command line.
+        options: All that were given or have a default; the output among them.
+        target: Where it is to run.
+
+    Returns:
+        The exit code of the step, or None: the caller is to run it itself, without a container.
+
+    Raises:
+        DeckBenchError: A container cannot do what is asked, or the daemon or the machine fails.
     """
-    given = {option.name: option.value for option in options}
-    output = output_of(verb, given)
-    if asked.is_local or (asked.runner == "auto" and asked.host is None and not auto(verb, given, asked)):
-        stay(output)
+    if target.is_local or (target.runner == "auto" and target.host is None and not is_available(options, target)):
+        recover_output(Path(output_of(options).value))
         return None
-    client = connect(asked.host)
+    client = connect(target.host)
     try:
-        with failures("asking the daemon", asked.host):
+        with failures("asking the daemon", target.host):
             info = client.info()
-        machine = machine_of(info, here=asked.host is None)
-        job = job_of(verb, options, image_for(verb, given, machine, asked.image), asked)
-        if asked.host is None:
+        machine = machine_of(info, here=target.host is None)
+        job = job_of(verb, options, image_for(models_of(options), machine, target.image), target)
+        if target.host is None:
             from deckbench.runners.local.container import run_job
 
             return run_job(job, client)
@@ -81,11 +90,11 @@ def run_elsewhere(verb: str, options: list[Option], asked: Asked) -> int | None:
         client.close()
     from deckbench.runners.remote.run import run_job_at
 
-    return run_job_at(job, asked.host)
+    return run_job_at(job, target.host)
 
 
-def stay(output: Path) -> None:
-    """Before a step runs without a container: take what a containerised one left behind. Not in one of its ranks."""
+def recover_output(output: Path) -> None:
+    """Before a step runs without a container: take over what a containerised one left. Not in one of its ranks."""
     from deckbench.runners.local.staging import Staging
 
     if hardware.container() is None and "RANK" not in os.environ and Staging(output.absolute()).folder.is_dir():
@@ -94,9 +103,13 @@ def stay(output: Path) -> None:
         recover(output)
 
 
-def auto(verb: str, given: Mapping[str, Any], asked: Asked) -> bool:
+def is_available(options: Sequence[Option], target: Target) -> bool:
     """Whether `--runner auto` means a container: a daemon answers, has the image and can run it. Says which it is."""
-    import docker.errors
+    try:
+        import docker.errors
+    except ModuleNotFoundError:
+        say("runner: local; the Python package docker is not installed")
+        return False
 
     from deckbench.runners.local.container import check_image, check_socket
 
@@ -106,15 +119,15 @@ def auto(verb: str, given: Mapping[str, Any], asked: Asked) -> bool:
         check_socket(client)
         with failures("asking the daemon"):
             info = client.info()
-        image = image_for(verb, given, machine_of(info, here=True), asked.image)
+        image = image_for(models_of(options), machine_of(info, here=True), target.image)
         check_image(image, info)
         client.images.get(image.tag)
     except docker.errors.ImageNotFound:
-        say(f"runner: this machine itself; its docker daemon has no image {image.tag}")
+        say(f"runner: local; the docker daemon has no image {image.tag}")
         return False
     except (DeckBenchError, docker.errors.DockerException, OSError) as error:
         reason = error.what if isinstance(error, DeckBenchError) else str(error)
-        say(f"runner: this machine itself; {reason.splitlines()[0][:200]}")
+        say(f"runner: local; {reason.splitlines()[0][:200]}")
         return False
     finally:
         if client is not None:
@@ -123,103 +136,131 @@ def auto(verb: str, given: Mapping[str, Any], asked: Asked) -> bool:
     return True
 
 
-def output_of(verb: str, given: Mapping[str, Any]) -> Path:
-    """What a command writes. Raises InputError where the suite that names it is wrong."""
-    if verb == "run":
-        from deckbench.suite import load_suite
-
-        return Path(given["work"]) if given["work"] else Path("work") / load_suite(given["suite"])[0].name
-    if verb == "train" and given["out"] is None:
-        return Path("adapters", f"{Path(given['model']).name}-{Path(given['data']).resolve().name}")
-    return Path(given["out"])
+def output_of(options: Sequence[Option]) -> Option:
+    """The option that says what a command writes."""
+    return next(option for option in options if option.kind in {Kind.OUTPUT, Kind.WORK_FOLDER})
 
 
-def job_of(verb: str, options: list[Option], image: Image, asked: Asked) -> Job:
-    """The job of a command. Raises InputError where a container cannot do what is asked."""
-    given = {option.name: option.value for option in options}
-    inputs, env = Inputs(), dict[str, str]()
-    output = output_of(verb, given)
-    name = Path(plain(output)).name
-    words: list[str] = []
+def job_of(verb: str, options: Sequence[Option], image: Image, target: Target) -> Job:
+    """The job of a command line.
+
+    Args:
+        verb: Its name on the command line.
+        options: All that were given or have a default; the output among them.
+        image: What it runs in.
+        target: Its host and limits are read.
+
+    Returns:
+        The job: the command as the container gets it, its mounts, its network and its limits.
+
+    Raises:
+        InputError: A container cannot do what is asked, or a file that the options name is wrong.
+    """
+    output = output_of(options)
+    mounts = Mounts(image, output=f"{OUT}/{Path(plain(Path(output.value))).name}")
+    flags: list[str] = []
     arguments: list[str] = []
-    more: list[tuple[str, Path]] = []
     for option in options:
-        value = option.value
-        if option.name in {"out", "work"}:
-            value = f"{OUT}/{name}"
-        elif option.name == "plots" and value is not None:
-            more.append((f"{OUT}/.plots", value))
-            value = f"{OUT}/.plots"
-        elif option.name == "gpus" and value is not None:
-            value = cards(value, image)
-        elif value is not None:
-            value = seen(option, inputs)
-        texts = as_words(option.flag, value)
-        (words if option.flag else arguments).extend(texts)
-    see_beside(verb, given, inputs)
-    served = [ref for ref in models_of(verb, given) if ref.removeprefix("blind:").startswith(ENDPOINT)]
-    loopback = False
+        value = None if option.value is None else value_inside(option, mounts)
+        (flags if option.flag else arguments).extend(argv(option.flag, value))
+    add_training_files(options, mounts.inputs)
+    served = [ref for ref in models_of(options) if ref.removeprefix("blind:").startswith(ENDPOINT)]
+    env, loopback = dict[str, str](), False
     for ref in served:
         variables, here = server(ref.removeprefix("blind:"))
         env |= variables
         loopback |= here
-    if loopback and asked.host is not None:
-        fix = "give it an address that the other machine can reach, or leave --host away"
+    if loopback and target.host is not None:
+        fix = "give it an address that the other machine can reach, or remove --host"
         raise InputError("the server is on this machine, the step on another", served[0], fix)
+    gpus = next((option.value for option in options if option.kind is Kind.GPUS), None)
     return Job(
         image=image,
-        command=(verb, *words, *(["--", *arguments] if arguments else [])),
-        inputs=inputs.mounts(),
-        output=output,
-        inside=f"{OUT}/{name}",
+        command=(verb, *flags, *(["--", *arguments] if arguments else [])),
+        inputs=mounts.inputs.mounts(),
+        output=Path(output.value),
+        inside=mounts.output,
         env=env,
         network=bool(served),
         loopback=loopback,
-        in_place=verb == "run",
-        more=tuple(more),
-        gpus=tuple(given["gpus"].split(",")) if given.get("gpus") else (),
+        in_place=output.kind is Kind.WORK_FOLDER,
+        more=tuple(mounts.extra),
+        gpus=tuple(gpus.split(",")) if gpus else (),
         cwd=f"{IN}{Path.cwd()}".rstrip("/"),
-        **limits_of(asked.limits),
+        **limits_of(target.limits),
     )
 
 
-def as_words(flag: str, value: Any) -> list[str]:
-    """An option as words of a command line."""
+def argv(flag: str, value: Any) -> list[str]:
+    """An option as it stands on a command line."""
     if value is None or value is False:
         return []
     if value is True:
         return [flag]
     texts = [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
-    return [word for text in texts for word in ([f"{flag}={text}"] if flag else [text])]
+    return [f"{flag}={text}" if flag else text for text in texts]
 
 
-def seen(option: Option, inputs: Inputs) -> Any:
-    """An option's value as the container is to get it; what it names is added to `inputs`.
+def value_inside(option: Option, mounts: Mounts) -> Any:
+    """An option's value as the step gets it; what it refers to is added to the mounts.
 
-    What is not there stays as it was written: the step says so itself.
+    An input that does not exist stays as it was written: the step reports it. Raises InputError where a container
+    cannot give what is asked.
     """
-    name, value = option.name, option.value
-    if name in {"model"}:
-        before, path, after = split_model(value)
-        return value if path is None else f"{before}{word(path, inputs)}{after}"
-    if name not in {"pool", "data", "adapter", "init", "config", "ontology", "qa", "predictions"}:
-        return value
+    value, inputs = option.value, mounts.inputs
+    match option.kind:
+        case None | Kind.TEXT:
+            return value
+        case Kind.OUTPUT | Kind.WORK_FOLDER:
+            return mounts.output
+        case Kind.EXTRA_OUTPUT:
+            place = f"{OUT}/.{option.name}"
+            mounts.extra.append((place, Path(value)))
+            return place
+        case Kind.INPUT | Kind.POOL | Kind.DATA | Kind.PREDICTIONS | Kind.LINKS:
+            many = isinstance(value, list | tuple)
+            return [mounted(one, option.kind, inputs) for one in value] if many else mounted(value, option.kind, inputs)
+        case Kind.MODEL:
+            before, path, after = split_model(value)
+            return value if path is None else f"{before}{mounted(path, Kind.INPUT, inputs)}{after}"
+        case Kind.WEIGHTED_DATA:
+            parts = [split_weight(text) for text in value]
+            return [f"{mounted(path, Kind.DATA, inputs)}{weight}" for path, weight in parts]
+        case Kind.RENAMED_FOLDER:
+            pairs = [text.rpartition("=") for text in value]
+            return [f"{old}{equals}{mounted(new, Kind.INPUT, inputs)}" for old, equals, new in pairs]
+        case Kind.SUITE:
+            add_suite(value, inputs)
+            return value
+        case Kind.TRAIN_CONFIG:
+            return mounted(value, Kind.INPUT, inputs)
+        case Kind.TRAIN_SETTINGS:  # what they hold is seen to together with the config: `add_training_files`
+            return value
+        case Kind.CACHE:
+            raise no_cache(option.flag)
+        case Kind.GPUS:
+            return renumbered(value, mounts.image)
+        case Kind.MACHINES:
+            if value == 1:  # --nnodes 1: this machine alone
+                return value
+            what = "several machines cannot work together out of containers: a step there has no network"
+            raise InputError(what, option.flag, "run it without a container, or on one machine")
+    raise AssertionError(f"no rule for {option.kind}")
+
+
+def mounted(value: Path | str, kind: Kind, inputs: Inputs) -> str:
+    """Mount an existing path and return what the command says for it; any other value stays as it was written."""
     path = Path(value)
     if not path.exists():
-        return value
-    if name == "pool":
+        return str(value)
+    if kind is Kind.POOL:
         return rewritten(path, add_pool(inputs, path))
-    if name == "data" and path.is_file():
+    if kind is Kind.DATA and path.is_file():
         return rewritten(path, add_data(inputs, path))
-    if name == "predictions":
+    if kind is Kind.PREDICTIONS:
         manifest = path.with_name(f"{path.stem}.manifest.json")
         if manifest.is_file():
             inputs.add(manifest, str(Path(inside(path)).with_name(manifest.name)))
-    return word(path, inputs)
-
-
-def word(path: Path, inputs: Inputs) -> str:
-    """Add an existing path and return what the command says for it."""
     return rewritten(path, inputs.add(path))
 
 
@@ -228,46 +269,43 @@ def rewritten(path: Path, place: str) -> str:
     return place if path.is_absolute() or f"{IN}{plain(path)}" != place else str(path)
 
 
-def cards(text: str, image: Image) -> str:
+def renumbered(gpus: str, image: Image) -> str:
     """`--gpus 2,3` in a container that is given these two alone: `0,1`. Raises InputError for an image without GPU."""
     if image.gpu == "none":
         raise InputError(f"the image {image.name} uses no GPU", "--gpus", "choose another --image, or --nproc")
-    return ",".join(str(number) for number, _ in enumerate(text.split(","))) if image.gpu == "devices" else text
+    return ",".join(str(number) for number, _ in enumerate(gpus.split(","))) if image.gpu == "devices" else gpus
 
 
-def see_beside(verb: str, given: Mapping[str, Any], inputs: Inputs) -> None:
-    """Add what the named files name themselves. Raises InputError for what a container cannot do."""
-    if verb == "train":
-        see_training(given, inputs)
-    if verb == "run":
-        see_suite(given["suite"], inputs)
+def no_cache(where: str) -> InputError:
+    """Why a step cannot keep features in a folder besides its output."""
+    what = "a step in a container writes its output alone, so it can keep no features in another folder"
+    return InputError(what, where, "remove it (`run` keeps them in its work folder), or --runner local")
 
 
-def see_training(given: Mapping[str, Any], inputs: Inputs) -> None:
-    """A training's DeepSpeed file is seen; what needs another folder or another machine is refused."""
-    if given.get("nnodes", 1) > 1 or given.get("rendezvous"):
-        what = "several machines cannot train together out of containers: a step there has no network"
-        raise InputError(what, "--nnodes, --rendezvous", "train without a container, or on one machine")
+def add_training_files(options: Sequence[Option], inputs: Inputs) -> None:
+    """Mount the DeepSpeed file that a training config or its overrides name. Raises InputError for a feature cache."""
+    given = {option.kind: option.value for option in options}
+    if not given.keys() & {Kind.TRAIN_CONFIG, Kind.TRAIN_SETTINGS}:
+        return
     from deckbench.train.config import read_source
 
-    config = given["config"]
-    values = dict(text.partition("=")[::2] for text in given.get("settings") or [])
+    config = given.get(Kind.TRAIN_CONFIG)
     try:
-        source = read_source(config).values if config is not None else {}
-    except DeckBenchError:  # the step says what is wrong with it
-        source = {}
-    if given.get("feature_cache") or values.get("feature_cache") or source.get("feature_cache"):
-        what = "a step in a container writes its output alone, so it can keep no features in another folder"
-        raise InputError(what, "feature_cache", "leave it out (`run` keeps them in its work folder), or --runner local")
-    zero = values.get("deepspeed") or source.get("deepspeed")
+        values = dict(read_source(config).values) if config is not None else {}
+    except DeckBenchError:  # the step reports it
+        values = {}
+    values |= dict(text.partition("=")[::2] for text in given.get(Kind.TRAIN_SETTINGS) or [])
+    if values.get("feature_cache") not in {None, "null"}:
+        raise no_cache("feature_cache")
+    name = str(values.get("deepspeed") or "")
     folders = [Path(), *([] if config is None else [config.parent, config.parent.parent])]
-    file = next((folder / str(zero) for folder in folders if zero and (folder / str(zero)).is_file()), None)
+    file = next((folder / name for folder in folders if name and (folder / name).is_file()), None)
     if file is not None:
         inputs.add(file, f"{IN}{plain(file)}")
 
 
-def see_suite(ref: str, inputs: Inputs) -> None:
-    """A suite of one's own, the pools and models that it names, its ontologies and question banks."""
+def add_suite(ref: str, inputs: Inputs) -> None:
+    """Mount a suite of one's own: its yaml, the pools and models that it names, its ontologies and question banks."""
     from deckbench.suite import load_suite
 
     suite, file = load_suite(ref)

@@ -122,6 +122,12 @@ def split_model(ref: str) -> tuple[str, Path | None, str]:
     return ("", Path(folder), mark + option) if mark and Path(folder).is_dir() else (ref, None, "")
 
 
+def split_weight(text: str) -> tuple[Path, str]:
+    """`data/S1:0.3` -> (data/S1, ":0.3"); no weight where a folder has that very name, or there is no colon."""
+    path, colon, weight = text.rpartition(":")
+    return (Path(path), colon + weight) if colon and not Path(text).exists() else (Path(text), "")
+
+
 def served_as(ref: str) -> str | None:
     """What `serves` in containers.toml calls a model; None for a reference that leads nowhere."""
     from deckbench.models.load import BASELINES, BLIND, ENDPOINT, family_of, without_weights

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deckbench.containers.spec import Gpu, Image, image_named, load_images
 from deckbench.errors import InputError
 from deckbench.machine import hardware
+from deckbench.runners.kinds import Kind, Option
 from deckbench.runners.paths import served_as
 
 
@@ -33,15 +34,15 @@ def machine_of(info: Mapping[str, Any], *, here: bool) -> Machine:
     return Machine(platform, "devices" if nvidia else "none")
 
 
-def image_for(verb: str, given: Mapping[str, Any], machine: Machine, named: str | None) -> Image:
-    """The named image, or the first one for the machine that serves the models a command names.
+def image_for(models: Sequence[str], machine: Machine, named: str | None) -> Image:
+    """The named image, or the first one for the machine that serves the models.
 
     Baselines and servers need nothing that an image could lack. A model that no image of the machine serves runs in
     the first one without a GPU. Raises InputError where there is none.
     """
     if named is not None:
         return image_named(named)
-    wanted = {served_as(ref) for ref in models_of(verb, given)} - {None, "baselines", "endpoint"}
+    wanted = {served_as(ref) for ref in models} - {None, "baselines", "endpoint"}
     able = [image for image in load_images().values() if fits(image, machine)]
     for image in able:
         if wanted <= set(image.serves):
@@ -60,11 +61,15 @@ def fits(image: Image, machine: Machine) -> bool:
     return image.l4t is None or machine.l4t in {None, image.l4t}
 
 
-def models_of(verb: str, given: Mapping[str, Any]) -> list[str]:
-    """The models that a command names."""
-    if verb == "run":
-        from deckbench.suite import load_suite
+def models_of(options: Sequence[Option]) -> list[str]:
+    """The models that the options of a command name, by their kinds."""
+    found: list[str] = []
+    for option in options:
+        if option.kind is Kind.MODEL and option.value:
+            found.append(option.value)
+        elif option.kind is Kind.SUITE:
+            from deckbench.suite import load_suite
 
-        suite, _ = load_suite(given["suite"])
-        return [*(model.ref for model in suite.models), *suite.baselines]
-    return [given["model"]] if given.get("model") else []
+            suite, _ = load_suite(option.value)
+            found += [*(model.ref for model in suite.models), *suite.baselines]
+    return found
