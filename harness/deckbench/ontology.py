@@ -11,8 +11,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from deckbench.errors import InputError
+from deckbench.language import Text
 from deckbench.resources import tasks_folder
-from deckbench.yamlfile import Strict, Text, read_yaml
+from deckbench.schema import FieldFaults, Place, Strict
+from deckbench.yamlfile import kind_of, read_yaml
 
 Verdict = Literal["normal", "anomaly"]
 
@@ -75,24 +77,24 @@ class Ontology(Strict):
 
     @model_validator(mode="after")
     def names_exist(self) -> Ontology:
+        faults: list[tuple[Place, str]] = []
         for name, spec in self.classes.items():
             for field, used, known in (
                 ("nouns", spec.nouns, self.nouns),
                 ("anomaly_at", spec.anomaly_at, self.steps),
                 ("overlaps", spec.overlaps, self.classes),
             ):
-                for word in used:
-                    if word not in known:
-                        raise ValueError(f"classes.{name}.{field}: {word!r} is not defined")
+                faults += [(("classes", name, field), f"{word!r} is not defined") for word in used if word not in known]
         if not isinstance(self.exhaustive, bool):
-            for word in self.exhaustive:
-                if word not in self.classes:
-                    raise ValueError(f"exhaustive: {word!r} is not a class")
+            unknown = [word for word in self.exhaustive if word not in self.classes]
+            faults += [(("exhaustive",), f"{word!r} is not a class") for word in unknown]
         spellings: dict[str, str] = {}
         for name, spec in self.classes.items():
-            for word in {plain_name(word) for word in (name, *spec.aliases)}:
+            for word in sorted({plain_name(word) for word in (name, *spec.aliases)}):
                 if spellings.setdefault(word, name) != name:
-                    raise ValueError(f"classes.{name}: {word!r} is also a spelling of {spellings[word]!r}")
+                    faults.append((("classes", name), f"{word!r} is also a spelling of {spellings[word]!r}"))
+        if faults:
+            raise FieldFaults(faults)
         return self
 
     @cached_property
@@ -149,15 +151,15 @@ def plain_name(name: str) -> str:
 
 def load_ontology(ref: str | Path) -> Ontology:
     """An ontology by path, or by the name of one in tasks/ontology. Raises InputError."""
-    return read_yaml(_ontology_path(ref), Ontology)
+    return read_yaml(_ontology_path(ref), Ontology, "see docs/tasks.md")
 
 
 def _ontology_path(ref: str | Path) -> Path:
     path = Path(ref)
-    if path.is_file():
+    if kind_of(path) == "file":
         return path
     folder = tasks_folder() / "ontology"
-    if path.name == str(ref) and (folder / f"{path.stem}.yaml").is_file():
+    if path.name == str(ref) and kind_of(folder / f"{path.stem}.yaml") == "file":
         return folder / f"{path.stem}.yaml"
     known = ", ".join(sorted(entry.stem for entry in folder.glob("*.yaml")))
     raise InputError("no such ontology", path, f"give a yaml file, or one of {known}")

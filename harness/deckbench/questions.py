@@ -11,7 +11,9 @@ from pydantic import Field, model_validator
 
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError
-from deckbench.yamlfile import LANGS, Strict, Text, check, read_yaml
+from deckbench.language import LANGS, Text
+from deckbench.schema import FieldFaults, Strict, check, repeated
+from deckbench.yamlfile import kind_of, read_document
 
 if TYPE_CHECKING:
     import jinja2
@@ -93,11 +95,11 @@ class Bank(Strict):
 
     @model_validator(mode="after")
     def ids_unique(self) -> Bank:
-        seen: set[str] = set()
-        for question in self.questions:
-            if question.id in seen:
-                raise ValueError(f"the id {question.id!r} occurs twice")
-            seen.add(question.id)
+        twice = repeated(question.id for question in self.questions)
+        if twice:
+            raise FieldFaults(
+                [(("questions", number, "id"), f"the id {name!r} occurs twice") for number, name in twice]
+            )
         return self
 
 
@@ -107,31 +109,36 @@ def load_bank(path: Path) -> Bank:
     CSV columns: id, kind, about, ask_en, ask_zh, and as needed answer_en, answer_zh, fact, classes (";"-joined) and
     KEY_en, KEY_zh for each option KEY.
     """
-    if path.is_dir():
+    if kind_of(path) == "file":
+        files = [path]
+    elif kind_of(path) == "directory":
         files = sorted([*path.glob("*.yaml"), *path.glob("*.csv")])
         if not files:
             raise InputError("the folder holds no question bank", path, "a bank is a .yaml or a .csv file")
-    elif path.is_file():
-        files = [path]
     else:
         raise InputError("no such question bank", path, "give a folder, a .yaml or a .csv file")
-    questions: list[BankQuestion] = []
+    questions: dict[str, BankQuestion] = {}
     for file in files:
-        if file.suffix == ".csv":
-            questions += _csv_bank(file)
-        elif file.suffix == ".yaml":
-            questions += read_yaml(file, Bank).questions
-        else:
+        if file.suffix not in {".csv", ".yaml"}:
             raise InputError("a .yaml or .csv file is expected", file, "see docs/tasks.md")
-    bank = check({"questions": [question.model_dump() for question in questions]}, Bank, path)
-    for question in bank.questions:
-        _try_templates(question, path)
-    return bank
+        for question, where in _csv_bank(file) if file.suffix == ".csv" else _yaml_bank(file):
+            if question.id in questions:
+                raise InputError(f"the id {question.id!r} occurs twice", where, "ids are unique in a bank")
+            _try_templates(question, where)
+            questions[question.id] = question
+    return check({"questions": tuple(questions.values())}, Bank, path, "see docs/tasks.md")
 
 
-def _csv_bank(path: Path) -> list[BankQuestion]:
+def _yaml_bank(path: Path) -> list[tuple[BankQuestion, str]]:
+    """The questions of a yaml file, each with its file and line."""
+    document = read_document(path)
+    bank = document.check(Bank, "see docs/tasks.md")
+    return [(question, document.where("questions", number)) for number, question in enumerate(bank.questions)]
+
+
+def _csv_bank(path: Path) -> list[tuple[BankQuestion, str]]:
+    """The questions of a CSV file, each with its file and line."""
     found = []
-    seen: set[str] = set()
     plain = {"id", "kind", "about", "fact", "axis", "classes"}
     for number, record in csv_records(path, required=("id", "kind", "about", "ask_en", "ask_zh")):
         where = f"{path}:{number}"
@@ -153,24 +160,20 @@ def _csv_bank(path: Path) -> list[BankQuestion]:
                 raise InputError(f"unknown column {column!r}", f"{path}:1", "see docs/tasks.md")
         if options:
             data["options"] = options
-        question = check(data, BankQuestion, where)
-        if question.id in seen:
-            raise InputError(f"the id {question.id!r} occurs twice", where, "ids are unique in a bank")
-        seen.add(question.id)
-        found.append(question)
+        found.append((check(data, BankQuestion, where, "see docs/tasks.md"), where))
     return found
 
 
-def _try_templates(question: BankQuestion, path: Path) -> None:
+def _try_templates(question: BankQuestion, where: str) -> None:
     """Render each template once with stand-in values, so that a typo is found before anything is built."""
     values = dict.fromkeys(("kind", "state", "noun", "region", "fact", "name", "verdict", "step"), "x")
     context = {**values, "parts": [{"noun": "x", "states": ["x"]}], "wrong": ["x"]}
     for name, text in (("ask", question.ask), ("answer", question.answer)):
         for lang in LANGS:
             if text is not None:
-                where = f"{path}: questions.{question.id}.{name}.{lang}"
-                if not render(text.get(lang), context, where).strip():
-                    raise InputError("the text is empty", where, "write something there")
+                field = f"{where}: questions.{question.id}.{name}.{lang}"
+                if not render(text.get(lang), context, field).strip():
+                    raise InputError("the text is empty", field, "write something there")
 
 
 @lru_cache(maxsize=1)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from deckbench.errors import InputError
+from deckbench.resources import tasks_folder
+from deckbench.schema import FieldFaults, Place, Strict, repeated
+from deckbench.yamlfile import kind_of, read_yaml
 
 CURRICULUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")  # what a record takes as a curriculum's name
-
-
-class Strict(BaseModel):
-    """No unknown fields: a typing slip is an error, not a silent default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Synth(Strict):
@@ -89,7 +86,7 @@ class BenchSpec(Strict):
 
 
 class Suite(Strict):
-    """A whole suite file."""
+    """Schema of a suite file."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = 0
@@ -103,35 +100,54 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def names_are_known(self) -> Suite:
-        for name, data in self.data.items():
-            if data.pool not in self.pools:
-                raise ValueError(f"data {name}: the pool {data.pool!r} is not among pools")
-        asked = [t.data for t in self.tests] + (self.bench.data if self.bench else [])
-        for part in (p for spec in self.train.values() for p in spec.data):
-            asked.append(split_weight(part)[0])
-        for name in asked:
-            if name not in self.data:
-                raise ValueError(f"the dataset {name!r} is not among data")
-        self.nothing_twice()
-        order = list(self.train)
-        for place, (name, spec) in enumerate(self.train.items()):
-            if name == "base" or not CURRICULUM.fullmatch(name):
-                raise ValueError(f"train {name}: letters, digits and +._- make a curriculum's name; base is taken")
-            if spec.init is not None and spec.init not in order[:place]:
-                raise ValueError(f"train {name}: init {spec.init!r} must be a curriculum defined before it")
-        for model in self.models:
-            for curriculum in [*model.curricula, *model.config]:
-                if curriculum != "base" and curriculum not in self.train:
-                    raise ValueError(f"model {model.ref}: the curriculum {curriculum!r} is not among train")
+        """Every pool, dataset and curriculum that is used is defined, and nothing is listed twice."""
+        faults = [*self._unknown_data(), *self._unknown_curricula(), *self._listed_twice()]
+        if faults:
+            raise FieldFaults(faults)
         return self
 
-    def nothing_twice(self) -> None:
-        """Every row of the page is named by model, curriculum and dataset, so none may be asked for twice."""
-        listed = {"tests": [t.data for t in self.tests], "models": [m.ref for m in self.models]}
-        listed |= {f"model {m.ref}": m.curricula for m in self.models} | {"baselines": self.baselines}
-        for where, names in listed.items():
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{where}: {twice[0]!r} is there twice")
+    def _unknown_data(self) -> Iterator[tuple[Place, str]]:
+        for name, data in self.data.items():
+            if data.pool not in self.pools:
+                yield ("data", name, "pool"), f"the pool {data.pool!r} is not among pools"
+        used: list[tuple[Place, str]] = [(("tests", n, "data"), test.data) for n, test in enumerate(self.tests)]
+        used += [(("bench", "data", n), name) for n, name in enumerate(self.bench.data if self.bench else [])]
+        for stage, spec in self.train.items():
+            for number, part in enumerate(spec.data):
+                place: Place = ("train", stage, "data", number)
+                try:
+                    used.append((place, split_weight(part)[0]))
+                except ValueError as error:
+                    yield place, str(error)
+        for place, name in used:
+            if name not in self.data:
+                yield place, f"the dataset {name!r} is not among data"
+
+    def _unknown_curricula(self) -> Iterator[tuple[Place, str]]:
+        order = list(self.train)
+        for number, (name, spec) in enumerate(self.train.items()):
+            if name == "base" or not CURRICULUM.fullmatch(name):
+                yield ("train", name), "letters, digits and +._- make a curriculum's name; base is taken"
+            if spec.init is not None and spec.init not in order[:number]:
+                yield ("train", name, "init"), f"init {spec.init!r} must be a curriculum defined before it"
+        for number, model in enumerate(self.models):
+            used: list[tuple[Place, str]] = [(("curricula", n), name) for n, name in enumerate(model.curricula)]
+            used += [(("config", name), name) for name in model.config]
+            for place, name in used:
+                if name not in ("base", *order):
+                    yield ("models", number, *place), f"the curriculum {name!r} is not among train"
+
+    def _listed_twice(self) -> Iterator[tuple[Place, str]]:
+        """Every row of the site is named by model, curriculum and dataset, so none may be listed twice."""
+        lists: list[tuple[Place, list[str]]] = [
+            (("tests",), [test.data for test in self.tests]),
+            (("models",), [model.ref for model in self.models]),
+            (("baselines",), self.baselines),
+            *((("models", n, "curricula"), model.curricula) for n, model in enumerate(self.models)),
+        ]
+        for place, names in lists:
+            for number, name in repeated(names):
+                yield (*place, number), f"{name!r} is listed twice"
 
 
 def split_weight(text: str) -> tuple[str, float]:
@@ -149,29 +165,11 @@ def load_suite(ref: str) -> tuple[Suite, Path]:
     Embedded ones are found by name (`demo`, `smoke`) or as `tasks/suites/NAME.yaml` from any folder; another path that
     is not there is an error, never the embedded suite of the same name.
     """
-    from deckbench.resources import tasks_folder
-
     path = Path(ref)
     embedded = tasks_folder() / "suites"
-    if not path.is_file() and path.as_posix() in {path.stem, f"tasks/suites/{path.stem}.yaml"}:
+    if kind_of(path) != "file" and path.as_posix() in {path.stem, f"tasks/suites/{path.stem}.yaml"}:
         path = embedded / f"{path.stem}.yaml"
-    if not path.is_file():
+    if kind_of(path) != "file":
         known = ", ".join(sorted(p.stem for p in embedded.glob("*.yaml")))
         raise InputError("no such suite", ref, f"give a yaml file, or one of: {known}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
-        raise InputError("the file is not UTF-8", path, "save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(f"not valid YAML: {getattr(error, 'problem', error)}", where) from None
-    if not isinstance(data, dict):
-        raise InputError("a suite is a map of fields", path, "see tasks/suites/demo.yaml")
-    try:
-        return Suite.model_validate(data), path
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        text = f"{place}: {first['msg']}" if place else first["msg"]
-        raise InputError(text, path, "see tasks/suites/demo.yaml for every field") from None
+    return read_yaml(path, Suite, "see tasks/suites/demo.yaml and docs/suites.md"), path

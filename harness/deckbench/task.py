@@ -18,13 +18,16 @@ from pydantic import Field, model_validator
 
 from deckbench.artifact import hash_json
 from deckbench.errors import InputError
+from deckbench.language import Text
 from deckbench.ontology import Ontology, load_ontology
 from deckbench.questions import Bank, load_bank
 from deckbench.resources import tasks_folder
-from deckbench.yamlfile import Strict, Text, check, read_text, read_yaml
+from deckbench.schema import Strict, check
+from deckbench.yamlfile import kind_of, read_document, read_text
 
 TASK_FILE = "task.yaml"
 LOCK_FILE = "versions.lock"
+SEE = "see docs/tasks.md"
 REF = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)@(?P<version>[0-9]+)$")
 # Options that only say how much is made, not what: they do not change the task's name.
 LIMITS = frozenset(
@@ -189,7 +192,7 @@ def find_task(ref: str) -> Path:
     if ref in known:
         return known[ref]
     own = Path(ref)
-    if (own / TASK_FILE).is_file():
+    if kind_of(own / TASK_FILE) == "file":
         return own
     match = REF.match(ref)
     if not match:
@@ -215,13 +218,14 @@ def load_task(
     """
     folder = find_task(ref)
     path = folder / TASK_FILE
-    spec = read_yaml(path, TaskSpec)
+    document = read_document(path)
+    spec = document.check(TaskSpec, SEE)
     name = f"{spec.name}@{spec.version}"
     bank_path = folder / spec.questions
     default_bank = load_bank(bank_path)
     beside = folder / f"{spec.ontology}.yaml"
-    default_ontology = load_ontology(beside if beside.is_file() else spec.ontology)
-    default_options = check(dict(spec.options), Options, f"{path}: options")
+    default_ontology = load_ontology(beside if kind_of(beside) == "file" else spec.ontology)
+    default_options = document.check(Options, SEE, at=("options",)) if spec.options else Options()
 
     own_ontology = load_ontology(ontology) if ontology is not None else default_ontology
     own_bank = load_bank(Path(qa)) if qa is not None else default_bank
@@ -231,7 +235,7 @@ def load_task(
                 what = f"questions.{question.id}.classes: {cls!r} is not in the ontology {own_ontology.name!r}"
                 raise InputError(what, qa or bank_path, f"its classes: {', '.join(own_ontology.classes)}")
     merged = {**spec.options, **dict(options or {})}
-    own_options = check(merged, Options, "options")
+    own_options = check(merged, Options, "options", SEE)
 
     default = _identity(spec, default_ontology, default_bank, default_options)
     own = _identity(spec, own_ontology, own_bank, own_options)

@@ -17,7 +17,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rnak: 8\n", "unknown setting 'rnak'"),
+        ("rnak: 8\n", "rnak: unknown field; did you mean 'rank'?"),
         ("\nrank: eight\n", "rank: Input should be a valid integer"),
         ("rank: 2.5\n", "rank: Input should be a valid integer"),
         ("lr: -0.1\n", "lr: Input should be greater than 0"),
@@ -27,9 +27,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         ("vision: frozen\n", "vision: Input should be 'train' or 'absent'"),
         ("schedule: step\n", "schedule: Input should be"),
         ("epochs: 2\nmax_steps: 10\n", "give epochs or max_steps, not both"),
-        ("rank: [8\n", "not yaml"),
-        ("- rank\n", "a config is a map"),
-        ("max_seconds: 100\n", "unknown setting 'max_seconds'"),
+        ("rank: [8\n", "not valid YAML"),
+        ("- rank\n", "a map of fields is expected"),
+        ("max_seconds: 100\n", "max_seconds: unknown field"),
     ],
 )
 def test_broken_config_is_named_with_its_file(tmp_path: Path, text: str, message: str) -> None:

@@ -379,9 +379,9 @@ def test_a_folder_that_is_a_link_out_of_the_pool_is_refused(tmp_path: Path) -> N
 
 
 YAMLS = {
-    "indentation": ("names: [plate\ntrain: x\n", "not valid yaml"),
-    "list": ("- train\n- val\n", "no mapping"),
-    "empty": ("", "no mapping"),
+    "indentation": ("names: [plate\ntrain: x\n", "not valid YAML"),
+    "list": ("- train\n- val\n", "a map of fields is expected"),
+    "empty": ("", "a map of fields is expected"),
     "no-names": ("train: images/train\n", "names no classes"),
     "names-text": ("train: images/train\nnames: plate\n", "neither list nor map"),
     "names-gap": ("train: images/train\nnames: {0: plate, 2: rack}\n", "gap"),
@@ -395,7 +395,7 @@ YAMLS = {
     "part-number": ("train: 7\nnames: [plate]\n", "not a path"),
     "train-missing": ("train: images/nowhere\nval: images/val\nnames: [plate]\n", "does not exist"),
     "path-list": ("path: [a]\ntrain: images/train\nnames: [plate]\n", "not a text"),
-    "object": ("!!python/object/apply:os.getcwd []\n", "not valid yaml"),
+    "object": ("!!python/object/apply:os.getcwd []\n", "not valid YAML"),
     "no-pictures": ("train: empty\nnames: [plate]\n", "no pictures"),
 }
 

@@ -12,8 +12,8 @@ from typing import Any
 from deckbench.build.pictures import Picture
 from deckbench.build.plan import Asked, Context, Unit
 from deckbench.build.scenes import scene_values
+from deckbench.language import LANGS, Lang
 from deckbench.questions import render
-from deckbench.yamlfile import LANGS, Lang
 
 SPLITS = ("train", "val", "test")
 COLUMNS = (

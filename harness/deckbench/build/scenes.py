@@ -17,8 +17,8 @@ from deckbench.build.plan import (
     round_robin,
     twins,
 )
+from deckbench.language import Lang
 from deckbench.questions import REGIONS, BankQuestion
-from deckbench.yamlfile import Lang
 
 CLEARLY = 0.7  # part of a box that must lie in a region to be there; less than the rest, and it is not
 

@@ -27,15 +27,12 @@ def parse_factors(pairs: list[str]) -> dict[str, float]:
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """`["lr=0.001", "rank=8"]` -> {"lr": 0.001, "rank": 8}; values are YAML. Raises InputError."""
-    import yaml
+    from deckbench.yamlfile import parse
 
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise InputError(f"cannot read {pair!r}", "--set", "write KEY=VALUE, such as --set lr=0.001")
-        try:
-            settings[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
-            raise InputError(f"the value of {key!r} is not YAML", "--set", "quote it") from None
+        settings[key] = parse(value, f"--set {key}").value("quote the value")
     return settings

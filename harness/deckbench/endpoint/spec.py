@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.schema import FieldFaults, Strict
+from deckbench.yamlfile import read_yaml
 
 PREFIX = "endpoint:"
 FAMILY = "endpoint"
@@ -27,10 +28,8 @@ OURS = frozenset(
 )
 
 
-class EndpointSpec(BaseModel):
+class EndpointSpec(Strict):
     """The settings of one endpoint. Prices are for a million tokens; times are in seconds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field(min_length=1, description="the name the server knows it by")
     name: str | None = Field(default=None, min_length=1, description="the name in records; default: the model's")
@@ -60,7 +59,7 @@ class EndpointSpec(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> EndpointSpec:
         if taken := sorted(OURS & set(self.extra)):
-            raise ValueError(f"extra: {taken[0]} is set by DeckBench itself")
+            raise FieldFaults([(("extra", name), f"{name} is set by DeckBench itself") for name in taken])
         if (self.price_in is None) != (self.price_out is None):
             raise ValueError("give both price_in and price_out, or neither")
         return self
@@ -102,26 +101,7 @@ def read_spec(ref: str) -> EndpointSpec:
     path = Path(name)
     if path.suffix.lower() not in {".yaml", ".yml"}:
         return EndpointSpec(model=name)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", path, "check the path") from None
-    except UnicodeDecodeError:
-        raise InputError("the file is not UTF-8", path, "save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(f"not valid YAML: {getattr(error, 'problem', error)}", where, "fix this line") from None
-    if not isinstance(data, dict):
-        raise InputError("an endpoint is a map of settings", path, "such as `model: NAME`; see docs/endpoints.md")
-    try:
-        return EndpointSpec.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"{place}: {first['msg']}" if place else str(first["msg"])
-        # `from None`: pydantic's own message shows the values, and one of them may be a key
-        raise InputError(what, path, "see docs/endpoints.md for every setting") from None
+    return read_yaml(path, EndpointSpec, "see docs/endpoints.md for every setting, such as `model: NAME`")
 
 
 def identity_of(spec: EndpointSpec) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def texts_of(folder: Path) -> list[str]:
 
     A token that the base never had to say is out of reach for the stages, since LoRA leaves the output head alone.
     """
-    import yaml
+    from deckbench.yamlfile import read_document
 
     def strings(value: Any) -> Iterator[str]:
         if isinstance(value, str):
@@ -275,7 +275,7 @@ def texts_of(folder: Path) -> list[str]:
                 yield from strings(item)
 
     files = sorted(p for p in folder.rglob("*.yaml") if p.parent.name != "suites")
-    found = [text for file in files for text in strings(yaml.safe_load(file.read_text(encoding="utf-8")))]
+    found = [text for file in files for text in strings(read_document(file).root.plain())]
     found += [word for text in found for tag in TAG.findall(text) for word in re.findall(r"'([^']+)'", tag)]
     return [" ".join(TAG.sub(" ", text).split()) for text in found]
 

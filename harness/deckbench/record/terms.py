@@ -8,9 +8,9 @@ from pathlib import Path
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.language import LANGS
 from deckbench.ontology import Ontology, load_ontology
 from deckbench.task import load_task
-from deckbench.yamlfile import LANGS
 
 
 @dataclass(frozen=True)

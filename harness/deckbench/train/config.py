@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from deckbench.errors import InputError
+from deckbench.schema import Fault, FieldFaults, Place, Strict, faults_of, refusal, with_name
 from deckbench.train import finetune_yaml
+from deckbench.yamlfile import Document, kind_of, read_document
 
 CONFIGS = Path(__file__).parent / "configs"
 # How a run is carried out, not what it computes: never part of the adapter's identity.
@@ -33,14 +35,12 @@ UNLESS_SET: dict[str, Any] = {
 }
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Strict):
     """Settings of one LoRA training. A picture with all its questions is one item; `batch` counts pictures.
 
     The run is `max_steps` optimizer steps long, or as many as `epochs` passes over the pictures need. One step takes
     `batch` x `accumulate` pictures of each rank; the loss is the mean over all their answer tokens.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1, le=1024)
     alpha: float = Field(default=32.0, gt=0)
@@ -91,15 +91,19 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
+        faults: list[tuple[Place, str]] = []
         if self.max_steps is not None and "epochs" in self.model_fields_set:
-            raise ValueError("give epochs or max_steps, not both")
+            faults.append((("epochs",), "give epochs or max_steps, not both"))
         if self.processes > self.batch:
-            raise ValueError(f"processes is {self.processes}, yet a batch has {self.batch} pictures to share out")
+            what = f"processes is {self.processes}, but a batch of {self.batch} images cannot be split among as many"
+            faults.append((("processes",), what))
         if self.processes > 1 and (self.threads or 1) > 1:
-            raise ValueError("give processes or threads above 1, not both")
+            faults.append((("threads",), "give processes or threads above 1, not both"))
         for name in ("patience", "eval_limit", "keep_best"):
             if self.eval_every is None and getattr(self, name) != UNLESS_SET[name]:
-                raise ValueError(f"{name} needs eval_every: without it nothing is evaluated")
+                faults.append(((name,), f"{name} needs eval_every: without it nothing is evaluated"))
+        if faults:
+            raise FieldFaults(faults)
         return self
 
     @property
@@ -124,24 +128,31 @@ class TrainConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """A config file, said in our settings.
+    """A config file in terms of our settings.
 
-    keys: setting -> what the file calls it. lines: key of the file (dotted, where it stands in a section) -> line.
-    ignored: keys of the file that mean nothing here.
+    keys: setting -> what the file calls it (dotted, where it stands in a section). ignored: keys of the file that have
+    no effect here. faults: what is wrong with the file so far, as (line, what); `settle` raises them with its own.
     """
 
-    file: Path | None = None
+    document: Document | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
-    lines: Mapping[str, int] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    faults: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def file(self) -> Path | None:
+        """The config file; None where there is none."""
+        return None if self.document is None else Path(self.document.source)
 
     def place(self, setting: str) -> str:
-        """Where a setting was said: `file:line`, the file, or the setting's name when it was not said in a file."""
-        if self.file is None or setting not in self.values:
-            return setting
-        line = self.lines.get(self.keys.get(setting, setting))
-        return f"{self.file}:{line}" if line else str(self.file)
+        """Where a setting was given: `file:line`, or the setting's name when no file gave it."""
+        return f"{self.file}:{self.line(setting)}" if setting in self.values else setting
+
+    def line(self, setting: str) -> int:
+        """The line of a setting in the file."""
+        place = finetune_yaml.place_of(self.keys.get(setting, setting))
+        return 1 if self.document is None else self.document.line(*place)
 
 
 def named_configs() -> list[str]:
@@ -170,24 +181,39 @@ def config_of(model: str) -> Path | None:
 def read_source(path: Path | None) -> Source:
     """Read a yaml config: a file of our settings or of the GLM-4 repository's, or the name of a packaged one.
 
-    Raises InputError with file and line when it cannot be read; values are not looked at yet.
+    Raises InputError with file and line when it cannot be read; what is wrong with its fields, `settle` says.
     """
     if path is None:
         return Source()
     packaged = CONFIGS / f"{path}.yaml"
-    if not path.is_file() and len(path.parts) == 1 and packaged.is_file():
+    if kind_of(path) != "file" and len(path.parts) == 1 and kind_of(packaged) == "file":
         path = packaged
-    values, lines = _read_yaml(path)
+    if kind_of(path) != "file":
+        raise InputError("no such config", path, f"give a yaml file, or one of: {', '.join(named_configs())}")
+    document = read_document(path)
+    values = document.root.plain()
+    if values is None and not document.broken:
+        values = {}
+    if not isinstance(values, dict):
+        document.mapping("write lines like `rank: 16`")
     if not finetune_yaml.is_finetune(values):
-        return Source(path, values, {}, lines)
-    ours, keys, ignored = finetune_yaml.in_our_words(values, path, lines)
-    return Source(path, ours, keys, lines, tuple(ignored))
+        return Source(document, values, faults=document.broken)
+    found = finetune_yaml.translate(values, document)
+    return Source(document, found.settings, found.keys, tuple(found.ignored), (*document.broken, *found.faults))
 
 
 def settle(source: Source, overrides: Mapping[str, Any]) -> TrainConfig:
-    """The file's settings with `overrides` on top; an override of null gives the default again.
+    """The settings of a run.
 
-    Raises InputError with file and line for unknown keys, wrong types and values out of range.
+    Args:
+        source: the config file.
+        overrides: settings that replace the file's; null restores the default.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        InputError: unknown settings, wrong types, values out of range: all of them, each with file and line.
     """
     merged = {**source.values, **overrides}
     if overrides.get("max_steps") is not None and "epochs" not in overrides:
@@ -196,46 +222,19 @@ def settle(source: Source, overrides: Mapping[str, Any]) -> TrainConfig:
         merged.pop("max_steps", None)
     for key in [key for key, value in overrides.items() if value is None]:
         del merged[key]
+    faults = [(line, Fault(f"{source.file}:{line}", what)) for line, what in source.faults]
+    config = None
     try:
-        return TrainConfig.model_validate(merged)
+        config = TrainConfig.model_validate(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
-        where: str | Path | None = "--set"
-        if key in source.values and key not in overrides:
-            where, key = source.place(key), source.keys.get(key, key)
-        elif not key:
-            where = "--set" if overrides else source.file
-        if first["type"] == "extra_forbidden":
-            what, fix = f"unknown setting {key!r}", f"settings are: {', '.join(TrainConfig.model_fields)}"
-        else:
-            what = f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
-            fix = "fix the value"
-        raise InputError(what, where, fix) from error
-
-
-def _lines(node: Any, above: str = "") -> dict[str, int]:
-    """Dotted key -> line, of a yaml node and what stands in it."""
-    found: dict[str, int] = {}
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        if isinstance(key, yaml.ScalarNode):
-            found[above + key.value] = key.start_mark.line + 1
-            found |= _lines(value, f"{above}{key.value}.")
-    return found
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    if not path.is_file():
-        raise InputError("no such config", path, f"give a yaml file, or one of: {', '.join(named_configs())}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        values, lines = yaml.safe_load(text), _lines(yaml.compose(text, yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise InputError("this is not yaml", where, "fix the file") from error
-    if values is None:
-        values = {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError("a config is a map of settings to values", path, "write lines like `rank: 16`")
-    return values, lines
+        for place, what in faults_of(error, TrainConfig, merged):
+            name, inner = str(place[0]), place[1:]
+            if name in source.values and name not in overrides:
+                fault = Fault(source.place(name), with_name((source.keys.get(name, name), *inner), what))
+                faults.append((source.line(name), fault))
+            else:
+                faults.append((sys.maxsize, Fault("--set", with_name((name, *inner), what))))
+    if config is None or faults:
+        ordered = sorted(faults, key=lambda fault: fault[0])
+        raise refusal([fault for _, fault in ordered], "settings are listed in docs/training.md")
+    return config

@@ -100,7 +100,7 @@ def headline(tasks: set[str | None]) -> str:
     names = [None if ref is None else ref.partition("+")[0] for ref in tasks]
     if not all(name in published for name in names):
         return ACCURACY
-    specs = [read_yaml(published[str(name)] / "task.yaml", task.TaskSpec) for name in names]
+    specs = [read_yaml(published[str(name)] / "task.yaml", task.TaskSpec, task.SEE) for name in names]
     return BALANCED if all(spec.metrics.headline == BALANCED for spec in specs) else ACCURACY
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from deckbench.errors import InputError
+from deckbench.schema import Place
+from deckbench.yamlfile import Document
 
 SECTIONS = ("data_config", "training_args", "peft_config")
 SETTINGS = {
@@ -72,77 +74,92 @@ def is_finetune(values: Mapping[str, Any]) -> bool:
     return any(section in values for section in SECTIONS)
 
 
-def in_our_words(
-    values: Mapping[str, Any], file: Path, lines: Mapping[str, int]
-) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """(our settings, setting -> its key in the file, keys that mean nothing here).
+@dataclass
+class Translated:
+    """A config in terms of our settings.
 
-    lines: dotted key -> line. Values are checked later, as our own are. Raises InputError with file and line for a
-    section that is none, a misspelt key, and anything but LoRA.
+    settings: not checked yet, as our own are not. keys: setting -> its key in the file. ignored: keys that have no
+    effect here. faults: (line, what is wrong there).
     """
 
-    def place(key: str) -> str:
-        return f"{file}:{lines[key]}" if key in lines else str(file)
+    settings: dict[str, Any] = field(default_factory=lambda: dict(UNSAID))
+    keys: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    faults: list[tuple[int, str]] = field(default_factory=list)
 
-    said = flat(values, place)
-    if said.get("peft_config.peft_type") != ALWAYS["peft_config.peft_type"]:
-        where = place("peft_config.peft_type" if "peft_config.peft_type" in lines else "peft_config")
-        kind = said.get("peft_config.peft_type", "missing")
+
+def translate(values: Mapping[str, Any], document: Document) -> Translated:
+    """The values of a config file as our settings. Raises InputError, with file and line, for anything but LoRA."""
+    found = Translated()
+
+    def refuse(key: str, what: str) -> None:
+        found.faults.append((document.line(*place_of(key)), what))
+
+    given = flat(values, refuse)
+    if given.get("peft_config.peft_type") != ALWAYS["peft_config.peft_type"]:
+        kind = given.get("peft_config.peft_type", "missing")
+        where = document.where("peft_config", "peft_type")
         raise InputError(f"peft_config.peft_type is {kind}", where, "only LORA is trained here: take lora.yaml")
-    if said.get("training_args.max_steps") == -1:  # the Trainer's way to say: as long as the epochs take
-        del said["training_args.max_steps"]
-    ours: dict[str, Any] = dict(UNSAID)
-    keys: dict[str, str] = {}
-    ignored: list[str] = []
-    evaluated = evaluates(said)
+    if given.get("training_args.max_steps") == -1:  # the Trainer's way to say: as long as the epochs take
+        del given["training_args.max_steps"]
+    evaluated = evaluates(given)
     overruled = set() if evaluated else EVALUATION
-    if "training_args.max_steps" in said:
+    if "training_args.max_steps" in given:
         overruled = overruled | {"training_args.num_train_epochs"}
-    for key, value in said.items():
+    for key, value in given.items():
         if key in STRATEGIES and (evaluated or value in NEVER):
-            if evaluated:  # every `logging_steps` where nothing is said
-                ours.setdefault("eval_every", said.get("training_args.logging_steps", UNSAID["log_every"]))
-                keys.setdefault("eval_every", key)
+            if evaluated:  # every `logging_steps` where nothing is given
+                every = given.get("training_args.logging_steps", UNSAID["log_every"])
+                found.settings.setdefault("eval_every", every)
+                found.keys.setdefault("eval_every", key)
         elif key in overruled:
-            ignored.append(key)
+            found.ignored.append(key)
         elif key in SETTINGS:
-            ours[SETTINGS[key]] = None if value == ALL_LAYERS else value
-            keys[SETTINGS[key]] = key
+            found.settings[SETTINGS[key]] = None if value == ALL_LAYERS else value
+            found.keys[SETTINGS[key]] = key
         elif key in SWITCHES:
             setting, meaning = SWITCHES[key]
-            if not isinstance(value, bool):
-                raise InputError(f"{key} is {value!r}", place(key), "write true or false")
-            ours[setting] = meaning[value]
-            keys[setting] = key
+            if isinstance(value, bool):
+                found.settings[setting] = meaning[value]
+                found.keys[setting] = key
+            else:
+                refuse(key, f"{key} is {value!r}, not true or false")
         elif key not in ALWAYS or value != ALWAYS[key]:
-            refuse_misspelt(key, place(key))
-            ignored.append(key)
-    return ours, keys, ignored
+            meant = misspelt(key)
+            if meant is None:
+                found.ignored.append(key)
+            else:
+                refuse(key, f"{key}: unknown field; did you mean {meant!r}?")
+    return found
 
 
-def evaluates(said: Mapping[str, Any]) -> bool:
+def place_of(key: str) -> Place:
+    """Where a dotted key stands in the file."""
+    section, dot, name = key.partition(".")
+    return (section, name) if dot and section in SECTIONS else (key,)
+
+
+def evaluates(given: Mapping[str, Any]) -> bool:
     """Whether its own tool evaluates every so many steps: where it is to, and has a file to do it on."""
-    return "data_config.val_file" in said and any(said.get(key) == "steps" for key in STRATEGIES)
+    return "data_config.val_file" in given and any(given.get(key) == "steps" for key in STRATEGIES)
 
 
-def flat(values: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
-    """Sections opened one level deep, `section.key` -> value; what is null was not said."""
-    said = {}
+def flat(values: Mapping[str, Any], refuse: Callable[[str, str], None]) -> dict[str, Any]:
+    """Sections opened one level deep, `section.key` -> value, without nulls. refuse: takes a key and what is wrong."""
+    given = {}
     for name, value in values.items():
-        if name in SECTIONS:
-            if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-                raise InputError(f"{name} is no map of keys to values", place(name), "write indented lines below it")
-            said.update({f"{name}.{key}": inner for key, inner in value.items()})
+        if name not in SECTIONS:
+            given[name] = value
+        elif isinstance(value, dict):
+            given.update({f"{name}.{key}": inner for key, inner in value.items()})
         else:
-            said[name] = value
-    return {key: value for key, value in said.items() if value is not None}
+            refuse(name, f"{name}: a map of fields is expected")
+    return {key: value for key, value in given.items() if value is not None}
 
 
-def refuse_misspelt(key: str, where: str) -> None:
-    """Raises InputError when `key` is almost one that has a meaning here."""
+def misspelt(key: str) -> str | None:
+    """The name that has a meaning here and that `key` is almost."""
     section, _, name = key.rpartition(".")
     known = {*SETTINGS, *SWITCHES, *ALWAYS, *STRATEGIES, *SECTIONS} - {key}
     names = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
-    close = get_close_matches(name, names, 1, TYPO)
-    if close:
-        raise InputError(f"unknown key {key!r}", where, f"did you mean {close[0]}?")
+    return next(iter(get_close_matches(name, names, 1, TYPO)), None)

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deckbench.errors import InputError
+from deckbench.schema import repeated
+from deckbench.yamlfile import Document, read_document
 from deckbench.yolo.frame import Problem
 
 FILE_NAMES = ("dataset.yaml", "data.yaml", "dataset.yml", "data.yml")
 SPLITS = ("train", "val", "test")
+MAX_CLASSES = 100_000
 ALIASES = {"valid": "val", "validation": "val"}
 
 
@@ -43,6 +44,8 @@ def find_yaml(path: Path) -> tuple[Path, list[str]]:
         if path.suffix.lower() not in {".yaml", ".yml"}:
             raise InputError("a pool is a folder or a .yaml file", path, "give the folder that holds dataset.yaml")
         return path, []
+    if not path.is_dir():
+        raise InputError("this is neither a folder nor a regular file", path, "give the pool's folder")
     known = [path / name for name in FILE_NAMES if (path / name).is_file()]
     if known:
         return known[0], [other.name for other in known[1:]]
@@ -57,22 +60,11 @@ def find_yaml(path: Path) -> tuple[Path, list[str]]:
     )
 
 
-def load(file: Path) -> dict[str, Any]:
-    """The yaml as a mapping. Raises InputError with the line where it breaks."""
-    try:
-        data = yaml.safe_load(file.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8", file, "save the yaml as UTF-8") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark is not None else str(file)
-        what = getattr(error, "problem", None) or type(error).__name__
-        raise InputError(f"not valid yaml ({what})", where, "fix the yaml; indentation and colons matter") from error
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file, "check the file's rights") from error
-    if not isinstance(data, dict):
-        raise InputError("the yaml holds no mapping", file, "it needs path, train, val and names")
-    return data
+def load(file: Path) -> Document:
+    """The yaml, which is a map. Raises InputError with file and line where it cannot be read."""
+    document = read_document(file)
+    document.mapping("it needs path, train, val and names")
+    return document
 
 
 def read_yaml(path: Path) -> PoolYaml:
@@ -83,14 +75,15 @@ def read_yaml(path: Path) -> PoolYaml:
     """
     file, others = find_yaml(Path(path))
     file = Path(os.path.normpath(Path.cwd() / file))  # links are not followed: `images` may stand above one
-    data = load(file)
+    document = load(file)
+    data = document.root.plain()
     problems = [
         Problem("several-yamls", f"{file.name} is used; {other} beside it is not", file.name) for other in others
     ]
-    names, repeated = read_names(data, file)
-    problems += [Problem("names-repeated", f"two classes are named {name!r}", file.name) for name in repeated]
-    written = read_entries(data, file)
-    root = choose_root(data, file, written, problems)
+    names, twice = read_names(document)
+    problems += [Problem("names-repeated", f"two classes are named {name!r}", file.name) for name in twice]
+    written = read_entries(document)
+    root = choose_root(document, file, written, problems)
     entries: dict[str, tuple[Path, ...]] = {}
     missing: list[tuple[str, str]] = []
     for split, texts in written.items():
@@ -125,42 +118,46 @@ def read_yaml(path: Path) -> PoolYaml:
     )
 
 
-def read_names(data: dict[str, Any], file: Path) -> tuple[tuple[str, ...], list[str]]:
+def read_names(document: Document) -> tuple[tuple[str, ...], list[str]]:
     """Class names by number, and those that occur twice. Raises InputError."""
+    data = document.root.plain()
     names, count = data.get("names"), data.get("nc")
-    fix = "`names` is a list, or a map from 0, 1, 2, ... to names"
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise InputError(f"`nc` is {count!r}, not a positive number", file, "`nc` is the number of classes")
+    where, fix = document.where("names"), "`names` is a list, or a map from 0, 1, 2, ... to names"
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= MAX_CLASSES):
+        what = f"`nc` is {count!r}, not a positive number up to {MAX_CLASSES}"
+        raise InputError(what, document.where("nc"), "`nc` is the number of classes")
     if names is None:
         if count is None:
-            raise InputError("the yaml names no classes: neither `names` nor `nc`", file, fix)
+            raise InputError("the yaml names no classes: neither `names` nor `nc`", where, fix)
         return tuple(f"class_{number}" for number in range(count)), []
     if isinstance(names, dict):
         try:
             numbered = {int(key): value for key, value in names.items()}
-        except (TypeError, ValueError) as error:
-            raise InputError("a key of `names` is not a number", file, fix) from error
+        except ValueError as error:
+            raise InputError("a key of `names` is not a number", where, fix) from error
         if sorted(numbered) != list(range(len(names))):
-            raise InputError(f"`names` has the numbers {sorted(numbered)}: there is a gap or a repetition", file, fix)
+            raise InputError("the numbers in `names` have a gap or a repetition", where, fix)
         values = [numbered[number] for number in range(len(numbered))]
     elif isinstance(names, list):
         values = names
     else:
-        raise InputError(f"`names` is {type(names).__name__}, neither list nor map", file, fix)
+        raise InputError(f"`names` is {type(names).__name__}, neither list nor map", where, fix)
     if not values:
-        raise InputError("`names` is empty", file, fix)
+        raise InputError("`names` is empty", where, fix)
     texts = []
     for value in values:
         if isinstance(value, (dict, list)) or value is None or not str(value).strip():
-            raise InputError(f"the class name {value!r} is not a text", file, fix)
+            raise InputError(f"the class name {value!r} is not a text", where, fix)
         texts.append(str(value).strip())
     if count is not None and count != len(texts):
-        raise InputError(f"`nc` is {count} but `names` has {len(texts)}", file, "make them agree, or remove `nc`")
-    return tuple(texts), sorted({text for text in texts if texts.count(text) > 1})
+        what = f"`nc` is {count} but `names` has {len(texts)}"
+        raise InputError(what, document.where("nc"), "make them agree, or remove `nc`")
+    return tuple(texts), sorted({text for _, text in repeated(texts)})
 
 
-def read_entries(data: dict[str, Any], file: Path) -> dict[str, list[str]]:
+def read_entries(document: Document) -> dict[str, list[str]]:
     """split -> entries as written. Raises InputError when there are none or one is not a text."""
+    data = document.root.plain()
     written: dict[str, list[str]] = {}
     for key in (*SPLITS, *ALIASES):
         value = data.get(key)
@@ -169,15 +166,14 @@ def read_entries(data: dict[str, Any], file: Path) -> dict[str, list[str]]:
             continue
         texts = value if isinstance(value, list) else [value]
         for text in texts:
-            if not isinstance(text, str) or not text.strip() or "\0" in text:
-                raise InputError(
-                    f"the {key} entry {text!r} is not a path", file, "a folder, a .txt list, or a list of them"
-                )
+            if not isinstance(text, str) or not text.strip():
+                what, fix = f"the {key} entry {text!r} is not a path", "a folder, a .txt list, or a list of them"
+                raise InputError(what, document.where(key), fix)
         written[split] = [text.strip() for text in texts]
     if not written:
         raise InputError(
             "the yaml has no train, val or test entry",
-            file,
+            document.source,
             "name at least one folder or .txt list, like `train: images`",
         )
     return {split: written[split] for split in SPLITS if split in written}
@@ -222,10 +218,12 @@ def candidate_roots(data: dict[str, Any], file: Path) -> Iterator[tuple[Path, st
         yield here, "given"
 
 
-def choose_root(data: dict[str, Any], file: Path, written: dict[str, list[str]], problems: list[Problem]) -> Path:
+def choose_root(document: Document, file: Path, written: dict[str, list[str]], problems: list[Problem]) -> Path:
+    data = document.root.plain()
     given = data.get("path")
     if given is not None and not isinstance(given, str):
-        raise InputError(f"`path` is {given!r}, not a text", file, "write the pool's folder, or remove `path`")
+        what = f"`path` is {given!r}, not a text"
+        raise InputError(what, document.where("path"), "write the pool's folder, or remove `path`")
     first = next(iter(written.values()))[0]
     for root, why in candidate_roots(data, file):
         if root.is_dir() and locate(root, first) is not None:

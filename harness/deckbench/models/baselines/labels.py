@@ -146,7 +146,7 @@ class LabelFolder:
                 file, _ = find_yaml(folder)
             except InputError:
                 continue
-            return read_names(load(file), file)[0]
+            return read_names(load(file))[0]
         listed = self.root / "classes.txt"
         if not listed.is_file():
             return None

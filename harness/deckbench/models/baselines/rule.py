@@ -18,13 +18,13 @@ from PIL import Image
 from deckbench.dataset import Sample
 from deckbench.errors import InputError
 from deckbench.gold import read_tasks
+from deckbench.language import LANGS, Lang
 from deckbench.models.baselines.base import Baseline, dataset_of, options, say
 from deckbench.models.baselines.labels import Box, Detection, GoldLabels, LabelFolder, LabelSource
 from deckbench.models.interface import Answer
 from deckbench.ontology import Ontology
 from deckbench.questions import REGIONS, BankQuestion, render
 from deckbench.task import Task, load_task
-from deckbench.yamlfile import LANGS, Lang
 
 FILLED = ("noun", "region", "kind", "state", "name", "fact", "verdict", "step")
 INSIDE = 0.85  # part of a label that must lie in the drawn box to be what is asked about
