@@ -1,17 +1,23 @@
 """Which frame goes to train, val and test: decided once, by group, for every stage.
 
 A pure function of the pool's content and the seed. Groups (sessions) come from frames.csv; near-duplicate frames of two
-groups merge them. In a pool without groups the clusters of alike frames are the groups.
+groups merge them. In a pool without groups the clusters of alike frames are the groups. The search for near-duplicates
+takes longest of all, so a split can be an artifact (`deckbench pool split`) that the datasets of all stages share.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from deckbench import artifact
+from deckbench.dataset import csv_records
 from deckbench.errors import InputError
 from deckbench.likeness import cluster, fingerprint
 from deckbench.yolo.frame import Frame, Pool
@@ -23,9 +29,9 @@ ADVICE = (
     "use every frame for testing with --split test-only, or tell sessions apart in frames.csv"
 )
 MAX_BLOCKS = 10_000
-# Comparing pictures is the costly part, and a suite builds several datasets from one pool: kept by content.
-MERGED: dict[str, dict[str, str]] = {}
-MERGED_KEPT = 4
+TABLE = "split.csv"
+COLUMNS = ("frame", "split", "group")
+SEEDLESS = ("pool", "test-only")  # ways to split that draw nothing
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,19 @@ class Split:
     dropped: tuple[str, ...] = ()
 
 
-def split_groups(pool: Pool, how: str, seed: int) -> dict[str, str]:
-    """frame id -> "train", "val" or "test"; frames dropped in gaps are absent. See `split_pool`."""
-    return split_pool(pool, how, seed).parts
-
-
 def split_pool(pool: Pool, how: str, seed: int) -> Split:
-    """Split a pool: `group`, `pool` (as its yaml has it), `blocks=K,gap=G`, or `test-only`.
+    """Split a pool.
 
-    Raises InputError for another word, a pool with too few groups, or a yaml that has no parts.
+    Args:
+        pool: The frames.
+        how: `group`, `pool` (as its yaml has it), `blocks=K,gap=G`, or `test-only`.
+        seed: Decides which groups or blocks go where; `pool` and `test-only` draw nothing.
+
+    Returns:
+        The split of every frame. It depends on the pool's content, `how` and `seed` alone.
+
+    Raises:
+        InputError: Another word, a pool with too few groups, or a yaml that has no splits.
     """
     if how == "group":
         return by_group(pool, seed)
@@ -61,11 +71,77 @@ def split_pool(pool: Pool, how: str, seed: int) -> Split:
     return by_blocks(pool, blocks, gap, seed)
 
 
+def write_split(pool: Pool, how: str, seed: int, out: Path) -> artifact.Manifest:
+    """Split a pool as `split_pool` does and keep it as an artifact: `split.csv`, one row a frame, in pool order.
+
+    Raises InputError and OutsideError; nothing is written then.
+    """
+    artifact.check_free(out)
+    found = split_pool(pool, how, seed)
+    with artifact.writing(out, "split", inputs={"pool": pool.content_hash}, params={"split": how}, seed=seed) as draft:
+        with (draft.path / TABLE).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for frame in pool.frames:
+                writer.writerow((frame.id, found.parts.get(frame.id, ""), found.groups.get(frame.id, "")))
+        counts = Counter(found.parts.values())
+        draft.params["frames"] = {part: counts[part] for part in FRACTIONS} | {"dropped": len(found.dropped)}
+    return artifact.read(out, "split")
+
+
+def artifact_of(split: str) -> Path | None:
+    """The folder of the split artifact that `--split` names (it, or its `split.csv`); None where it says how to split.
+
+    A word such as `group` is always taken as the way to split, even where a folder is called so.
+    """
+    path = Path(split)
+    if not split.strip() or split in {"group", *SEEDLESS} or not path.exists():
+        return None
+    return path.parent if path.name in {TABLE, artifact.MANIFEST} and path.is_file() else path
+
+
+def read_or_split(pool: Pool, split: str, seed: int) -> tuple[Split, dict[str, Any]]:
+    """The split that `--split` asks for: made now, or read from an artifact.
+
+    Args:
+        pool: The frames.
+        split: As for `split_pool`, or the folder (or `split.csv`) that `deckbench pool split` wrote.
+        seed: For a split that is made now.
+
+    Returns:
+        The split, and what tells it from others in a manifest: `split` (how it was made), and `split_seed` where that
+        is not `seed`.
+
+    Raises:
+        InputError: As `split_pool`, and for an artifact that was changed or is of another pool.
+    """
+    folder = artifact_of(split)
+    if folder is None:
+        return split_pool(pool, split, seed), {"split": split}
+    manifest = artifact.read(folder, "split", verify=True)
+    made_of = manifest.content["inputs"]["pool"]
+    if made_of != pool.content_hash:
+        raise InputError(
+            f"the split is of another pool ({made_of[:12]}, this one is {pool.content_hash[:12]})",
+            folder,
+            f"split this one: deckbench pool split {pool.root} --out ANOTHER_FOLDER",
+        )
+    rows = [row for _, row in csv_records(folder / TABLE, required=COLUMNS)]
+    parts = {row["frame"]: row["split"] for row in rows if row["split"]}
+    groups = {row["frame"]: row["group"] for row in rows if row["group"]}
+    dropped = tuple(row["frame"] for row in rows if not row["split"])
+    how, own_seed = manifest.content["params"]["split"], manifest.content["seed"]
+    other = own_seed != seed and how not in SEEDLESS
+    return Split(parts, groups, dropped), {"split": how, **({"split_seed": own_seed} if other else {})}
+
+
 def parse_blocks(how: str) -> tuple[int, int]:
     """`blocks=K,gap=G` -> (K, G); the gap may be left out (0). Raises InputError."""
     match = re.fullmatch(r"blocks=(\d{1,9})(?:,gap=(\d{1,9}))?", how.strip(), re.ASCII)
     if match is None:
-        raise InputError(f"{how!r} is not a way to split", "--split", f"use {FORMS}")
+        raise InputError(
+            f"{how!r} is not a way to split", "--split", f"use {FORMS}, or a folder that `pool split` made"
+        )
     blocks, gap = int(match[1]), int(match[2] or 0)
     if not 3 <= blocks <= MAX_BLOCKS:
         raise InputError(f"{blocks} blocks cannot fill train, val and test", "--split", f"use 3 to {MAX_BLOCKS} blocks")
@@ -109,8 +185,6 @@ def merged_groups(pool: Pool) -> dict[str, str]:
     Without any group, clusters of frames that show one scene are the groups: unknown sessions are taken to be one as
     long as the camera stands still.
     """
-    if (kept := MERGED.get(pool.content_hash)) is not None:
-        return dict(kept)
     frames = sorted(pool.frames, key=lambda frame: frame.id)
     thumbs = fingerprint([Path(frame.path) for frame in frames])
     known = [frame.group for frame in frames]
@@ -121,11 +195,7 @@ def merged_groups(pool: Pool) -> dict[str, str]:
             names[label] = min(names.get(label, frame.group), frame.group)
     for frame, label in zip(frames, labels, strict=True):
         names.setdefault(label, frame.id)
-    merged = {frame.id: names[label] for frame, label in zip(frames, labels, strict=True)}
-    while len(MERGED) >= MERGED_KEPT:
-        MERGED.pop(next(iter(MERGED)))
-    MERGED[pool.content_hash] = merged
-    return dict(merged)
+    return {frame.id: names[label] for frame, label in zip(frames, labels, strict=True)}
 
 
 def by_group(pool: Pool, seed: int) -> Split:

@@ -109,6 +109,7 @@ EXAMPLES: dict[Kind | None, tuple[Any, Any]] = {
     Kind.WEIGHTED_DATA: (["here:0.3", "here", "gone:2"], ["here:0.3", "here", "gone:2"]),
     Kind.RENAMED_FOLDER: (["/old=here"], ["/old=here"]),
     Kind.LINKS: (["here", "https://example.org/wheels"], ["here", "https://example.org/wheels"]),
+    Kind.SPLIT: ("here", "here"),
     Kind.PREDICTIONS: (Path("here"), "here"),
     Kind.MODEL: ("blind:here", "blind:here"),
     Kind.SUITE: ("demo", "demo"),
@@ -121,8 +122,8 @@ EXAMPLES: dict[Kind | None, tuple[Any, Any]] = {
     Kind.GPUS: ("2,3", "0,1"),
     Kind.MACHINES: (2, InputError),
 }
-SEEN = {Kind.INPUT, Kind.POOL, Kind.DATA, Kind.WEIGHTED_DATA, Kind.RENAMED_FOLDER, Kind.LINKS, Kind.PREDICTIONS,
-        Kind.MODEL}  # fmt: skip
+SEEN = {Kind.INPUT, Kind.POOL, Kind.DATA, Kind.WEIGHTED_DATA, Kind.RENAMED_FOLDER, Kind.LINKS, Kind.SPLIT,
+        Kind.PREDICTIONS, Kind.MODEL}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [None, *Kind])

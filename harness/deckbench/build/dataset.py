@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import re
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from deckbench.build.pictures import (
 )
 from deckbench.build.plan import Context, Unit, View, trim
 from deckbench.build.rows import COLUMNS, SPLITS, Row, Writer, languages, shuffled, write_tables
+from deckbench.cores import usable_cores
 from deckbench.errors import InputError
 from deckbench.gold import write_gold
 from deckbench.ontology import map_classes
@@ -45,8 +45,6 @@ PLANNERS: dict[str, Callable[[Context, str], list[Unit]]] = {
     "frame": scenes.plan,
 }
 LEFT_OUT = "left_out.csv"
-KEPT_SPLITS = 4
-_splits: dict[tuple[str, str, str, int], Split] = {}
 
 
 def build_dataset(
@@ -67,14 +65,33 @@ def build_dataset(
     max_test: int | None = None,
     export: Sequence[str] = (),
 ) -> artifact.Manifest:
-    """Make a dataset (DESIGN: files) from a task and a pool.
+    """Make a dataset from a task and a pool.
 
-    task: `name@version` or a task folder. ontology, qa: a lab's own. lang: en, zh or both. split: group, pool,
-    blocks=K,gap=G or test-only. options: task options (deckbench.task.Options); max_train, max_val, max_test: most
-    samples of a part in one language. export: formats of other tools (deckbench.build.export). The content depends on
-    pool, task, options, split, seed and export, never on `workers`.
-    Raises InputError (nothing is written) and OutsideError.
+    Args:
+        task: `name@version`, or a task folder.
+        pool: The pool's folder or its yaml.
+        out: The dataset's folder; must not exist yet.
+        ontology: A lab's own ontology, by file or name.
+        qa: A lab's own question banks.
+        lang: `en`, `zh` or `both`.
+        split: `group`, `pool`, `blocks=K,gap=G`, `test-only`, or what `deckbench pool split` wrote.
+        seed: Random seed.
+        workers: Processes; default: all cores. The content does not depend on it.
+        skip_bad: Leave out broken frames and list them.
+        options: Task options (`deckbench.task.Options`).
+        max_train: Most samples of the train split in one language.
+        max_val: Of the val split.
+        max_test: Of the test split.
+        export: Formats of other tools (`deckbench.build.export`).
+
+    Returns:
+        The manifest of the dataset.
+
+    Raises:
+        InputError: Something given is wrong; nothing is written.
+        OutsideError: The disk or a worker process fails.
     """
+    from deckbench.split import read_or_split
     from deckbench.yolo.read import read_pool
 
     started = time.monotonic()
@@ -89,7 +106,7 @@ def build_dataset(
     frames = read_pool(Path(pool), skip_bad=skip_bad, workers=workers)
     used = [box.cls for frame in frames.frames for box in frame.boxes]
     classes = map_classes(frames.names, used, definition.ontology, pool)
-    parts = _split(frames, split, seed)
+    parts, split_params = read_or_split(frames, split, seed)
     ctx = _context(definition, frames, classes, parts, seed)
     planned = {part: _plan(ctx, part) for part in SPLITS}
     if not any(planned.values()):
@@ -100,7 +117,7 @@ def build_dataset(
         "task": definition.ref,
         "stage": definition.stage,
         "lang": lang,
-        "split": split,
+        **split_params,
         "synthetic": frames.synthetic,
         "ontology": definition.ontology.name,
         "options": definition.options.model_dump(mode="json"),
@@ -112,7 +129,7 @@ def build_dataset(
         pictures = {part: _pictures(ctx, units, part) for part, units in planned.items()}
         jobs = _jobs(ctx, [each for found in pictures.values() for each in found.items()])
         total = sum(len(job[1]) for job in jobs)
-        many = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
+        many = min(workers or usable_cores(), max(1, len(jobs)))
         with making(jobs, images, many) as made:  # the tables are written while others draw
             writer = Writer(ctx, lang)
             rows: list[Row] = []
@@ -131,18 +148,6 @@ def build_dataset(
         draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "workers": many, "pictures": total}
     _tell(definition, rows, ctx)
     return artifact.read(Path(out), "dataset")
-
-
-def _split(pool: Pool, how: str, seed: int) -> Split:
-    """The pool's split. Looking for near-duplicates takes longest of all, and every stage asks for the same split."""
-    from deckbench.split import split_pool
-
-    key = (pool.content_hash, str(pool.root), how, seed)
-    if key not in _splits:
-        while len(_splits) >= KEPT_SPLITS:
-            _splits.pop(next(iter(_splits)))
-        _splits[key] = split_pool(pool, how, seed)
-    return _splits[key]
 
 
 def _context(task: Task, pool: Pool, classes: Mapping[int, str], parts: Split, seed: int) -> Context:

@@ -20,7 +20,7 @@ app = typer.Typer(
     help='Which vision-language model can be trusted to watch an Opentrons OT-2 and say "stop"?',
     epilog="Examples: deckbench run demo --work work/demo; deckbench run demo --runner docker",
 )
-pool_app = typer.Typer(no_args_is_help=True, help="Pools of frames with YOLO labels: render, check, group.")
+pool_app = typer.Typer(no_args_is_help=True, help="Pools of frames with YOLO labels: render, check, group, split.")
 models_app = typer.Typer(no_args_is_help=True, help="Known models: list, check against reference tensors, pretrain.")
 containers_app = typer.Typer(
     no_args_is_help=True,

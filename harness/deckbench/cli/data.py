@@ -19,6 +19,7 @@ from deckbench.cli.options import (
     RenamedFolders,
     Seed,
     SkipBad,
+    SplitRef,
     Text,
     Texts,
     WeightedData,
@@ -39,7 +40,9 @@ def build(
     ontology: Annotated[OptionalInput, typer.Option(help="Custom ontology yaml.")] = None,
     qa: Annotated[OptionalInput, typer.Option(help="Folder of custom question banks.")] = None,
     lang: Annotated[Text, typer.Option(help="en, zh or both.")] = "en",
-    split: Annotated[Text, typer.Option(help="group, pool, blocks=K,gap=G or test-only.")] = "group",
+    split: Annotated[
+        SplitRef, typer.Option(help="group, pool, blocks=K,gap=G, test-only, or a folder made by `pool split`.")
+    ] = "group",
     settings: Annotated[Texts, typer.Option("--set", help="Override a task option, KEY=VALUE; repeatable.")] = None,
     seed: Seed = 0,
     workers: Workers = None,

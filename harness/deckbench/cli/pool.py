@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deckbench.cli.app import pool_app
-from deckbench.cli.options import Json, Out, OutputPath, PoolPath, Seed, Text, Texts, Workers
+from deckbench.cli.options import Json, Out, OutputPath, PoolPath, Seed, SkipBad, Text, Texts, Workers
 from deckbench.cli.parse import parse_factors, parse_size
 from deckbench.cli.show import show
 from deckbench.errors import InputError
@@ -60,3 +60,19 @@ def pool_group(
 
     group_pool(pool, by=by, out=out)
     say(f"groups: {out}")
+
+
+@pool_app.command("split", epilog="Example: deckbench pool split pools/demo --out splits/demo --seed 7")
+def pool_split(
+    pool: Annotated[PoolPath, typer.Argument(help="The pool's folder or its yaml.")],
+    out: Out,
+    split: Annotated[Text, typer.Option(help="group, pool, blocks=K,gap=G or test-only.")] = "group",
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    workers: Workers = None,
+) -> None:
+    """Split a pool once, for the datasets of all stages: `build --split OUT`."""
+    from deckbench.pool.split import split_pool
+
+    split_pool(pool, out=out, split=split, seed=seed, skip_bad=skip_bad, workers=workers)
+    say(f"split: {out}")

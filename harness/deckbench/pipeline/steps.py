@@ -115,13 +115,23 @@ def run_data(run: Run, name: str, spec: DataSpec) -> StepOutput:
             pool=pool.path,
             out=out,
             lang=spec.lang,
-            split=spec.split,
+            split=str(run_split(run, spec).path),
             seed=run.suite.seed,
             options=spec.options,
             **files,
         )
 
     return run.step("data", name, key, write)
+
+
+def run_split(run: Run, spec: DataSpec) -> StepOutput:
+    """Split a dataset's pool; datasets of one pool share it."""
+    from deckbench.pool.split import split_pool
+
+    pool, seed = run.pools[spec.pool], run.suite.seed
+    key = {"pool": pool.content_hash, "split": spec.split, "seed": seed}
+    name = f"{spec.pool}-{spec.split}"
+    return run.step("splits", name, key, lambda out: split_pool(pool.path, out=out, split=spec.split, seed=seed))
 
 
 def run_audit(run: Run, name: str) -> dict[str, Any]:

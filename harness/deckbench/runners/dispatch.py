@@ -220,6 +220,11 @@ def value_inside(option: Option, mounts: Mounts) -> Any:
         case Kind.INPUT | Kind.POOL | Kind.DATA | Kind.PREDICTIONS | Kind.LINKS:
             many = isinstance(value, list | tuple)
             return [mounted(one, option.kind, inputs) for one in value] if many else mounted(value, option.kind, inputs)
+        case Kind.SPLIT:
+            from deckbench.split import artifact_of
+
+            folder = artifact_of(value)
+            return value if folder is None else mounted(folder, Kind.INPUT, inputs)
         case Kind.MODEL:
             before, path, after = split_model(value)
             return value if path is None else f"{before}{mounted(path, Kind.INPUT, inputs)}{after}"

@@ -21,6 +21,7 @@ class Kind(Enum):
     WEIGHTED_DATA = "DATASET or DATASET:WEIGHT"
     RENAMED_FOLDER = "OLD=NEW, where NEW is an existing folder"
     LINKS = "a folder or an address with wheels"
+    SPLIT = "how to split a pool, or the folder of a split that was made"
     PREDICTIONS = "a prediction file, with its siblings"
     MODEL = "a model reference: a name, a folder, a baseline (with its dataset or labels), a server"
     SUITE = "a suite: a name, or a yaml with all that it names"
