@@ -134,6 +134,14 @@ def test_links_lead_somewhere() -> None:
     assert not dead
 
 
+def test_one_version_everywhere() -> None:
+    from deckbench import __version__
+
+    for name, line in (("CITATION.cff", f"version: {__version__}"), ("CHANGELOG.md", f"## [{__version__}] - ")):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert any(written.startswith(line) for written in text.splitlines()), name
+
+
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
@@ -176,6 +184,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell() -> Iterator[Shell]:
+    pytest.importorskip("torch", reason="the pages train and run models")
     shell = Shell()
     yield shell
     shell.close()
