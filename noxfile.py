@@ -21,8 +21,9 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARAL
 
 
 def install(session: nox.Session, *extra: str, parts: str = "") -> None:
-    """torch first, then DeckBench from this checkout (`parts`: its extras), then what the session needs besides."""
-    session.install(TORCH)
+    """DeckBench from this checkout (`parts`: its extras), torch first where they need it, and what else is named."""
+    if "models" in parts or "train" in parts:
+        session.install(TORCH)
     session.install("-e", f".{parts}", *extra)
 
 
@@ -38,13 +39,13 @@ def verb(session: nox.Session, *words: str, parts: str = "", anywhere: bool = Fa
 def demo(session: nox.Session) -> None:
     """The main job on the embedded default: frames, datasets, training, answers, scores, leaderboard."""
     asked = any(arg.partition("=")[0] in {"--runner", "--host"} for arg in session.posargs)
-    verb(session, "run", "demo", parts="[containers]" if asked else "")
+    verb(session, "run", "demo", parts="[containers,train]" if asked else "[train]")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests. `nox -s tests -- -m slow` runs the slow ones, `-- PATH` some."""
-    install(session, *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test"))
+    install(session, *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test"), parts="[train]")
     picked = [] if any(arg.startswith("-m") for arg in session.posargs) else ["-m", "not slow", "-n", "2"]
     session.run("pytest", *picked, *session.posargs, env=OFFLINE)
 
@@ -55,7 +56,7 @@ def tests_deepspeed(session: nox.Session) -> None:
     groups = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
     session.install(TORCH, "setuptools", "wheel", "packaging", "psutil", "py-cpuinfo", "ninja")  # its setup.py asks
     session.install("--no-build-isolation", "deepspeed>=0.19")
-    session.install("-e", ".", *groups)
+    session.install("-e", ".[train]", *groups)
     picked = ["tests/train/test_ranks.py", "-k", "zero or sharding or deepspeed"]
     session.run("pytest", *picked, *session.posargs, env=OFFLINE)
 
@@ -68,7 +69,7 @@ def lint(session: nox.Session) -> None:
     commands += [["lint-imports", "--no-logo"], ["codespell"]]
     for version in PYTHONS:
         commands += [["mypy", "--python-version", version]]
-        commands += [["uv", "pip", "compile", "-q", "--python-version", version, "pyproject.toml"]]
+        commands += [["uv", "pip", "compile", "-q", "--python-version", version, "--extra", "all", "pyproject.toml"]]
     with ThreadPoolExecutor(2) as pool:  # what a command says is shown where it fails
         list(pool.map(lambda command: session.run(*command, silent=True, env={"PYTHONPATH": "harness"}), commands))
 
@@ -82,19 +83,19 @@ def build_data(session: nox.Session) -> None:
 @nox.session(name="train-glm4v")
 def train_glm4v(session: nox.Session) -> None:
     """`deckbench train ARGS`, such as `--model MODELS/glm-4v-9b --data data/S1 --out adapters/S1`."""
-    verb(session, "train", parts="[containers]", anywhere=True)
+    verb(session, "train", parts="[containers,train]", anywhere=True)
 
 
 @nox.session(name="train-phi3v")
 def train_phi3v(session: nox.Session) -> None:
     """`deckbench train ARGS`, such as `--model MODELS/Phi-3-vision-128k-instruct --data data/S1 --out adapters/S1`."""
-    verb(session, "train", parts="[containers]", anywhere=True)
+    verb(session, "train", parts="[containers,train]", anywhere=True)
 
 
 @nox.session
 def infer(session: nox.Session) -> None:
     """`deckbench infer ARGS`."""
-    verb(session, "infer", parts="[containers,endpoint]", anywhere=True)
+    verb(session, "infer", parts="[containers,endpoint,models]", anywhere=True)
 
 
 @nox.session
@@ -106,7 +107,7 @@ def score(session: nox.Session) -> None:
 @nox.session(name="bench-x86")
 def bench_x86(session: nox.Session) -> None:
     """`deckbench bench ARGS`."""
-    verb(session, "bench", parts="[containers]", anywhere=True)
+    verb(session, "bench", parts="[containers,models]", anywhere=True)
 
 
 @nox.session(name="bench-orin")
@@ -131,4 +132,4 @@ def leaderboard(session: nox.Session) -> None:
 @nox.session
 def verify(session: nox.Session) -> None:
     """`deckbench verify ARGS`."""
-    verb(session, "verify", parts="[endpoint]")
+    verb(session, "verify", parts="[endpoint,train]")

@@ -1,7 +1,5 @@
 """Verbs that describe: doctor, schema."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

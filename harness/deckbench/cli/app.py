@@ -1,7 +1,5 @@
 """The application: its groups of verbs, and the exit code of the process."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Annotated
@@ -10,6 +8,8 @@ import typer
 
 from deckbench import __version__
 from deckbench.errors import DeckBenchError
+
+TRAINING = ("train", "run")  # verbs that need the extra `train`, which holds `models`
 
 app = typer.Typer(
     name="deckbench",
@@ -54,6 +54,22 @@ def left_to_launcher(error: DeckBenchError) -> bool:
     return leave_word(error)
 
 
+def verb_of(words: list[str]) -> str:
+    """`pool synth OUT` -> `pool synth`, from the words after the program's name."""
+    groups = {group.name for group in app.registered_groups}
+    return " ".join(words[: 2 if words[:1] and words[0] in groups else 1])
+
+
+def missing_extra(error: ModuleNotFoundError, verb: str) -> DeckBenchError:
+    """An import that failed, as the error to show; raised again where no extra of DeckBench would help."""
+    from deckbench.extras import EXTRAS, is_installed, missing
+
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS or is_installed(package):
+        raise error
+    return missing(package, verb, "train" if verb in TRAINING and EXTRAS[package] == "models" else None)
+
+
 def main() -> None:
     """Exit codes: 0 done, 2 wrong input, 3 outside failure, 4 the answer is no, 1 a bug, 130 interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -61,11 +77,18 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except DeckBenchError as error:
-        if not ("RANK" in os.environ and left_to_launcher(error)):
-            print(f"deckbench: {error.message()}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(report(error))
+    except ModuleNotFoundError as error:
+        sys.exit(report(missing_extra(error, verb_of(sys.argv[1:]))))
     except KeyboardInterrupt:
-        print("deckbench: interrupted; run the same command again to go on", file=sys.stderr)
+        print("deckbench: interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+
+
+def report(error: DeckBenchError) -> int:
+    """Print an error, unless this is a rank of `train`, whose launcher does; returns the exit code."""
+    if not ("RANK" in os.environ and left_to_launcher(error)):
+        print(f"deckbench: {error.message()}", file=sys.stderr)
+    return error.exit_code

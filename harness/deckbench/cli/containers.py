@@ -1,7 +1,5 @@
 """`deckbench containers ...`: parses, calls, prints."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +23,7 @@ Wheels = Annotated[CachePath, typer.Option(help="Wheel cache; default: in the us
 FindLinks = Annotated[Links, typer.Option("--find-links", help="A folder or address with more wheels; repeatable.")]
 
 
-def chosen(names: list[str], folder: Path | None) -> list[Image]:
+def chosen(names: list[str], folder: Path | None) -> "list[Image]":
     """The images asked for; all of them where none is named. Raises InputError."""
     from deckbench.containers.spec import image_named, load_images
 

@@ -1,7 +1,5 @@
 """Verbs that make and check datasets: build, mix, import, audit."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

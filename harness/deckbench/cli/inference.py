@@ -1,7 +1,5 @@
 """Verbs that run a model: infer, ask, bench, bench-orin."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`deckbench models ...`: parses, calls, prints."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

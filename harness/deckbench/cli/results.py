@@ -1,7 +1,5 @@
 """Verbs that work with answers and records: score, compare, report, verify, run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +24,8 @@ from deckbench.cli.options import (
 )
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo
+
+WITHOUT_TORCH = {"endpoint", "baselines"}
 
 
 @app.command(epilog="Example: deckbench score preds/S2.csv --data data/S2 --out scores/S2.json")
@@ -76,8 +76,14 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a suite up to its leaderboard; finished steps are skipped, interrupted ones resumed."""
+    from deckbench.extras import require
     from deckbench.pipeline.suite import run_suite
+    from deckbench.runners.paths import served_as
+    from deckbench.suite import load_suite
 
+    wanted, _ = load_suite(suite)
+    if {served_as(ref) for ref in [*(model.ref for model in wanted.models), *wanted.baselines]} - WITHOUT_TORCH:
+        require("torch", "run", "train")  # before any of its pools and datasets is built
     result = run_suite(suite, work=work, only=only)
     show(result, as_json, [f"leaderboard: {result['page']}"])
 

@@ -1,7 +1,5 @@
 """Verbs that make adapters and models: train, merge."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -18,8 +18,6 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
-
 from deckbench.artifact import hash_file
 from deckbench.containers import bootstrap
 from deckbench.containers.resolve import MACHINE, build_wheel, download, platforms, resolve
@@ -82,6 +80,8 @@ def missing_locks(image: Image, base: str) -> list[str]:
 
 def expand(image: Image) -> list[str]:
     """requirements.in with DeckBench's own line replaced by what DeckBench depends on. Raises InputError."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
     place = image.folder / WANTED
     if not place.is_file():
         raise InputError(f"{image.name} has no {WANTED}", place, "write what the image holds, a requirement a line")
@@ -99,16 +99,19 @@ def expand(image: Image) -> list[str]:
 
 def own_requirements(extras: str, image: Image) -> list[str]:
     """What the installed DeckBench depends on in the image, with some of its extras (comma-separated)."""
+    from packaging.requirements import Requirement
+
     chosen = ["", *(extra.strip() for extra in extras.split(",") if extra.strip())]
     there = {"python_version": image.python, "python_full_version": f"{image.python}.0", "sys_platform": "linux"}
     there["platform_machine"] = MACHINE[image.architecture]
-    found = []
+    found = list[str]()
     for text in metadata.requires("deckbench") or []:
         need = Requirement(text)
         if need.marker is None or any(need.marker.evaluate({**there, "extra": extra}) for extra in chosen):
             need.marker = None
-            found.append(str(need))
-    return found
+            # An extra may name other extras: `train` holds `models`.
+            found += own_requirements(",".join(need.extras), image) if need.name == "deckbench" else [str(need)]
+    return list(dict.fromkeys(found))
 
 
 def lock_wheels(image: Image, find_links: Sequence[str] = ()) -> list[Wheel]:
@@ -118,6 +121,8 @@ def lock_wheels(image: Image, find_links: Sequence[str] = ()) -> list[Wheel]:
     folder) and from nowhere else: PyPI has files of the same name and version for other hardware. Raises InputError
     where the requirements cannot be met by wheels, OutsideError where an index cannot be reached.
     """
+    from packaging.requirements import Requirement
+
     links = [*find_links, *os.environ.get("PIP_FIND_LINKS", "").split()]
     wanted, chosen, direct, where = expand(image), [], [], image.folder / WANTED
     for index, names in image.index.items():

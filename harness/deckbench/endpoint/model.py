@@ -17,7 +17,8 @@ from deckbench.endpoint.account import account
 from deckbench.endpoint.faults import Again, Refused, Stop, fault_of, field_named
 from deckbench.endpoint.reply import Reply, read_reply, whole
 from deckbench.endpoint.spec import FAMILY, KEY, EndpointSpec, Server, find_server, identity_of, read_spec
-from deckbench.errors import InputError, OutsideError
+from deckbench.errors import OutsideError
+from deckbench.extras import require
 from deckbench.models.interface import Answer, Question, Unanswered
 from deckbench.progress import say
 
@@ -354,9 +355,5 @@ def load_endpoint(ref: str) -> Endpoint:
     """
     spec = read_spec(ref.removeprefix(BLIND))
     server = find_server(spec)
-    try:
-        import openai  # noqa: F401
-    except ImportError:
-        fix = "pip install 'deckbench[endpoint]'"
-        raise InputError("endpoints need the openai package, which is not installed", ref, fix) from None
+    require("openai", ref)
     return Endpoint(spec, server, blind=ref.startswith(BLIND))
