@@ -54,7 +54,7 @@ def test_help_loads_nothing_heavy() -> None:
         (["audit", "nowhere"], "nowhere"),
         (["train", "--model", "tiny-glm4v", "--data", "nowhere", "--out", "out"], "nowhere"),
         (["train", "--model", "tiny-glm4v", "--data", "d", "--out", "out", "--set", "lr"], "cannot read 'lr'"),
-        (["build", "t", "--pool", "p", "--out", "o", "--set", "a=2024-13-01"], "the value of 'a' is not YAML"),
+        (["build", "t", "--pool", "p", "--out", "o", "--set", "a=[1"], "--set a: not valid YAML"),
         (["infer", "--model", "no-such-model", "--data", "nowhere", "--out", "out.csv"], "no"),
         (["score", "nowhere.csv", "--out", "out.json"], "nowhere.csv"),
         (["compare", "a.csv", "b.csv"], "a.csv"),
