@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a plain line now and then elsewhere."""
+"""Messages and progress for people: a bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def say(text: str) -> None:
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items`, showing how far we are: a rich bar on a terminal, else a line every ten seconds."""
+    """Yield `items` and report progress: a rich bar on a terminal, else a line every PLAIN_EVERY_S seconds."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
@@ -36,21 +36,23 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
             last = now
 
 
-def size_text(size: float) -> str:
-    """Bytes for people: `27.9 GB`, `64.0 MB`."""
+def format_bytes(size: float | None) -> str:
+    """Bytes for people: `27.9 GB`, `64.0 MB`, `1 byte`; `unknown` for None. Units are decimal."""
+    if size is None:
+        return "unknown"
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} bytes"
+    return f"{size:.0f} byte" + ("" if round(size) == 1 else "s")
 
 
 @dataclass
 class Progress:
-    """A line now and then while bytes travel."""
+    """A line now and then while bytes are copied."""
 
     last: float = field(default_factory=time.monotonic)
 
     def say(self, done: int, total: int) -> None:
         if time.monotonic() - self.last >= PLAIN_EVERY_S:
             self.last = time.monotonic()
-            say(f"copied {size_text(done)} of {size_text(total)}")
+            say(f"copied {format_bytes(done)} of {format_bytes(total)}")

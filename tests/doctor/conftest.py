@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.doctor import acted_orin
+from tests.doctor import simulated_orin
 
 
 @pytest.fixture(scope="session")
-def orin() -> Iterator[acted_orin.ActedOrin]:
-    """This machine acting as an Orin behind ssh; in CI it must be possible."""
-    if why := acted_orin.missing():
+def orin() -> Iterator[simulated_orin.SimulatedOrin]:
+    """This machine simulating an Orin behind ssh; in CI it must be possible."""
+    if why := simulated_orin.missing():
         if os.environ.get("CI") == "true":
-            pytest.fail(f"no machine behind ssh can be acted: {why}")
-        pytest.skip(f"no machine behind ssh can be acted: {why}")
-    with tempfile.TemporaryDirectory(prefix="orin-") as folder, acted_orin.acted_orin(Path(folder)) as found:
+            pytest.fail(f"no machine behind ssh can be simulated: {why}")
+        pytest.skip(f"no machine behind ssh can be simulated: {why}")
+    with tempfile.TemporaryDirectory(prefix="orin-") as folder, simulated_orin.simulated_orin(Path(folder)) as found:
         yield found

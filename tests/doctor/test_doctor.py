@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deckbench.containers.spec import load_images
-from tests.doctor.acted_orin import TEGRA, ActedOrin
+from tests.doctor.simulated_orin import TEGRA, SimulatedOrin
 
 
 def doctor(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -92,11 +92,11 @@ def test_one_message_and_nothing_else(words: list[str], code: int, message: str)
 
 def test_ssh_is_not_installed(tmp_path: Path) -> None:
     done = doctor("--host", "ssh://orin", PATH=str(tmp_path))
-    assert done.returncode == 3 and "ssh is not here" in done.stderr
+    assert done.returncode == 3 and "the ssh client is not installed" in done.stderr
 
 
 @pytest.mark.docker
-def test_an_orin(orin: ActedOrin) -> None:
+def test_an_orin(orin: SimulatedOrin) -> None:
     done = doctor("--host", orin.host, "--model", "glm-4v-9b", "--json", DECKBENCH_SSH_CONFIG=str(orin.ssh_config))
     assert done.returncode == 0, done.stderr
     found, model = findings(done), json.loads(done.stdout)["model"]
@@ -136,7 +136,7 @@ def saved_image(tag: str, labels: dict[str, str]) -> bytes:
 
 
 @pytest.mark.docker
-def test_what_the_daemon_of_an_orin_holds(orin: ActedOrin) -> None:
+def test_what_the_daemon_of_an_orin_holds(orin: SimulatedOrin) -> None:
     """An image of ours for arm64, locked, and a container that was never removed."""
     tag = load_images()["l4t-jp6"].tag
 
@@ -164,7 +164,7 @@ def test_what_the_daemon_of_an_orin_holds(orin: ActedOrin) -> None:
 
 @pytest.mark.docker
 @pytest.mark.parametrize(("release", "word"), [("R35", "older"), ("R38", "Thor")])
-def test_an_orin_with_another_release(orin: ActedOrin, release: str, word: str) -> None:
+def test_an_orin_with_another_release(orin: SimulatedOrin, release: str, word: str) -> None:
     place = orin.etc / "nv_tegra_release"
     place.write_text(TEGRA.replace("R36", release))
     try:
@@ -179,11 +179,11 @@ def test_an_orin_with_another_release(orin: ActedOrin, release: str, word: str) 
 
 
 @pytest.mark.docker
-def test_a_host_that_lies(orin: ActedOrin) -> None:
+def test_a_host_that_lies(orin: SimulatedOrin) -> None:
     """Escapes and nonsense from the far machine reach neither the terminal nor a number."""
     honest = (orin.bin / "uname").read_text()
     (orin.bin / "uname").write_text("#!/bin/sh\nprintf 'aarch64\\033]0;owned\\007\\n'\n")
-    (orin.bin / "nproc").write_text("#!/bin/sh\nprintf '12\\ndeckbench-doctor=end'\n")
+    (orin.bin / "nproc").write_text("#!/bin/sh\nprintf '12\\ndeckbench-probe=end'\n")
     try:
         done = doctor("--host", orin.host, DECKBENCH_SSH_CONFIG=str(orin.ssh_config))
     finally:
@@ -194,7 +194,7 @@ def test_a_host_that_lies(orin: ActedOrin) -> None:
 
 
 @pytest.mark.docker
-def test_a_key_that_is_not_taken(orin: ActedOrin, tmp_path: Path) -> None:
+def test_a_key_that_is_not_taken(orin: SimulatedOrin, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(orin.ssh_config.read_text().replace("/user\n", "/host\n"))
     done = doctor("--host", orin.host, DECKBENCH_SSH_CONFIG=str(config))

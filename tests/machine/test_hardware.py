@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deckbench import artifact
+from deckbench.cores import usable_cores
 from deckbench.machine import hardware
 from deckbench.record.schema import Hardware
 
@@ -28,7 +29,7 @@ def test_the_state_is_json() -> None:
 
 def test_capability_is_what_torch_says_and_needs_no_torch() -> None:
     script = (
-        "from deckbench import hardware; import sys; mine = hardware.cpu_capability(); "
+        "from deckbench.machine import hardware; import sys; mine = hardware.cpu_capability(); "
         "assert 'torch' not in sys.modules; import torch; print(mine, torch.backends.cpu.get_cpu_capability())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
@@ -59,14 +60,16 @@ def test_torchs_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
 def test_a_jetsons_release_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nv").write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n")
     (tmp_path / "os").write_text('NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 22.04.5 LTS"\n')
-    monkeypatch.setattr(hardware, "TEGRA_RELEASE", tmp_path / "nv")
+    monkeypatch.setattr(hardware, "RELEASE_FILE", tmp_path / "nv")
     monkeypatch.setattr(hardware, "OS_RELEASE", tmp_path / "os")
     assert hardware.system() == "Ubuntu 22.04.5 LTS, L4T R36.4.3"
 
 
 def test_accelerators_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text('#!/bin/sh\necho "NVIDIA RTX A6000, 49140, 550.54.15"\necho "Orin (nvgpu), [N/A], 540.4.0"\n')
+    tool.write_text(
+        '#!/bin/sh\necho "NVIDIA RTX A6000, 49140, 48000, 550.54.15"\necho "Orin (nvgpu), [N/A], [N/A], 540.4.0"\n'
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert hardware.accelerators() == [
@@ -85,7 +88,7 @@ def test_threads_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert hardware.threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert hardware.threads() == hardware.usable_cores()
+    assert hardware.threads() == usable_cores()
 
 
 def test_packages_are_installed_ones() -> None:

@@ -1,4 +1,4 @@
-"""The way to a far daemon through the system's ssh."""
+"""ssh to other machines, and to the docker daemon there."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 
 from deckbench.errors import OutsideError
 from deckbench.machine.daemon import connect
-from deckbench.machine.ssh import by_hand
+from deckbench.machine.ssh import login_command
 
 
-def test_how_a_person_logs_in() -> None:
-    assert by_hand("ssh://lab@127.0.0.1:2222") == "ssh -p 2222 lab@127.0.0.1"
-    assert by_hand("ssh://orin") == "ssh orin"
+def test_the_command_to_log_in() -> None:
+    assert login_command("ssh://lab@127.0.0.1:2222") == "ssh -p 2222 lab@127.0.0.1"
+    assert login_command("ssh://orin") == "ssh orin"
 
 
 def test_what_ssh_says_last_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

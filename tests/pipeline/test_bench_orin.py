@@ -14,13 +14,11 @@ from pathlib import Path
 import pytest
 
 from deckbench.containers.spec import Image, image_named
-from deckbench.doctor import far, here
-from deckbench.doctor.facts import Machine
 from deckbench.errors import InputError
 from deckbench.machine import ssh
-from deckbench.machine.daemon import LABEL, connect
+from deckbench.machine.daemon import LABEL, REMOTE_JOB, connect
+from deckbench.machine.facts import Machine
 from deckbench.pipeline import bench_orin
-from deckbench.runners.job import FAR_JOB
 from tests.docker_daemon import any_daemon, cannot
 from tests.runners import orin_namespace
 
@@ -34,7 +32,9 @@ def tegra(release: str) -> str:
 
 @pytest.mark.parametrize(("release", "image"), [("R36.4.3", "l4t-jp6"), ("R36.5.0", "l4t-jp6"), ("R39.0.0", "l4t-jp7")])
 def test_the_release_chooses_the_image(monkeypatch: pytest.MonkeyPatch, release: str, image: str) -> None:
-    monkeypatch.setattr(far, "look", lambda host: Machine(host, tegra=tegra(release), machine="aarch64"))
+    monkeypatch.setattr(
+        bench_orin, "probe_machine", lambda host: Machine(host, tegra=tegra(release), machine="aarch64")
+    )
     place = bench_orin.find("ssh://lab@orin", emulate=False, image=None)
     assert (place.image.name, place.host, place.emulate) == (image, "ssh://lab@orin", False)
 
@@ -50,20 +50,24 @@ def test_the_release_chooses_the_image(monkeypatch: pytest.MonkeyPatch, release:
     ],
 )
 def test_other_releases_are_named(monkeypatch: pytest.MonkeyPatch, release: str, said: str) -> None:
-    monkeypatch.setattr(far, "look", lambda host: Machine(host, tegra=tegra(release), machine="aarch64"))
+    monkeypatch.setattr(
+        bench_orin, "probe_machine", lambda host: Machine(host, tegra=tegra(release), machine="aarch64")
+    )
     with pytest.raises(InputError, match=said):
         bench_orin.find("ssh://lab@orin", emulate=False, image=None)
 
 
 def test_on_the_orin_itself_no_host_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(here, "look", lambda: Machine("this machine", tegra=tegra("R36.4.3"), machine="aarch64"))
+    monkeypatch.setattr(
+        bench_orin, "local_machine", lambda: Machine("this machine", tegra=tegra("R36.4.3"), machine="aarch64")
+    )
     assert bench_orin.find(None, emulate=False, image=None) == bench_orin.Place(image_named("l4t-jp6"))
 
 
 def test_a_machine_that_is_no_jetson_is_only_taken_by_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(far, "look", lambda host: Machine(host, machine="x86_64", cpu="a processor"))
+    monkeypatch.setattr(bench_orin, "probe_machine", lambda host: Machine(host, machine="x86_64", cpu="a processor"))
     with pytest.raises(InputError, match="this is no Jetson"):
         bench_orin.find("ssh://lab@other", emulate=False, image=None)
     assert bench_orin.find("ssh://lab@other", emulate=False, image="x86-cpu").image.name == "x86-cpu"
@@ -133,7 +137,7 @@ def test_a_bench_at_the_stand_in_with_packets_dropped_in_the_middle(
         out = tmp_path / "bench" / "orin"
 
         def cut() -> None:
-            while not place.docker("ps", "-q", "--filter", f"label={LABEL}={FAR_JOB}").strip():
+            while not place.docker("ps", "-q", "--filter", f"label={LABEL}={REMOTE_JOB}").strip():
                 time.sleep(0.2)
             time.sleep(15)
             place.drop()

@@ -328,8 +328,9 @@ def test_an_own_work_folder_in_a_folder_of_root_s(daemon: Any, open_folder: Path
     finish(process)
     claim = work / ".mine.job"
     assert len(labelled(daemon, PLACE, str(claim))) == 1
-    stay = f"from pathlib import Path; from deckbench.runners import elsewhere; elsewhere.stay(Path({str(work)!r}))"
-    subprocess.run([*as_user(), sys.executable, "-c", stay], check=True, timeout=60)
+    code = "from pathlib import Path; from deckbench.runners.dispatch import recover_output; "
+    code += f"recover_output(Path({str(work)!r}))"
+    subprocess.run([*as_user(), sys.executable, "-c", code], check=True, timeout=60)
     assert labelled(daemon, PLACE, str(claim)) == []
     assert [path.name for path in work.iterdir()] == ["record"]
 
@@ -562,7 +563,7 @@ def test_a_daemon_that_breaks_off_is_said(daemon: Any, tmp_path: Path, monkeypat
         raise requests.exceptions.ReadTimeout("too late")
 
     monkeypatch.setattr(daemon, "info", broken)
-    with pytest.raises(OutsideError, match="asking the daemon: the docker daemon broke off"):
+    with pytest.raises(OutsideError, match="asking the daemon: lost the connection to the Docker daemon"):
         run_job(job(tmp_path / "x", "print(1)"), daemon)
 
 

@@ -279,7 +279,7 @@ PLAIN = {"Name": "lab", "Architecture": "x86_64", "SecurityOptions": [], "Runtim
         (Answers({**PLAIN, "SecurityOptions": ["name=rootless"]}), None, "local; this docker daemon gives containers"),
         (Answers(PLAIN), "x86-cuda", "local; this docker daemon has no nvidia runtime"),
         (Answers(PLAIN, "http://10.0.0.7:2375"), None, "local; this docker daemon is on no socket of this machine"),
-        (Answers(None), None, "local; asking the daemon: the docker daemon broke off"),
+        (Answers(None), None, "local; asking the daemon: lost the connection to the Docker daemon"),
     ],
 )
 def test_auto_takes_a_container_where_it_can_run(

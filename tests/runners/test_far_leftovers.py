@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from deckbench.machine import process_identity
-from deckbench.machine.daemon import LABEL
-from deckbench.runners.job import FAR_JOB, NUMBER, OWNER
+from deckbench.machine.daemon import LABEL, REMOTE_JOB
+from deckbench.runners.job import NUMBER, OWNER
 from deckbench.runners.remote.cleanup import remove_old
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
-DEAD = " ".join((*process_identity.here(), "1", "0"))
+DEAD = " ".join((*process_identity.host_identity(), "1", "0"))
 ELSEWHERE = "another-machine boot 1 1 0"
 NEVER = "0001-01-01T00:00:00Z"
 DAY, MINUTE = 24 * 3600.0, 60.0
@@ -67,11 +67,11 @@ def removed(there: Acted, **given: Any) -> set[str]:
 
 def test_a_job_that_ran_for_long_stays_for_a_week_after_its_end() -> None:
     there = Acted()
-    there.put(FAR_JOB, "long", "exited", ELSEWHERE, made=9 * DAY, ended=DAY)
+    there.put(REMOTE_JOB, "long", "exited", ELSEWHERE, made=9 * DAY, ended=DAY)
     there.put("store", "long", "exited", ELSEWHERE, made=9 * DAY, ended=DAY)
-    there.put(FAR_JOB, "runs", "running", ELSEWHERE, made=9 * DAY)
+    there.put(REMOTE_JOB, "runs", "running", ELSEWHERE, made=9 * DAY)
     there.put("store", "runs", "exited", ELSEWHERE, made=9 * DAY, ended=9 * DAY)
-    there.put(FAR_JOB, "old", "exited", ELSEWHERE, made=9 * DAY, ended=8 * DAY)
+    there.put(REMOTE_JOB, "old", "exited", ELSEWHERE, made=9 * DAY, ended=8 * DAY)
     there.put("store", "old", "exited", ELSEWHERE, made=9 * DAY, ended=9 * DAY)
     assert removed(there) == {"far-job-old", "store-old", "out-old", "out-alone"}
 
@@ -81,12 +81,12 @@ def test_helpers_of_callers_who_live_stay(uncollected: bool) -> None:
     """Also for one that has taken up a job which a dead caller had started."""
     there = Acted()
     there.put("store", "sends", "running", ELSEWHERE, made=9 * DAY)
-    there.put("store", "rests", "exited", process_identity.mine(), made=DAY, ended=MINUTE)
+    there.put("store", "rests", "exited", process_identity.own_identity(), made=DAY, ended=MINUTE)
     there.put("store", "begins", "created", ELSEWHERE, made=MINUTE)
     there.put("store", "dying", "running", DEAD, made=MINUTE)
     there.put("store", "dead", "exited", DEAD, made=9 * MINUTE, ended=MINUTE)
-    there.put(FAR_JOB, "taken", "exited", DEAD, made=DAY, ended=MINUTE)
-    there.put("store", "taken", "exited", process_identity.mine(), made=MINUTE, ended=0)
+    there.put(REMOTE_JOB, "taken", "exited", DEAD, made=DAY, ended=MINUTE)
+    there.put("store", "taken", "exited", process_identity.own_identity(), made=MINUTE, ended=0)
     assert removed(there, uncollected=uncollected) == {
         *("store-dying", "out-dying", "store-dead", "out-dead", "out-alone"),
     }
@@ -95,11 +95,11 @@ def test_helpers_of_callers_who_live_stay(uncollected: bool) -> None:
 def test_uncollected_jobs_go_when_that_is_asked_for() -> None:
     def made() -> Acted:
         there = Acted()
-        there.put(FAR_JOB, "mine", "exited", DEAD, made=DAY, ended=MINUTE)
-        there.put(FAR_JOB, "theirs", "exited", ELSEWHERE, made=DAY, ended=MINUTE)
-        there.put(FAR_JOB, "runs", "running", DEAD, made=DAY)
-        there.put(FAR_JOB, "never", "created", DEAD, made=MINUTE)
-        there.put(FAR_JOB, "begins", "created", ELSEWHERE, made=MINUTE)
+        there.put(REMOTE_JOB, "mine", "exited", DEAD, made=DAY, ended=MINUTE)
+        there.put(REMOTE_JOB, "theirs", "exited", ELSEWHERE, made=DAY, ended=MINUTE)
+        there.put(REMOTE_JOB, "runs", "running", DEAD, made=DAY)
+        there.put(REMOTE_JOB, "never", "created", DEAD, made=MINUTE)
+        there.put(REMOTE_JOB, "begins", "created", ELSEWHERE, made=MINUTE)
         return there
 
     assert removed(made()) == {"far-job-never", "out-never", "out-alone"}
@@ -111,8 +111,8 @@ def test_uncollected_jobs_go_when_that_is_asked_for() -> None:
 def test_a_clock_that_nobody_has_set(later: Callable[[datetime], datetime]) -> None:
     """An Orin without a battery begins in 1970; perhaps it is set while the job waits."""
     there = Acted(now=datetime(1970, 1, 2, tzinfo=timezone.utc))
-    there.put(FAR_JOB, "mine", "exited", DEAD, made=DAY / 2, ended=MINUTE)
-    there.put(FAR_JOB, "theirs", "exited", ELSEWHERE, made=DAY / 2, ended=MINUTE)
+    there.put(REMOTE_JOB, "mine", "exited", DEAD, made=DAY / 2, ended=MINUTE)
+    there.put(REMOTE_JOB, "theirs", "exited", ELSEWHERE, made=DAY / 2, ended=MINUTE)
     there.put("store", "sends", "running", ELSEWHERE, made=DAY / 2)
     there.now = later(there.now)
     assert removed(there) == {"out-alone"}

@@ -18,9 +18,10 @@ from deckbench.containers.identity import identity, is_locked
 from deckbench.containers.spec import Image, load_images
 from deckbench.errors import InputError, OutsideError
 from deckbench.machine import jetson, process_identity
+from deckbench.machine.facts import Machine
 from deckbench.runners.job import GIB, Job, create_arguments, groups, user, with_visible_cards, within
 from deckbench.runners.local.container import check_daemon, verdict
-from deckbench.runners.select_image import Machine, image_for, machine_of, models_of
+from deckbench.runners.select_image import gpu_of, image_for, machine_of, models_of
 from tests.runners.options import options
 
 IMAGES = load_images()
@@ -132,7 +133,7 @@ def test_a_step_may_use_the_devices_of_the_jetson_and_reads_its_release(
     os.chown(tmp_path / "nvmap", -1, os.getgid())
     monkeypatch.setattr(jetson, "FILES", (str(tmp_path / "release"), str(tmp_path / "missing")))
     monkeypatch.setattr(jetson, "DEVICES", (str(tmp_path / "nvmap"), str(tmp_path / "igpu"), str(tmp_path / "gone")))
-    here = jetson.here()
+    here = jetson.local_jetson()
     group = os.getgid()
     assert here == jetson.Jetson((str(tmp_path / "release"),), (group,) if group else ())
 
@@ -156,12 +157,6 @@ def test_a_step_has_the_caller_s_groups_too(monkeypatch: pytest.MonkeyPatch) -> 
     assert groups() == (27, 4242)
     monkeypatch.setattr("os.getuid", lambda: 0)
     assert groups() == ()
-
-
-def test_what_a_far_jetson_says() -> None:
-    said = "MemTotal: 64 kB\n/etc/nv_tegra_release\ngroup 44\ngroup 0\ngroup 104\ngroup 44\n"
-    assert jetson.told(said) == jetson.Jetson(("/etc/nv_tegra_release",), (44, 104))
-    assert jetson.told("") == NO_JETSON
 
 
 def test_docker_takes_the_arguments() -> None:
@@ -228,8 +223,8 @@ def test_the_step_s_own_exit_codes_are_its_own() -> None:
 
 
 def test_the_image_for_a_machine() -> None:
-    laptop, lab = Machine("linux/amd64", "none"), Machine("linux/amd64", "devices")
-    orin6, orin7 = Machine("linux/arm64", "jetson", "R36"), Machine("linux/arm64", "jetson", "R39")
+    laptop, lab = Machine("a", machine="x86_64"), Machine("b", machine="x86_64", docker={"Runtimes": {"nvidia": {}}})
+    orin6, orin7 = (Machine("c", machine="aarch64", kernel=kernel) for kernel in ("5.15.148-tegra", "6.8.12-tegra"))
 
     def chosen(model: str, machine: Machine, named: str | None = None) -> str:
         return image_for([model], machine, named).name
@@ -243,17 +238,16 @@ def test_the_image_for_a_machine() -> None:
     assert image_for(models_of(options("run", suite="demo")), laptop, None).name == "x86-cpu"
     assert image_for([], lab, None).name == "x86-cpu"
     with pytest.raises(InputError, match="no image in"):
-        chosen("tiny-glm4v", Machine("linux/riscv64", "none"))
+        chosen("tiny-glm4v", Machine("d", machine="riscv64"))
     with pytest.raises(InputError, match="no image is called"):
         chosen("tiny-glm4v", laptop, "x86")
 
 
 def test_machines_by_what_their_daemon_says() -> None:
-    assert machine_of(GOOD, here=False) == Machine("linux/amd64", "none")
-    assert machine_of({**GOOD, "Runtimes": {"nvidia": {}}}, here=False) == Machine("linux/amd64", "devices")
+    assert gpu_of(machine_of(GOOD, local=False)) == "none"
+    assert gpu_of(machine_of({**GOOD, "Runtimes": {"nvidia": {}}}, local=False)) == "devices"
     orin = {"Architecture": "aarch64", "KernelVersion": "5.15.148-tegra", "Runtimes": {"nvidia": {}}}
-    assert machine_of(orin, here=False) == Machine("linux/arm64", "jetson", "R36")
-    assert machine_of({**orin, "KernelVersion": "6.8.12-tegra"}, here=False).l4t == "R39"
+    assert gpu_of(machine_of(orin, local=False)) == "jetson"
 
 
 def test_identity_is_what_a_step_can_see() -> None:
@@ -284,10 +278,10 @@ def test_identity_is_what_a_step_can_see() -> None:
 
 
 def test_owners_that_are_gone_are_known() -> None:
-    assert not process_identity.is_dead(process_identity.mine())
+    assert not process_identity.is_dead(process_identity.own_identity())
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    machine, boot, namespace = process_identity.here()
-    of_it = " ".join((machine, boot, namespace, str(process.pid), process_identity.started(process.pid) or ""))
+    machine, boot, namespace = process_identity.host_identity()
+    of_it = " ".join((machine, boot, namespace, str(process.pid), process_identity.start_time(process.pid) or ""))
     assert not process_identity.is_dead(of_it)
     process.kill()
     for _ in range(100):
@@ -297,7 +291,7 @@ def test_owners_that_are_gone_are_known() -> None:
     assert process_identity.is_dead(of_it)
     process.wait()
     assert process_identity.is_dead(of_it)
-    parts = process_identity.mine().split(" ")
+    parts = process_identity.own_identity().split(" ")
     assert process_identity.is_dead(" ".join([*parts[:4], "1"]))  # the number was given to another process
     assert process_identity.is_dead(
         " ".join([parts[0], "another boot", *parts[2:]]).replace("another boot", "another-boot")
@@ -312,8 +306,9 @@ def test_owners_that_are_gone_are_known() -> None:
 def test_an_owner_that_proc_does_not_show_is_not_dead() -> None:
     if os.getuid() != 0 or shutil.which("unshare") is None or shutil.which("setpriv") is None:
         pytest.skip("only root can mount a /proc, for another user")
-    said = f"print(process_identity.is_dead({process_identity.mine()!r}), process_identity.started({os.getpid()}))"
-    code = f"from deckbench.machine import process_identity; {said}"
+    owner = process_identity.own_identity()
+    printed = f"process_identity.is_dead({owner!r}), process_identity.start_time({os.getpid()})"
+    code = f"from deckbench.machine import process_identity; print({printed})"
     lent = "setpriv --reuid=12345 --regid=12345 --clear-groups " + " ".join(
         f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")
     )

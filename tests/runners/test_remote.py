@@ -21,8 +21,7 @@ import pytest
 from deckbench import artifact
 from deckbench.errors import InputError, OutsideError
 from deckbench.machine import ssh
-from deckbench.machine.daemon import LABEL, connect
-from deckbench.runners.job import FAR_JOB
+from deckbench.machine.daemon import LABEL, REMOTE_JOB, connect
 from deckbench.runners.local.container import run_job
 from deckbench.runners.remote import file_hashes, store
 from deckbench.runners.remote.connection import PATIENCE_VARIABLE, Far
@@ -366,7 +365,7 @@ def test_a_link_that_stays_away_is_given_up_and_gone_on_with(
 
 def running(far: StandIn) -> bool:
     """Whether a step runs there."""
-    return bool(far.docker("ps", "-q", "--filter", f"label={LABEL}={FAR_JOB}").strip())
+    return bool(far.docker("ps", "-q", "--filter", f"label={LABEL}={REMOTE_JOB}").strip())
 
 
 @pytest.mark.parametrize("phase", ["copying", "running", "fetching"])
@@ -388,7 +387,7 @@ def test_a_killed_caller_is_taken_up(far: StandIn, tmp_path: Path, phase: str) -
     process.kill()
     process.communicate()
     assert not output.exists()
-    started = far.docker("ps", "-aq", "--no-trunc", "--filter", f"label={LABEL}={FAR_JOB}").strip()
+    started = far.docker("ps", "-aq", "--no-trunc", "--filter", f"label={LABEL}={REMOTE_JOB}").strip()
     assert bool(started) == (phase != "copying")
     between = far.received()
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -157,7 +157,7 @@ def test_without_a_daemon_or_an_image_the_command_line_says_so(tmp_path: Path) -
     assert "fix: start it" in said
     code, said = deckbench("--runner", "auto")
     assert code == 2
-    assert said.startswith("runner: this machine itself; no docker daemon answers")
+    assert said.startswith("runner: local; no docker daemon answers")
     assert "d: not found" in said
     assert deckbench("--runner", "podman")[0] == 2
     assert list(tmp_path.iterdir()) == []

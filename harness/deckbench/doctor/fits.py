@@ -1,7 +1,7 @@
-"""Does a model fit a machine? How large its weights are, what else it needs, and a bound on its speed.
+"""Whether a model fits a machine: the size of its weights, what else it needs, and an upper bound on its speed.
 
 Sizes come from the checkpoint's own files, or from the published config for a model whose weights are not here. What is
-needed beside the weights is an allowance, not a measurement: ALLOWANCE of the weights plus FIXED. It stands for the
+needed besides the weights is an allowance, not a measurement: ALLOWANCE of the weights plus FIXED. It stands for the
 CUDA context and torch's libraries (about 1 GB), the activations of one frame, and keys and values of one prompt
 (GLM-4V-9B: 0.07 GB for 1700 tokens; Phi-3-vision: 1 GB for 2500).
 """
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.containers.spec import Image
-from deckbench.doctor.bandwidth import bandwidth
-from deckbench.doctor.facts import GB, Finding, Machine, amount
-from deckbench.doctor.judge import has_nvidia, suits
+from deckbench.doctor.assess import has_nvidia, suits
+from deckbench.doctor.finding import GB, Finding
 from deckbench.errors import InputError
+from deckbench.machine.bandwidth import bandwidth
+from deckbench.machine.facts import THIS_MACHINE, Machine
 from deckbench.models.files import Family, weight_files
 from deckbench.models.load import BASELINES, BLIND, ENDPOINT, PACKAGED, family_of, split_ref, without_weights
-from deckbench.progress import say
+from deckbench.progress import format_bytes, say
 
 ALLOWANCE = 0.1
 FIXED = 2 * GB
@@ -163,33 +164,33 @@ def image_for(kind: str, machine: Machine, images: Mapping[str, Image]) -> Image
 class Place:
     """Where a model would run. image: the one that serves it. contained: in a container of it. own: without one.
 
-    room: free bytes of the memory that the weights go into, None where nobody says; where: what they are, in words.
+    free: available bytes of the memory that the weights go into, None where unknown; where: which, for messages.
     """
 
     image: Image | None
     contained: bool
     own: bool
     on_gpu: bool
-    room: int | None
+    free: int | None
     where: str
 
 
 def place_for(
     kind: str, machine: Machine, images: Mapping[str, Image], *, torch_loads: bool, torch_gpu: int | None
 ) -> Place:
-    """Where models of a kind would run on `machine`; see `judge`."""
+    """Where models of a kind would run on `machine`; see `assess_model`."""
     image = image_for(kind, machine, images)
     contained = image is not None and machine.docker is not None and (image.gpu == "none" or has_nvidia(machine))
     on_gpu = torch_gpu is not None or (contained and image is not None and image.gpu != "none")
-    room, where = free_memory(machine, on_gpu=on_gpu, torch_gpu=torch_gpu)
+    free, where = free_memory(machine, on_gpu=on_gpu, torch_gpu=torch_gpu)
     if contained and not torch_loads and image is not None and image.gpu != "devices":
         limit = round(image.memory_gib * (1 << 30))
-        if room is not None and limit < room:
-            room, where = limit, f"allowed by {image.name}"
-    return Place(image, contained, torch_loads, on_gpu, room, where)
+        if free is not None and limit < free:
+            free, where = limit, f"allowed by {image.name}"
+    return Place(image, contained, torch_loads, on_gpu, free, where)
 
 
-def judge(
+def assess_model(
     ref: str,
     machine: Machine,
     images: Mapping[str, Image],
@@ -212,12 +213,12 @@ def judge(
     }
     fits = place.contained or place.own
     if known is None:
-        findings.append(Finding(f"weights of {ref}", "good", "none: it needs no room of its own"))
+        findings.append(Finding(f"weights of {ref}", "good", "none: it needs no memory of its own"))
         return Verdict(tuple(findings), {**facts, "fits": fits}, fits)
-    here = machine.where == "this machine"
-    need, free = need_disk(ref, known, place.image, machine, here=here), free_disk(machine, here=here)
+    local = machine.where == THIS_MACHINE
+    need, free = need_disk(ref, known, place.image, machine, local=local), free_disk(machine, local=local)
     held = known.stored if place.on_gpu else known.weights * CPU_BYTES
-    memory, disk = memory_line(held, place.room, place.where), disk_line(need, free, here=here)
+    memory, disk = memory_line(held, place.free, place.where), disk_line(need, free, local=local)
     read = None if known.read is None else round(known.read * held / known.weights)
     rate = bandwidth(machine) if place.on_gpu else None
     bound = rate / read if rate and read and read > CACHED else None
@@ -228,7 +229,7 @@ def judge(
         "stored_bytes": known.stored,
         "held_bytes": held,
         "needed_bytes": needed(held),
-        "free_bytes": place.room,
+        "free_bytes": place.free,
         "disk_needed_bytes": need,
         "disk_free_bytes": free,
         "read_per_token_bytes": read,
@@ -262,8 +263,8 @@ def needed(held: int) -> int:
 
 
 def weights_line(ref: str, known: Sizes, held: int, *, on_gpu: bool) -> Finding:
-    found = f"{known.weights:,} numbers, {amount(known.stored)} as stored"
-    found += "" if on_gpu else f"; a CPU holds them in float32: {amount(held)}"
+    found = f"{known.weights:,} numbers, {format_bytes(known.stored)} as stored"
+    found += "" if on_gpu else f"; a CPU holds them in float32: {format_bytes(held)}"
     return Finding(f"weights of {ref}", "good", found)
 
 
@@ -276,37 +277,38 @@ def free_memory(machine: Machine, *, on_gpu: bool, torch_gpu: int | None) -> tup
     return machine.free_memory, "of memory free"
 
 
-def memory_line(held: int, room: int | None, where: str) -> Finding:
-    need = f"{amount(needed(held))} needed (weights, {ALLOWANCE:.0%} of them and {amount(FIXED)}: an allowance)"
-    if room is None:
-        return Finding("memory for it", "absent", f"{need}; nobody says how much is {where}")
-    if needed(held) > room:
+def memory_line(held: int, free: int | None, where: str) -> Finding:
+    allowance = f"{ALLOWANCE:.0%} of them and {format_bytes(FIXED)}: an allowance"
+    need = f"{format_bytes(needed(held))} needed (weights, {allowance})"
+    if free is None:
+        return Finding("memory for it", "absent", f"{need}; unknown how much is {where}")
+    if needed(held) > free:
         fix = "end other programs, or take a machine or a GPU that has more"
-        return Finding("memory for it", "bad", f"does not fit: {need}, {amount(room)} {where}", fix)
-    return Finding("memory for it", "good", f"fits: {need}, {amount(room)} {where}")
+        return Finding("memory for it", "bad", f"does not fit: {need}, {format_bytes(free)} {where}", fix)
+    return Finding("memory for it", "good", f"fits: {need}, {format_bytes(free)} {where}")
 
 
-def need_disk(ref: str, known: Sizes, image: Image | None, machine: Machine, *, here: bool) -> int:
-    """Bytes of disk: weights that have to come, and an image that is not there yet."""
-    weights = known.stored if not here or without_weights(ref.removeprefix(BLIND)) else 0
-    if here or image is None or image.tag in machine.images:
+def need_disk(ref: str, known: Sizes, image: Image | None, machine: Machine, *, local: bool) -> int:
+    """Bytes of disk: weights that have to be copied, and an image that is not there yet."""
+    weights = known.stored if not local or without_weights(ref.removeprefix(BLIND)) else 0
+    if local or image is None or image.tag in machine.images:
         return weights
     return weights + round(SMALL_IMAGE if image.gpu == "none" else IMAGE)
 
 
-def free_disk(machine: Machine, *, here: bool) -> int | None:
-    """Free bytes where weights go: this folder, or the place of the far daemon."""
-    return shutil.disk_usage(Path.cwd()).free if here else machine.docker_free
+def free_disk(machine: Machine, *, local: bool) -> int | None:
+    """Free bytes where weights go: the working directory, or the remote daemon's disk."""
+    return shutil.disk_usage(Path.cwd()).free if local else machine.docker_free
 
 
-def disk_line(need: int, free: int | None, *, here: bool) -> Finding:
-    where = "in this folder" if here else "at the daemon"
-    found = f"{amount(need)} needed" if need else "nothing needed"
+def disk_line(need: int, free: int | None, *, local: bool) -> Finding:
+    where = "in this folder" if local else "at the daemon"
+    found = f"{format_bytes(need)} needed" if need else "nothing needed"
     if free is None:
-        return Finding("disk for it", "absent", f"{found}; nobody says how much is free {where}")
+        return Finding("disk for it", "absent", f"{found}; unknown how much is free {where}")
     if need > free:
-        return Finding("disk for it", "bad", f"{found}, {amount(free)} free {where}", "free some disk space")
-    return Finding("disk for it", "good", f"{found}, {amount(free)} free {where}")
+        return Finding("disk for it", "bad", f"{found}, {format_bytes(free)} free {where}", "free disk space")
+    return Finding("disk for it", "good", f"{found}, {format_bytes(free)} free {where}")
 
 
 def speed_line(read: int | None, rate: float | None, bound: float | None) -> Finding:
@@ -315,7 +317,7 @@ def speed_line(read: int | None, rate: float | None, bound: float | None) -> Fin
     read: bytes a token. rate: bytes a second. bound: tokens a second.
     """
     if bound is not None and read is not None and rate is not None:
-        over = f"{rate / GB:g} GB/s over {amount(read)} a token"
+        over = f"{rate / GB:g} GB/s over {format_bytes(read)} a token"
         return Finding("decode speed", "good", f"at most {bound:.1f} tokens/s, an estimate, not measured: {over}")
     why = "the bandwidth of this memory is not known here"
     if read is None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deckbench.doctor.facts import Finding
+from deckbench.doctor.finding import Finding
 
 COLOURS = {"good": "green", "bad": "red", "absent": "yellow"}
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """`STATE  NAME  FOUND`, each with its way to fix on a line of its own."""
+    """`STATE  NAME  FOUND`, each followed by its fix on a line of its own."""
     width = max((len(one.name) for one in findings), default=0)
-    told = []
+    texts = []
     for one in findings:
-        told.append(f"{one.state:<6}  {one.name:<{width}}  {one.found}")
+        texts.append(f"{one.state:<6}  {one.name:<{width}}  {one.found}")
         if one.fix:
-            told.append(f"{'':<6}  {'':<{width}}  fix: {one.fix}")
-    return told
+            texts.append(f"{'':<6}  {'':<{width}}  fix: {one.fix}")
+    return texts
 
 
 def table(findings: Sequence[Finding]) -> None:
@@ -27,7 +27,7 @@ def table(findings: Sequence[Finding]) -> None:
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("", "looked at", "found", "fix"):
+    for title in ("", "checked", "found", "fix"):
         grid.add_column(title, overflow="fold")
     for one in findings:
         # Text, not markup: a name in brackets is no style

@@ -1,4 +1,4 @@
-"""Run as a program, in a process of its own: does torch load here, and what can it use? One JSON object a line.
+"""Run as a program, in a process of its own: does torch load, and what can it use? Prints one JSON object a line.
 
 A broken torch, torchvision or driver may end the whole process, which then ends no more than this one. Imports nothing
 of DeckBench.
@@ -13,11 +13,11 @@ import json  # noqa: E402
 from typing import Any  # noqa: E402
 
 
-def tell(part: str, **facts: object) -> None:
+def emit(part: str, **facts: object) -> None:
     print(json.dumps({"part": part, **facts}), flush=True)
 
 
-def said(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
@@ -32,7 +32,7 @@ def cuda_operation(torch: Any, device: int) -> str:
             torch.equal((numbers.to(f"cuda:{device}") @ numbers.to(f"cuda:{device}")).cpu(), numbers @ numbers)
         )
     except Exception as error:
-        return said(error)
+        return message(error)
     return "" if right else "a product of two matrices came out wrong"
 
 
@@ -40,9 +40,9 @@ def main() -> None:
     try:
         import torch
     except BaseException as error:
-        tell("torch", fault=said(error))
+        emit("torch", fault=message(error))
         return
-    tell(
+    emit(
         "torch",
         version=str(torch.__version__),
         cuda=torch.version.cuda,
@@ -55,17 +55,17 @@ def main() -> None:
             fault = cuda_operation(torch, device)
             free, memory = (None, None) if fault else torch.cuda.mem_get_info(device)
             name = torch.cuda.get_device_name(device)
-            tell("gpu", name=name, memory=memory, free=free, fault=fault)
+            emit("gpu", name=name, memory=memory, free=free, fault=fault)
     except Exception as error:
-        tell("gpu", name="CUDA", memory=None, free=None, fault=said(error))
+        emit("gpu", name="CUDA", memory=None, free=None, fault=message(error))
     try:
         torchvision = importlib.import_module("torchvision")
     except ModuleNotFoundError as error:
-        tell("torchvision", absent=error.name == "torchvision", fault=said(error))
+        emit("torchvision", absent=error.name == "torchvision", fault=message(error))
     except BaseException as error:
-        tell("torchvision", absent=False, fault=said(error))
+        emit("torchvision", absent=False, fault=message(error))
     else:
-        tell("torchvision", version=str(torchvision.__version__))
+        emit("torchvision", version=str(torchvision.__version__))
 
 
 if __name__ == "__main__":

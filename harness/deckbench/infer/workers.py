@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from deckbench.cores import usable_cores
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 
 AHEAD = 2  # pictures given to a process before it has answered one: it never waits for the next
@@ -31,11 +32,6 @@ class Failed:
     where: str | None = None
     fix: str | None = None
     crash: bool = False
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processes_for(answerer: Any, pictures: int) -> int:

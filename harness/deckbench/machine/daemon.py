@@ -1,4 +1,4 @@
-"""The docker daemon, here or behind ssh: connecting to it, and its failures as ours."""
+"""The docker daemon, on this machine or behind ssh: connecting to it, and its errors as DeckBench's."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deckbench.errors import InputError, OutsideError
-from deckbench.machine.ssh import Link, by_hand
+from deckbench.machine.ssh import Tunnel, login_command
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 # Every container, volume and image of DeckBench carries this label; its value says what the thing is for.
 LABEL = "deckbench"
+# Its values, for containers: a step; a step of a remote caller; the store helper of remote callers.
+JOB, REMOTE_JOB, REMOTE_STORE = "job", "far-job", "store"
 NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 
 
 def connect(host: str | None = None, *, timeout: float = 120) -> DockerClient:
     """A client of the daemon on this machine (or `$DOCKER_HOST`), or of the one at `ssh://user@host`.
 
-    timeout: seconds that one answer may take. ssh is the system's own client, with its keys and known hosts; the far
-    side needs the `docker` command. Raises InputError for a host that cannot be read, or where the package docker is
-    not installed; OutsideError when no daemon answers.
+    timeout: seconds that one answer may take. ssh is the system's own client, with its keys and known hosts; the
+    remote machine needs the `docker` command. Raises InputError for a host that cannot be read, or where the package
+    docker is not installed; OutsideError when no daemon answers.
     """
     try:
         import docker
@@ -33,33 +35,33 @@ def connect(host: str | None = None, *, timeout: float = 120) -> DockerClient:
         fix = "pip install 'deckbench[containers]'"
         raise InputError("the Python package docker is not installed", None, fix) from None
     where = host or "this machine"
-    link = None if host is None else Link(host)
+    tunnel = None if host is None else Tunnel(host)
     try:
-        if link is None:
+        if tunnel is None:
             client = docker.from_env(timeout=timeout)
         else:
-            client = docker.DockerClient(base_url=link.url, timeout=timeout)
-            weakref.finalize(client, link.close)
+            client = docker.DockerClient(base_url=tunnel.url, timeout=timeout)
+            weakref.finalize(client, tunnel.close)
         client.ping()
     except Exception as error:  # docker's errors, requests', OSError: all mean the same here
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        if link is not None:
-            said = link.last_words() or said
-            link.close()
-        raise OutsideError(f"no docker daemon answers ({said})", where, fix_of(host)) from error
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if tunnel is not None:
+            reason = tunnel.error_message() or reason
+            tunnel.close()
+        raise OutsideError(f"no docker daemon answers ({reason})", where, fix_of(host)) from error
     return client
 
 
 def fix_of(host: str | None) -> str:
     """What to do where no daemon answers."""
     if host is None:
-        return "start it (`systemctl start docker`), or give your user the rights (group docker), or run without it"
-    return f"`{by_hand(host)} docker info` must work without a password"
+        return "start it (`systemctl start docker`), add your user to the group docker, or run without it"
+    return f"`{login_command(host)} docker info` must work without a password"
 
 
 @contextlib.contextmanager
 def failures(doing: str, where: str | None = None) -> Iterator[None]:
-    """Turn what the daemon says into OutsideError: a full disk, an answer that is an error, a link that broke."""
+    """Turn errors of the daemon into OutsideError: a full disk, an error response, a lost connection."""
     import docker.errors
     import requests.exceptions
 
@@ -68,13 +70,13 @@ def failures(doing: str, where: str | None = None) -> Iterator[None]:
     except docker.errors.DockerException as error:
         text = str(getattr(error, "explanation", None) or error)
         full = NO_SPACE.search(text) is not None
-        fix = "free some disk space there, then run again" if full else "run the same command again to go on"
+        fix = "free disk space there, then rerun" if full else "rerun the same command to resume"
         raise OutsideError(f"{doing}: {' '.join(text.split())[:300]}", where, fix) from error
     except (requests.exceptions.RequestException, ConnectionError) as error:
-        fix = "see whether the daemon runs, then run the same command again to go on"
-        raise OutsideError(f"{doing}: the docker daemon broke off", where, fix) from error
+        fix = "check that the daemon runs, then rerun the same command to resume"
+        raise OutsideError(f"{doing}: lost the connection to the Docker daemon", where, fix) from error
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
             raise
-        fix = "free some disk space, then run again"
+        fix = "free disk space, then rerun"
         raise OutsideError(f"{doing}: {error.strerror}", where, fix) from error

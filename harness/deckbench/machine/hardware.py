@@ -1,8 +1,8 @@
-"""What this machine is and which packages run on it: the part of every record that says where it was measured.
+"""Hardware and packages of the machine that this process runs on: the part of every record that says where it was
+measured.
 
-Nothing here imports a heavy library: torch is asked only when something else has loaded it already. `describe` gives
-what stays the same between two runs (it is hashed with a record); `state` gives what changes (load, temperature,
-clock), which is only ever observed.
+No heavy library is imported: torch is asked only when something else has loaded it. `describe` returns what stays the
+same between two runs (it is hashed with a record); `state` what changes (load, temperature, clock), which is observed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from deckbench.cores import usable_cores
+from deckbench.machine.facts import SMI, Gpu, parse_gpus
+from deckbench.machine.jetson import RELEASE_FILE, l4t_release
 
 PACKAGES = (
     "accelerate",
@@ -43,7 +47,8 @@ MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # of a container: version 2, or version 1 with a folder for memory
 NO_LIMIT = 1 << 60  # version 1 writes a number near 2**63 where there is no limit
 OS_RELEASE = Path("/etc/os-release")
-TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+DOCKERENV = Path("/.dockerenv")  # docker puts it into every container
+SMI_S = 10.0
 CPU_ROOT = Path("/sys/devices/system/cpu")
 THERMAL_ROOT = Path("/sys/class/thermal")
 AVX512 = {"avx512f", "avx512vl", "avx512bw", "avx512dq", "fma"}
@@ -74,7 +79,7 @@ def cpu_model() -> str:
 
 
 def cpu_capability() -> str:
-    """The vector instructions torch uses here: `AVX512`, `AVX2`, `DEFAULT`, ... (torch's own words).
+    """The vector instructions torch uses here: `AVX512`, `AVX2`, `DEFAULT`, ... (torch's own names).
 
     Asks torch when it is loaded. Otherwise applies torch's rule (aten/src/ATen/native/DispatchStub.cpp) to
     /proc/cpuinfo: AVX512 needs f, vl, bw, dq and fma; AVX2 needs avx2 and fma; ATEN_CPU_CAPABILITY lowers it.
@@ -83,11 +88,11 @@ def cpu_capability() -> str:
     if torch is not None:
         with contextlib.suppress(Exception):
             return str(torch.backends.cpu.get_cpu_capability())
-    asked = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
+    limit = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
     flags = set((field(read_text(CPUINFO), "flags", "Features") or "").split())
-    if asked == "default":
+    if limit == "default":
         return "DEFAULT"
-    if flags >= AVX512 and asked != "avx2":
+    if flags >= AVX512 and limit != "avx2":
         return "AVX512"
     return "AVX2" if flags >= AVX2 else "DEFAULT"
 
@@ -98,15 +103,8 @@ def threads() -> int:
     if torch is not None:
         with contextlib.suppress(Exception):
             return int(torch.get_num_threads())
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else usable_cores()
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return int(limit) if limit.isdigit() and int(limit) > 0 else usable_cores()
 
 
 def memory_bytes() -> int | None:
@@ -116,7 +114,7 @@ def memory_bytes() -> int | None:
 
 
 def memory_share() -> tuple[int, int] | None:
-    """(most bytes this process's container may hold, bytes it holds that cannot be dropped); None: no limit is set."""
+    """(limit of this process's cgroup, bytes in use that cannot be dropped); None where no limit is set."""
     root, limit_name, used_name, cached_name = CGROUP, "memory.max", "memory.current", "inactive_file"
     if not (root / limit_name).is_file():
         root, limit_name, used_name = CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
@@ -129,7 +127,7 @@ def memory_share() -> tuple[int, int] | None:
 
 
 def free_memory_bytes() -> int | None:
-    """Bytes that can still be taken, of the machine's memory and of this process's share; None where nobody says."""
+    """Available memory in bytes, of the machine and of this process's cgroup; None where unknown."""
     text = field(read_text(MEMINFO), "MemAvailable")
     free = int(text.split()[0]) * 1024 if text and text.split()[0].isdigit() else None
     share = memory_share()
@@ -143,31 +141,30 @@ def system() -> str:
     """The operating system's name and release, e.g. `Debian GNU/Linux 12 (bookworm)`, and a Jetson's L4T release."""
     found = re.search(r'^PRETTY_NAME="?([^"\n]+)"?', read_text(OS_RELEASE), re.MULTILINE)
     name = found.group(1) if found else f"{platform.system()} {platform.release()}"
-    tegra = re.match(r"# (R\d+) \(release\), REVISION: ([\d.]+)", read_text(TEGRA_RELEASE))
-    return f"{name}, L4T {tegra.group(1)}.{tegra.group(2)}" if tegra else name
+    l4t = l4t_release(read_text(RELEASE_FILE))
+    return f"{name}, L4T R{l4t[0]}.{l4t[1]}" if l4t else name
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """GPUs as nvidia-smi lists them, since torch may be a CPU build or not loaded; none where there is no driver."""
+    try:
+        done = subprocess.run(SMI, capture_output=True, text=True, errors="replace", timeout=SMI_S, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return parse_gpus(done.stdout) if done.returncode == 0 else ()
 
 
 def accelerators() -> list[dict[str, Any]]:
-    """GPUs as `{"name", "memory_bytes", "driver"}`; asks nvidia-smi, since torch may be a CPU build or not loaded."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    found = []
-    for line in done.stdout.splitlines() if done.returncode == 0 else []:
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 3:
-            memory = int(parts[1]) * 1024 * 1024 if parts[1].isdigit() else None  # a Jetson says [N/A]: shared memory
-            found.append({"name": parts[0], "memory_bytes": memory, "driver": parts[2]})
-    return found
+    """The GPUs as a record has them: `{"name", "memory_bytes", "driver"}` each."""
+    return [{"name": gpu.name, "memory_bytes": gpu.memory, "driver": gpu.driver} for gpu in gpus()]
 
 
 def describe(*, device: str = "cpu", emulated: bool = False) -> dict[str, Any]:
-    """The machine, without anything that changes from minute to minute.
+    """The machine as a record has it, without anything that changes from minute to minute.
 
-    device: what the model ran on (`cpu`, `cuda:0`, ...). emulated: true when another architecture was emulated, which
-    makes times meaningless; such a record is never ranked.
+    Args:
+        device: what the model ran on (`cpu`, `cuda:0`, ...).
+        emulated: another architecture was emulated, which makes times meaningless; such a record is never ranked.
     """
     return {
         "device": device,
@@ -186,7 +183,7 @@ def describe(*, device: str = "cpu", emulated: bool = False) -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """What the machine was doing: load, CPU governor and clock, temperatures, power mode. Missing where not known."""
+    """State of the machine now: load, CPU governor and clock, temperatures, power mode. What is unknown is missing."""
     found: dict[str, Any] = {}
     with contextlib.suppress(OSError, AttributeError):
         found["load_1min"] = round(os.getloadavg()[0], 2)
@@ -208,7 +205,7 @@ def state() -> dict[str, Any]:
 
 
 def packages(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Installed versions of the packages that decide a result; what is not installed is left out."""
+    """Installed versions of the packages that affect results; what is not installed is left out."""
     found = {}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -217,9 +214,14 @@ def packages(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 
 def container() -> dict[str, Any] | None:
-    """The container image this process runs in, as its runner says: `{"name", "identity", "locked"}`; None outside."""
+    """The image of the container that a runner started this process in: `{"name", "identity", "locked"}`; else None."""
     try:
         found = json.loads(os.environ.get("DECKBENCH_CONTAINER", "null"))
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def in_container() -> bool:
+    """Whether this process runs in a container of docker, whoever started it."""
+    return DOCKERENV.exists()

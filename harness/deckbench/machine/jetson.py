@@ -1,4 +1,4 @@
-"""What a step in a container needs of the Jetson it runs on, besides the nvidia runtime."""
+"""The Jetson: its L4T release, and what a container needs of it besides the nvidia runtime."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-FILES = ("/etc/nv_tegra_release", "/var/lib/nvpmodel")  # what `hardware` reads of a Jetson: release and power mode
+RELEASE_FILE = Path("/etc/nv_tegra_release")
+FILES = (str(RELEASE_FILE), "/var/lib/nvpmodel")  # what `hardware` reads of a Jetson: release and power mode
 DEVICES = ("/dev/nvmap", "/dev/nvhost-ctrl", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0/ctrl", "/dev/dri/renderD128")
-# Answers to these shell words are read by `told`; what is not there is left out.
-WORDS = f"ls -d {' '.join(FILES)} 2>/dev/null; stat -c 'group %g' {' '.join(DEVICES)} 2>/dev/null"
+RELEASE = re.compile(r"# R(\d{1,3}) \(release\), REVISION: (\d{1,3}(?:\.\d{1,3}){0,2})(?![\w.])", re.ASCII)
+KERNELS = {"5.15.": 36, "6.8.": 39}  # of the releases that images are made for
 
 
 @dataclass(frozen=True)
 class Jetson:
-    """files: those of FILES that are there. groups: those that may use the GPU's devices, without root's."""
+    """files: those of FILES that exist. groups: ids of those that may use the GPU's devices, without root's."""
 
     files: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
 
 
-def told(said: str) -> Jetson:
-    """The Jetson that answered WORDS with `said`, among other lines."""
-    files = tuple(name for name in FILES if re.search(rf"^{re.escape(name)}$", said, re.MULTILINE))
-    return Jetson(files, known_groups(int(group) for group in re.findall(r"^group (\d+)$", said, re.MULTILINE)))
+def l4t_release(text: str) -> tuple[int, str] | None:
+    """(release, revision) from the first line of /etc/nv_tegra_release; None for any other text."""
+    found = RELEASE.match(text)
+    return (int(found[1]), found[2]) if found else None
 
 
-def here() -> Jetson:
-    """This machine."""
+def l4t_of_kernel(kernel: str) -> int | None:
+    """The release of a Jetson's kernel, such as 36 for 5.15.148-tegra; None for any other."""
+    numbers = [number for start, number in KERNELS.items() if kernel.startswith(start) and kernel.endswith("-tegra")]
+    return numbers[0] if numbers else None
+
+
+def local_jetson() -> Jetson:
+    """What of a Jetson exists on this machine."""
     files = tuple(name for name in FILES if Path(name).exists())
-    return Jetson(files, known_groups(Path(name).stat().st_gid for name in DEVICES if Path(name).exists()))
+    return Jetson(files, device_groups(Path(name).stat().st_gid for name in DEVICES if Path(name).exists()))
 
 
-def known_groups(groups: Iterable[int]) -> tuple[int, ...]:
+def device_groups(groups: Iterable[int]) -> tuple[int, ...]:
     """Each once, sorted, without root's."""
     return tuple(sorted({*groups} - {0}))

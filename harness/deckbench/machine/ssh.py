@@ -1,8 +1,8 @@
-"""The way to a far docker daemon: a local socket; each connection to it is one `ssh HOST docker system dial-stdio`.
+"""ssh to other machines: a script run there, and a tunnel to the docker daemon there.
 
-The docker SDK can start ssh itself, but then takes no options of ours and never times out: over a link that has gone
-silent it would wait for ever. Here a link that carries nothing for KEEPALIVE_S * KEEPALIVE_TIMES seconds ends, the
-connection with it, and the caller sees that.
+The tunnel is a local socket; each connection to it is one `ssh HOST docker system dial-stdio`. The docker SDK can start
+ssh itself, but then takes no options of ours and never times out. Here a connection that carries nothing for
+KEEPALIVE_S * KEEPALIVE_TIMES seconds ends, and the caller sees that.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -21,19 +22,21 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from deckbench.errors import InputError, OutsideError
+from deckbench.machine.facts import printable
 
 CONFIG_VARIABLE = "DECKBENCH_SSH_CONFIG"  # an ssh config file to use instead of ~/.ssh/config
 CONNECT_S = 15
 KEEPALIVE_S = 5
 KEEPALIVE_TIMES = 3
-LAST_WORDS_S = 2
+STDERR_S = 2  # how long ssh's error message is waited for
 HOST = re.compile(r"ssh://([\w.-]+@)?[\w.-]+(:\d+)?", re.ASCII)
 DIAL = "docker system dial-stdio"
 PREFIX = "deckbench-ssh-"
+CONNECTION_FAILED = 255  # ssh's own exit code; any other is the remote command's
 
 
-def ssh_command(host: str, words: str) -> list[str]:
-    """The ssh command line that runs `words` at `ssh://USER@MACHINE[:PORT]`. It asks nothing: keys or failure.
+def ssh_command(host: str, command: str) -> list[str]:
+    """The argv of ssh that runs a shell command at `ssh://USER@MACHINE[:PORT]`. It never prompts: keys or failure.
 
     Raises InputError for a host that cannot be read.
     """
@@ -46,11 +49,11 @@ def ssh_command(host: str, words: str) -> list[str]:
         "ServerAliveCountMax": KEEPALIVE_TIMES,
         "ControlPath": "none",  # a shared connection would have its own idea of when the link is dead
     }
-    command = ["ssh", "-T", *(["-F", config] if config else [])]
-    command += [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-    command += ["-l", parts.username] if parts.username else []
-    command += ["-p", str(parts.port)] if parts.port else []
-    return [*command, "--", parts.hostname or "", words]
+    argv = ["ssh", "-T", *(["-F", config] if config else [])]
+    argv += [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+    argv += ["-l", parts.username] if parts.username else []
+    argv += ["-p", str(parts.port)] if parts.port else []
+    return [*argv, "--", parts.hostname or "", command]
 
 
 def parse(host: str) -> SplitResult:
@@ -67,40 +70,44 @@ def parse(host: str) -> SplitResult:
     raise InputError(f"cannot read the host {shown!r}", "--host", fix)
 
 
-def ask(host: str, words: str, *, timeout: float = 60) -> str:
-    """What a shell command says at the far machine (stdout). Raises OutsideError when ssh or the command fails."""
-    where = urlsplit(host).netloc
+def run_script(host: str, script: bytes, *arguments: str, timeout: float) -> bytes:
+    """Output of a sh script that is run at a host and stored nowhere there; its exit code does not count.
+
+    timeout: seconds for all of it. Raises InputError for a host that cannot be read, OutsideError when it cannot be
+    reached.
+    """
+    argv = ssh_command(host, shlex.join(["sh", "-s", "--", *arguments]))
+    fix = f"`{login_command(host)} true` must work without a password"
     try:
-        done = subprocess.run(
-            ssh_command(host, words), capture_output=True, text=True, errors="replace", timeout=timeout, check=False
-        )
+        done = subprocess.run(argv, input=script, capture_output=True, timeout=timeout, check=False)
     except FileNotFoundError:
-        raise OutsideError("the ssh client is not installed", where, "install openssh-client") from None
+        raise OutsideError("the ssh client is not installed", host, "install openssh-client") from None
     except subprocess.TimeoutExpired:
-        raise OutsideError(f"no answer within {timeout:g} s", where, "see whether the machine is up") from None
-    if done.returncode != 0:
-        said = " ".join(done.stderr.split())[-200:] or f"ssh ended with {done.returncode}"
-        raise OutsideError(said, where, f"`{by_hand(host)} true` must work without a password")
+        raise OutsideError(f"no complete answer within {timeout:g} s", host, fix) from None
+    if done.returncode == CONNECTION_FAILED:
+        lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        reason = printable(lines[-1]) if lines else "ssh gives no reason"
+        raise OutsideError(f"cannot be reached ({reason})", host, fix)
     return done.stdout
 
 
-def by_hand(host: str) -> str:
-    """How a person logs in at `ssh://USER@MACHINE[:PORT]`: `ssh -p PORT USER@MACHINE`."""
+def login_command(host: str) -> str:
+    """The command to log in at `ssh://USER@MACHINE[:PORT]`: `ssh -p PORT USER@MACHINE`."""
     user, _, port = urlsplit(host).netloc.partition(":")
     return f"ssh -p {port} {user}" if port else f"ssh {user}"
 
 
-class Link:
-    """Listens at `url` (unix://...) until closed; `said` are ssh's last words, for messages."""
+class Tunnel:
+    """Listens at `url` (unix://...) until closed. stderr: the last lines of ssh's, for messages."""
 
     def __init__(self, host: str) -> None:
         parse(host)
-        remove_dead()
+        remove_stale()
         base = tempfile.gettempdir()
         # a socket's path holds some hundred characters at most
         self.folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base if len(base) < 50 else "/tmp")
         self.host = host
-        self.said: deque[str] = deque(maxlen=3)
+        self.stderr: deque[str] = deque(maxlen=3)
         self.path = f"{self.folder}/docker.sock"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.path)
@@ -113,7 +120,7 @@ class Link:
         return f"unix://{self.path}"
 
     def accept(self) -> None:
-        """Hand every connection to an ssh of its own."""
+        """Start one ssh for every connection."""
         while True:
             try:
                 connection, _ = self.listener.accept()
@@ -128,29 +135,29 @@ class Link:
                         stderr=subprocess.PIPE,
                         text=True,
                         errors="replace",
-                        start_new_session=True,  # Ctrl-C is for us; ssh ends when we close
+                        start_new_session=True,  # Ctrl-C is for this process; ssh ends on close()
                     )
                 except OSError as error:
-                    self.said.append(f"ssh: {error.strerror}")
+                    self.stderr.append(f"ssh: {error.strerror}")
                     continue
-                self.running.add(process)  # before our end is closed: who sees that may ask for the last words
-            threading.Thread(target=self.listen, args=(process,), daemon=True).start()
+                self.running.add(process)  # before our end is closed: whoever sees that may call error_message
+            threading.Thread(target=self.read_stderr, args=(process,), daemon=True).start()
 
-    def listen(self, process: subprocess.Popen[str]) -> None:
-        """Keep what ssh says, until it ends."""
+    def read_stderr(self, process: subprocess.Popen[str]) -> None:
+        """Keep the stderr of an ssh until it ends."""
         assert process.stderr is not None
         with process.stderr:
             for line in process.stderr:
-                self.said.append(line.strip())
+                self.stderr.append(line.strip())
         process.wait()
         self.running.discard(process)
 
-    def last_words(self) -> str:
-        """What ssh said before it ended; waits a little for those that are about to."""
-        give_up = time.monotonic() + LAST_WORDS_S
+    def error_message(self) -> str:
+        """ssh's last error message; waits a little for processes that are about to end."""
+        give_up = time.monotonic() + STDERR_S
         while self.running and time.monotonic() < give_up:
             time.sleep(0.01)
-        return " ".join(self.said)[-200:]
+        return " ".join(self.stderr)[-200:]
 
     def close(self) -> None:
         """End all connections. May be called more than once."""
@@ -162,9 +169,9 @@ class Link:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def remove_dead() -> None:
+def remove_stale() -> None:
     """Remove the folders of processes that were killed."""
-    for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        pid = place.name.removeprefix(PREFIX).partition("-")[0]
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)

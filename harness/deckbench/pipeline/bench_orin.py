@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from deckbench.containers.spec import Image, image_named, load_images
-from deckbench.doctor import facts, far, here, judge
+from deckbench.doctor import assess
 from deckbench.errors import InputError
 from deckbench.machine.daemon import connect
+from deckbench.machine.facts import Machine
+from deckbench.machine.local import local_machine
+from deckbench.machine.remote import probe_machine
 from deckbench.progress import say
 from deckbench.runners.dispatch import Target, job_of
 from deckbench.runners.kinds import Option
@@ -47,7 +50,7 @@ def find(host: str | None, *, emulate: bool, image: str | None) -> Place:
             what = f"the image {emulated.name} is for {emulated.architecture}: nothing would be emulated"
             raise InputError(what, "--image", f"choose one for arm64, such as {EMULATED}")
         return Place(emulated, emulate=True)
-    machine = here.look() if host is None else far.look(host)
+    machine = local_machine() if host is None else probe_machine(host)
     if host is None and not machine.is_jetson and named is None:
         raise InputError("there is no Orin: this machine is no Jetson, and no other one is named", "bench-orin", NEEDS)
     if named is not None:
@@ -57,12 +60,12 @@ def find(host: str | None, *, emulate: bool, image: str | None) -> Place:
     return Place(image_of(machine), host)
 
 
-def image_of(machine: facts.Machine) -> Image:
+def image_of(machine: Machine) -> Image:
     """The image for a Jetson's L4T release. Raises InputError for no Jetson, and a release that is not supported."""
     if not machine.is_jetson:
         what = f"this is no Jetson ({machine.board or machine.system or machine.machine})"
         raise InputError(what, machine.where, "name the Orin; or --image NAME to measure this machine as it is")
-    found = judge.release(machine)
+    found = assess.release(machine)
     if found.state != "good" or machine.l4t is None:
         raise InputError(f"L4T {found.found}", machine.where, found.fix)
     for image in load_images().values():

@@ -24,6 +24,7 @@ from markupsafe import Markup, escape
 
 from deckbench import __version__, artifact
 from deckbench.errors import InputError
+from deckbench.progress import format_bytes
 from deckbench.record.read import Run, read_all, read_samples
 from deckbench.record.schema import SAMPLES, Block
 from deckbench.report import board as boards
@@ -109,14 +110,8 @@ def number(value: float | str | None, digits: int = 2) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes for people."""
-    if value is None:
-        return "–"
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
+    """Bytes for people; an en dash when there are none."""
+    return "–" if value is None else format_bytes(value)
 
 
 def environment() -> Environment:

@@ -80,7 +80,7 @@ def dispatch(verb: str, options: Sequence[Option], target: Target) -> int | None
     try:
         with failures("asking the daemon", target.host):
             info = client.info()
-        machine = machine_of(info, here=target.host is None)
+        machine = machine_of(info, local=target.host is None)
         job = job_of(verb, options, image_for(models_of(options), machine, target.image), target)
         if target.host is None:
             from deckbench.runners.local.container import run_job
@@ -119,7 +119,7 @@ def is_available(options: Sequence[Option], target: Target) -> bool:
         check_socket(client)
         with failures("asking the daemon"):
             info = client.info()
-        image = image_for(models_of(options), machine_of(info, here=True), target.image)
+        image = image_for(models_of(options), machine_of(info, local=True), target.image)
         check_image(image, info)
         client.images.get(image.tag)
     except docker.errors.ImageNotFound:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.containers.spec import Image
-from deckbench.machine.daemon import LABEL
+from deckbench.machine.daemon import JOB, LABEL
 from deckbench.machine.jetson import Jetson
 
 IN, OUT = "/in", "/out"
 HOME = "/tmp"
 OWNER, NUMBER, PLACE = f"{LABEL}.owner", f"{LABEL}.job", f"{LABEL}.place"  # labels, beside LABEL itself
-FAR_JOB = "far-job"  # LABEL's value of a job at a far daemon: the clean-up of jobs that run here leaves these alone
 NOBODY = 65534
 GIB = 1 << 30
 # A step has no name in the image's /etc/passwd and no home: everything that wants one is told where it may write.
@@ -171,7 +170,7 @@ def create_arguments(
         "pids_limit": job.image.pids if job.pids is None else job.pids,
         "shm_size": min(memory // 2, 8 * GIB),
         "log_config": {"type": "none"},  # what it says is streamed; nothing is kept with the daemon
-        "labels": {LABEL: "job", **labels},
+        "labels": {LABEL: JOB, **labels},
         **gpu_arguments(job),
     }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deckbench.containers.build import LAYERS, PACKAGES, packages_tag
 from deckbench.containers.lock import BASES, WHEELS
 from deckbench.containers.spec import load_images
-from deckbench.machine.daemon import LABEL, failures
+from deckbench.machine.daemon import LABEL, REMOTE_JOB, failures
 from deckbench.progress import say
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ def prune(client: DockerClient, *, store: bool = False, uncollected: bool = Fals
     """
     import docker.errors
 
-    from deckbench.runners.job import FAR_JOB
     from deckbench.runners.local.cleanup import remove_dead
     from deckbench.runners.remote.cleanup import remove_old
     from deckbench.runners.remote.store import remove_store
@@ -33,7 +32,7 @@ def prune(client: DockerClient, *, store: bool = False, uncollected: bool = Fals
     containers = len(remove_dead(client))
     with failures("cannot clean up"):
         containers += len(remove_old(client, uncollected=uncollected))
-        jobs = client.api.containers(all=True, filters={"label": [f"{LABEL}={FAR_JOB}"]})
+        jobs = client.api.containers(all=True, filters={"label": [f"{LABEL}={REMOTE_JOB}"]})
         if waiting := sum(job["State"] == "exited" for job in jobs):
             say(f"{waiting} finished steps stay, their output waits to be fetched: run their commands again")
         # A running step reads the store by its path, so the daemon does not know that it is in use.

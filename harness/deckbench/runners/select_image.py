@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from deckbench.containers.spec import Gpu, Image, image_named, load_images
 from deckbench.errors import InputError
 from deckbench.machine import hardware
+from deckbench.machine.facts import Machine, daemon_machine
 from deckbench.runners.kinds import Kind, Option
 from deckbench.runners.paths import served_as
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What a docker daemon runs on, as far as the choice of an image asks. l4t: of a Jetson, such as R36."""
+def machine_of(info: Mapping[str, Any], *, local: bool) -> Machine:
+    """The machine of a daemon, as `docker info` describes it. local: it is this machine, whose GPUs count too."""
+    machine = daemon_machine(info)
+    if local and not machine.is_jetson and not machine.has_nvidia_runtime:
+        return replace(machine, gpus=hardware.gpus())
+    return machine
 
-    platform: str
-    gpu: Gpu
-    l4t: str | None = None
 
-
-def machine_of(info: Mapping[str, Any], *, here: bool) -> Machine:
-    """The machine of a daemon, from what it says of itself (`docker info`). here: is it this one?"""
-    words = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
-    platform = words.get(str(info.get("Architecture")), str(info.get("Architecture")))
-    kernel = str(info.get("KernelVersion", ""))
-    if kernel.endswith("-tegra"):
-        l4t = "R36" if kernel.startswith("5.15.") else "R39" if kernel.startswith("6.8.") else None
-        return Machine(platform, "jetson", l4t)
-    nvidia = "nvidia" in (info.get("Runtimes") or {}) or (here and bool(hardware.accelerators()))
-    return Machine(platform, "devices" if nvidia else "none")
+def gpu_of(machine: Machine) -> Gpu:
+    """The kind of GPU that an image can use on a machine."""
+    if machine.is_jetson:
+        return "jetson"
+    return "devices" if machine.has_nvidia_runtime or machine.gpus else "none"
 
 
 def image_for(models: Sequence[str], machine: Machine, named: str | None) -> Image:
@@ -49,16 +44,16 @@ def image_for(models: Sequence[str], machine: Machine, named: str | None) -> Ima
             return image
     plain_ones = [image for image in able if image.gpu == "none"]
     if not plain_ones:
-        what = f"no image in containers.toml is for this machine ({machine.platform})"
+        what = f"no image in containers.toml is for this machine ({machine.architecture})"
         raise InputError(what, "--image", f"one of: {', '.join(load_images())}")
     return plain_ones[0]
 
 
 def fits(image: Image, machine: Machine) -> bool:
     """Can the machine run the image, its GPU included?"""
-    if image.platform != machine.platform or image.gpu not in {"none", machine.gpu}:
+    if image.architecture != machine.architecture or image.gpu not in {"none", gpu_of(machine)}:
         return False
-    return image.l4t is None or machine.l4t in {None, image.l4t}
+    return image.l4t is None or machine.l4t_number is None or image.l4t == f"R{machine.l4t_number}"
 
 
 def models_of(options: Sequence[Option]) -> list[str]:

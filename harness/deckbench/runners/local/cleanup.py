@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench.errors import DeckBenchError, OutsideError
 from deckbench.machine import process_identity
-from deckbench.machine.daemon import LABEL, connect, failures
+from deckbench.machine.daemon import JOB, LABEL, connect, failures
 from deckbench.progress import say
 from deckbench.runners.job import NUMBER, OWNER, PLACE, user
 from deckbench.runners.local.permissions import as_it_is, give_back
@@ -48,7 +48,7 @@ def remove_job(client: DockerClient, number: str) -> bool:
 
 def labelled(client: DockerClient, label: str, value: str) -> list[dict[str, Any]]:
     """Containers of jobs with a label's value, running or not, as the daemon lists them."""
-    filters = {"label": [f"{LABEL}=job", f"{label}={value}"]}
+    filters = {"label": [f"{LABEL}={JOB}", f"{label}={value}"]}
     found: list[dict[str, Any]] = client.api.containers(all=True, filters=filters)
     return found
 
@@ -75,7 +75,7 @@ def remove_dead(client: DockerClient) -> list[str]:
     """
     removed = []
     with failures("removing containers that were left behind"):
-        for entry in client.api.containers(all=True, filters={"label": [f"{LABEL}=job"]}):
+        for entry in client.api.containers(all=True, filters={"label": [f"{LABEL}={JOB}"]}):
             if process_identity.is_dead(entry["Labels"].get(OWNER, "")) and remove(client, entry["Id"]):
                 removed.append(entry["Names"][0].lstrip("/") if entry["Names"] else entry["Id"][:12])
     for name in removed:
@@ -87,7 +87,7 @@ def remove_of(client: DockerClient, staging: Staging) -> None:
     """Remove containers that write to a staging folder we hold: whoever started them holds it no more."""
     with failures("removing containers that were left behind"):
         for entry in labelled(client, PLACE, str(staging.folder)):
-            if entry["Labels"].get(OWNER, "").split(" ")[0] == process_identity.here()[0]:
+            if entry["Labels"].get(OWNER, "").split(" ")[0] == process_identity.host_identity()[0]:
                 remove(client, entry["Id"])
 
 

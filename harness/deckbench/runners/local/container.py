@@ -19,6 +19,7 @@ from deckbench.containers.spec import Image
 from deckbench.errors import InputError, OutsideError
 from deckbench.machine import jetson, process_identity
 from deckbench.machine.daemon import LABEL, NO_SPACE, failures
+from deckbench.machine.facts import Machine, daemon_machine
 from deckbench.progress import say
 from deckbench.runners.job import (
     IN,
@@ -83,7 +84,7 @@ def run_job(job: Job, client: DockerClient) -> int:
         made: list[Path] = []
         try:
             made = prepare(job, staging, who)
-            labels = {OWNER: process_identity.mine(), NUMBER: number, PLACE: str(staging.folder)}
+            labels = {OWNER: process_identity.own_identity(), NUMBER: number, PLACE: str(staging.folder)}
             word = container_word(job, image)
             mounts = list(mounts_of(job, staging))
             given = create_arguments(
@@ -93,7 +94,7 @@ def run_job(job: Job, client: DockerClient) -> int:
                 labels=labels,
                 container=word,
                 who=who,
-                jetson=jetson.here(),
+                jetson=jetson.local_jetson(),
                 groups=groups(),
             )
             return contained(job, client, f"{LABEL}-{number}", given, asked)
@@ -190,39 +191,30 @@ def check_daemon(job: Job, info: Mapping[str, Any]) -> None:
     """
     check_image(job.image, info, emulate=job.emulate)
     if info.get("MemoryLimit") is False or info.get("PidsLimit") is False:
-        say(
-            f"{name_of(info)}: this docker daemon cannot limit memory and processes; the step runs without these limits"
-        )
+        what = "this docker daemon cannot limit memory and processes; the step runs without these limits"
+        say(f"{daemon_machine(info).where}: {what}")
 
 
 def check_image(image: Image, info: Mapping[str, Any], *, emulate: bool = False) -> None:
     """Raises as `check_daemon` does, where no step of the image can run at the daemon."""
-    where = name_of(info)
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(info.get("Architecture")), str(info.get("Architecture")))
-    if machine != image.architecture and not emulate:
-        what = f"the image {image.name} is for {image.architecture}, this machine is {machine}"
+    machine = daemon_machine(info)
+    where = machine.where
+    if machine.architecture != image.architecture and not emulate:
+        what = f"the image {image.name} is for {image.architecture}, this machine is {machine.architecture}"
         raise InputError(what, "--image", "choose another image; --emulate runs it slowly where a command has that")
     options = " ".join(info.get("SecurityOptions") or ())
     if "name=rootless" in options or "name=userns" in options:
         what = "this docker daemon gives containers other user numbers, so nothing a step writes would be yours"
         raise OutsideError(what, where, "use a daemon without rootless mode and userns-remap, or run without it")
-    if not has_gpu(image, info):
+    if not has_gpu(image, machine):
         fix = "install nvidia-container-toolkit there, then `nvidia-ctk runtime configure` and restart docker"
         raise OutsideError("this docker daemon has no nvidia runtime, so no GPU is seen in containers", where, fix)
 
 
-def has_gpu(image: Image, info: Mapping[str, Any]) -> bool:
+def has_gpu(image: Image, machine: Machine) -> bool:
     """Whether a daemon can give containers the GPU that an image uses, if it uses one."""
-    if image.gpu == "none" or "nvidia" in (info.get("Runtimes") or {}):
-        return True
-    # Since docker 29, cards that the toolkit has described to it (CDI) need no runtime of their own; a Jetson does.
-    found = [str(device.get("ID")) for device in info.get("DiscoveredDevices") or ()]
-    return image.gpu == "devices" and any(name.startswith("nvidia.com/gpu=") for name in found)
-
-
-def name_of(info: Mapping[str, Any]) -> str:
-    """A daemon's machine, as it calls itself."""
-    return str(info.get("Name") or "the docker daemon")
+    # Since docker 29, GPUs that the toolkit has listed to it (CDI) need no runtime of their own; a Jetson's does.
+    return image.gpu == "none" or machine.has_nvidia_runtime or (image.gpu == "devices" and machine.has_nvidia_devices)
 
 
 def container_word(job: Job, image: Any) -> str:

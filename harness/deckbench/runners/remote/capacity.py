@@ -1,21 +1,19 @@
-"""What a far machine has: memory, disk, a Jetson's own files, the job's image; whether that is enough for the job."""
+"""Whether a remote machine has what a job needs: memory, disk, the image."""
 
 from __future__ import annotations
 
 import contextlib
-import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deckbench.containers.identity import identity
 from deckbench.errors import DeckBenchError, OutsideError
-from deckbench.machine import jetson, ssh
 from deckbench.machine.daemon import connect, failures
-from deckbench.progress import say, size_text
+from deckbench.machine.facts import Machine, daemon_machine
+from deckbench.machine.remote import probe_resources
+from deckbench.progress import format_bytes, say
 from deckbench.runners.job import Job
 from deckbench.runners.remote.connection import Far
 
@@ -26,47 +24,26 @@ INTERPRETER_ROOM = 1 << 30  # memory besides the weights
 WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".engine")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What is known of the far machine; None where it does not say. free: bytes of the disk docker writes to."""
-
-    memory: int | None = None
-    available: int | None = None
-    free: int | None = None
-    jetson: jetson.Jetson = field(default_factory=jetson.Jetson)
-
-
-def probe(host: str, info: Mapping[str, Any]) -> Machine:
-    """Disk, memory and a Jetson's own files, asked with one ssh command; what it does not say stays unknown."""
-    root = shlex.quote(str(info.get("DockerRootDir") or "/"))
-    words = f"cat /proc/meminfo; df -Pk {root}; {jetson.WORDS}"
+def resources(host: str, info: Mapping[str, Any]) -> Machine:
+    """Memory, disk and a Jetson's own files of the daemon's machine; `docker info` alone where ssh is not allowed to
+    run anything else."""
     try:
-        said = ssh.ask(host, f"{{ {words}; }}; true")
-    except OutsideError:  # a machine may allow `docker` alone
-        said = ""
-    memory, available = (
-        re.search(rf"^{name}:\s+(\d+) kB", said, re.MULTILINE) for name in ("MemTotal", "MemAvailable")
-    )
-    disk = re.search(r"^\S+\s+\d+\s+\d+\s+(\d+)\s+\d+%\s", said, re.MULTILINE)
-    return Machine(
-        int(memory[1]) * 1024 if memory else info.get("MemTotal"),
-        int(available[1]) * 1024 if available else None,
-        int(disk[1]) * 1024 if disk else None,
-        jetson.told(said),
-    )
+        return probe_resources(host, str(info.get("DockerRootDir") or "/"))
+    except OutsideError:
+        return daemon_machine(info)
 
 
 def check_memory(job: Job, machine: Machine, host: str) -> None:
     """Raises OutsideError when weights among the inputs do not fit into the memory there: the models of a suite run one
     after the other, so it is the largest that counts."""
     weights = max((weights_of(path) for _, path in job.inputs), default=0)
-    needed, free = weights + INTERPRETER_ROOM, machine.available
+    needed, free = weights + INTERPRETER_ROOM, machine.free_memory
     if free is not None and weights and needed > free:
-        what = f"too little memory: {size_text(needed)} are needed, {size_text(free)} are available"
-        total = "" if machine.memory is None else f" of {size_text(machine.memory)}"
+        what = f"too little memory: {format_bytes(needed)} are needed, {format_bytes(free)} are available"
+        total = "" if machine.memory is None else f" of {format_bytes(machine.memory)}"
         raise OutsideError(what + total, host, "end other programs there, or take a smaller model")
     if weights and needed > job.memory * (1 << 30):
-        what = f"the step may take {job.memory:g} GiB of memory, its weights alone are {size_text(weights)}"
+        what = f"the step may take {job.memory:g} GiB of memory, its weights alone are {format_bytes(weights)}"
         raise OutsideError(what, job.image.name, "give it more: --limits memory=GIB")
 
 
@@ -111,10 +88,11 @@ def image_at(job: Job, far: Far, machine: Machine) -> Any:
     if (same := far.do("looking for the image", search)) is not None:
         return same
     size = int(here.attrs["Size"])
-    if machine.free is not None and machine.free < 2 * size:  # its archive and its layers
-        what = f"too little disk: the image takes {size_text(2 * size)} on arrival, {size_text(machine.free)} are free"
+    if machine.docker_free is not None and machine.docker_free < 2 * size:  # its archive and its layers
+        free = format_bytes(machine.docker_free)
+        what = f"too little disk: the image takes {format_bytes(2 * size)} on arrival, {free} are free"
         raise OutsideError(what, far.host, "free some there (`docker system df`), then run again")
-    say(f"sending the image {tag} ({size_text(size)}) to {far.host}")
+    say(f"sending the image {tag} ({format_bytes(size)}) to {far.host}")
     far.do("sending the image", lambda client: client.images.load(here.save(named=tag)))
     sent = far.do("looking for the image", search)
     if sent is None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deckbench.machine import process_identity
-from deckbench.machine.daemon import LABEL
-from deckbench.runners.job import FAR_JOB, NUMBER, OWNER
+from deckbench.machine.daemon import LABEL, REMOTE_JOB, REMOTE_STORE
+from deckbench.runners.job import NUMBER, OWNER
 from deckbench.runners.remote.follow import seconds_of
 from deckbench.runners.remote.store import Session, remove_volume
 
@@ -34,7 +34,7 @@ def remove_old(client: DockerClient, keep: str = "", *, uncollected: bool = Fals
     """
     now = seconds_of(str(client.info().get("SystemTime") or "1970-01-01T00:00:00Z"))
     entries = client.api.containers(all=True, filters={"label": [LABEL]})
-    helpers, jobs = ([one for one in entries if one["Labels"][LABEL] == kind] for kind in ("store", FAR_JOB))
+    helpers, jobs = ([one for one in entries if one["Labels"][LABEL] == kind] for kind in (REMOTE_STORE, REMOTE_JOB))
     # A job is in use while its helper is: the caller who has it now may be another than the one that started the job.
     used = {keep, *(key_of(one) for one in helpers if not is_dead(one) and not is_old(client, one, now))}
     removed = []

@@ -16,15 +16,16 @@ from deckbench import artifact
 from deckbench.containers.identity import identity
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.machine import process_identity
-from deckbench.machine.daemon import LABEL
-from deckbench.progress import say, size_text
-from deckbench.runners.job import FAR_JOB, OUT, Job, create_arguments
+from deckbench.machine.daemon import LABEL, REMOTE_JOB
+from deckbench.machine.facts import Machine
+from deckbench.progress import format_bytes, say
+from deckbench.runners.job import OUT, Job, create_arguments
 from deckbench.runners.local.cleanup import recover
 from deckbench.runners.local.container import check_daemon, container_word, places_of, signals, staging_of, verdict
 from deckbench.runners.local.staging import Staging, claimed
 from deckbench.runners.paths import plain
 from deckbench.runners.remote import store
-from deckbench.runners.remote.capacity import Machine, check_memory, image_at, probe
+from deckbench.runners.remote.capacity import check_memory, image_at, resources
 from deckbench.runners.remote.cleanup import remove_leftovers
 from deckbench.runners.remote.connection import Far
 from deckbench.runners.remote.download import bring_home
@@ -64,7 +65,7 @@ def at(job: Job, staging: Staging, far: Far) -> int:
     """`run_job_at` with the output claimed and the daemon connected."""
     info = far.do("asking the daemon", lambda client: dict(client.info()))
     check_daemon(job, info)
-    machine = probe(far.host, info)
+    machine = resources(far.host, info)
     check_memory(job, machine, far.host)
     image = image_at(job, far, machine)
     inputs = read_inputs(job)
@@ -124,7 +125,7 @@ def key_of(job: Job, inputs: Tree, image: str) -> str:
             "env": dict(job.env),
             "limits": [job.memory, job.pids, job.seconds, list(job.gpus), job.network],
             "output": [str(job.output), job.inside],
-            "caller": process_identity.here()[0],
+            "caller": process_identity.host_identity()[0],
         }
     )[:32]
 
@@ -169,10 +170,9 @@ def begin(
 
     def room(needed: int, free: int) -> None:
         if needed + OUTPUT_ROOM > free:
-            what = (
-                f"too little disk: {size_text(needed)} are to be copied and {size_text(OUTPUT_ROOM)} are for the output"
-            )
-            what += f", {size_text(free)} are free where docker keeps its data ({info.get('DockerRootDir')})"
+            what = f"too little disk: {format_bytes(needed)} are to be copied and {format_bytes(OUTPUT_ROOM)} are for"
+            what += f" the output, {format_bytes(free)} are free where docker keeps its data"
+            what += f" ({info.get('DockerRootDir')})"
             raise OutsideError(
                 what, host, f"free some there (`deckbench containers prune --host {host}`), then run again"
             )
@@ -203,7 +203,7 @@ def start(job: Job, session: Session, client: DockerClient, image: Any, machine:
         for number, (place, path) in enumerate(job.inputs)
     ]
     mounts.append(store.volume(OUT, session.named("out")))
-    labels = {LABEL: FAR_JOB, **session.labels}
+    labels = {LABEL: REMOTE_JOB, **session.labels}
     word = container_word(job, image)
     given = create_arguments(
         job, image=image.id, mounts=mounts, labels=labels, container=word, who=store.WHO, jetson=machine.jetson

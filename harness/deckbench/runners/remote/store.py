@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench.errors import OutsideError
 from deckbench.machine import process_identity
-from deckbench.machine.daemon import LABEL, NO_SPACE
+from deckbench.machine.daemon import LABEL, NO_SPACE, REMOTE_STORE
 from deckbench.progress import PLAIN_EVERY_S, say
 from deckbench.runners.job import NOBODY, NUMBER, OUT, OWNER
 from deckbench.runners.remote import store_helper
@@ -52,7 +52,7 @@ class Session:
 
     @property
     def labels(self) -> dict[str, str]:
-        return {NUMBER: self.key, OWNER: process_identity.mine()}
+        return {NUMBER: self.key, OWNER: process_identity.own_identity()}
 
 
 # Its volumes, and the container that helps
@@ -84,11 +84,11 @@ def open_store(session: Session) -> None:
         "pids_limit": 64,
         "log_config": LogConfig(type="json-file", config={}),
         "mounts": [volume(STORE, VOLUME), volume(OUT, session.named("out"))],
-        "labels": {LABEL: "store", **session.labels},
+        "labels": {LABEL: REMOTE_STORE, **session.labels},
     }
 
     def make(client: DockerClient) -> None:
-        client.volumes.create(VOLUME, labels={LABEL: "store"})
+        client.volumes.create(VOLUME, labels={LABEL: REMOTE_STORE})
         client.volumes.create(session.named("out"), labels={LABEL: "out", **session.labels})
         remove_container(client, session.named("helper"))
         # Its root is not read-only (WHO cannot write there): else the volumes' own folders could not be given to WHO.

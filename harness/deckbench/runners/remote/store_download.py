@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.errors import OutsideError
-from deckbench.progress import Progress, say, size_text
+from deckbench.progress import Progress, format_bytes, say
 from deckbench.runners.remote.file_tree import Source
 from deckbench.runners.remote.store import CHUNK, ROUNDS, STORE, Reader, Session, help_out, read_far_file, understood
 
@@ -103,7 +103,7 @@ def fetch_files(session: Session, into: Path, files: Mapping[str, tuple[str, int
         broken += 1
         total = sum(files[path][1] for path in wanted)
         if total >= 1e6:
-            say(f"fetching {size_text(total)} from {session.far.host}")
+            say(f"fetching {format_bytes(total)} from {session.far.host}")
         pieces = [piece for path in wanted for piece in rest(path, into / path, files[path][1])]
         groups = list(packed(pieces))
         for start in range(0, len(groups), PULLS):

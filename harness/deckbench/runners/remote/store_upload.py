@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deckbench.errors import InputError
-from deckbench.progress import Progress, say, size_text
+from deckbench.progress import Progress, format_bytes, say
 from deckbench.runners.remote.file_tree import Source, Tree
 from deckbench.runners.remote.store import CHUNK, ROUNDS, STORE, Session, help_out, member, padding, understood
 
@@ -58,7 +58,7 @@ def send(session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], room:
         if not missing:
             return sent
         if total >= 1e6:
-            say(f"copying {size_text(total)} to {session.far.host}")
+            say(f"copying {format_bytes(total)} to {session.far.host}")
         for batch in batches(missing):
             session.far.do("copying to the far machine", partial(put, session, batch, sums))
             done = sum(length(found, number) for found, number in batch)

@@ -7,15 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deckbench.containers.spec import load_images
-from deckbench.doctor import fits, judge
-from deckbench.doctor.bandwidth import bandwidth
-from deckbench.doctor.facts import Built, Finding, Machine
+from deckbench.doctor import assess, fits
+from deckbench.doctor.finding import Finding
 from deckbench.errors import InputError
-from tests.doctor.orins import H100, INFO, ORIN, PLAIN
+from deckbench.machine import remote
+from deckbench.machine.bandwidth import bandwidth
+from deckbench.machine.facts import Machine
+from tests.doctor.machines import H100, INFO, ORIN, PLAIN
+from tests.machine.test_facts import JSON, harmless
+from tests.machine.test_remote import KEYS
 
 IMAGES = load_images()
+INFO_KEYS = ["ServerVersion", "ServerErrors", "Driver", "CgroupVersion", "DockerRootDir", "MemoryLimit", "PidsLimit"]
+INFO_KEYS += ["Runtimes", "SecurityOptions", "OSType", "DiscoveredDevices"]
 
 
 def named(findings: list[Finding] | tuple[Finding, ...], name: str) -> Finding:
@@ -40,16 +48,16 @@ def at(release: str) -> Machine:
 )
 def test_releases_of_l4t(release: str, state: str, word: str, image: str | None) -> None:
     machine = at(release)
-    found = named(judge.machine_findings(machine), "L4T")
+    found = named(assess.machine_findings(machine), "L4T")
     assert found.state == state and word in found.found
     assert (state == "good") == (found.fix == "")
-    verdict = fits.judge("glm-4v-9b", machine, IMAGES)
+    verdict = fits.assess_model("glm-4v-9b", machine, IMAGES)
     assert verdict.facts["image"] == image
     assert verdict.fits == (image is not None)
 
 
 def test_glm4v_on_an_orin() -> None:
-    verdict = fits.judge("glm-4v-9b", ORIN, IMAGES)
+    verdict = fits.assess_model("glm-4v-9b", ORIN, IMAGES)
     assert verdict.fits and verdict.facts["device"] == "cuda"
     assert verdict.facts["weights"] == 13_906_320_896
     assert verdict.facts["stored_bytes"] == 2 * 13_906_320_896
@@ -70,42 +78,42 @@ def test_glm4v_on_an_orin() -> None:
     ],
 )
 def test_what_keeps_glm4v_off_an_orin(change: dict[str, object], line: str, word: str) -> None:
-    verdict = fits.judge("glm-4v-9b", replace(ORIN, **change), IMAGES)  # type: ignore[arg-type]
+    verdict = fits.assess_model("glm-4v-9b", replace(ORIN, **change), IMAGES)  # type: ignore[arg-type]
     assert not verdict.fits
     assert named(verdict.findings, line).state == "bad" and word in named(verdict.findings, line).found
 
 
 def test_a_container_may_take_less_than_is_free() -> None:
-    verdict = fits.judge("glm-4v-9b", replace(ORIN, free_memory=63 << 30), IMAGES)
+    verdict = fits.assess_model("glm-4v-9b", replace(ORIN, free_memory=63 << 30), IMAGES)
     assert verdict.facts["free_bytes"] == 56 << 30
     assert "allowed by l4t-jp6" in named(verdict.findings, "memory for it").found
 
 
 def test_glm4v_on_an_h100_and_on_a_cpu() -> None:
-    big = fits.judge("glm-4v-9b", H100, IMAGES)
+    big = fits.assess_model("glm-4v-9b", H100, IMAGES)
     assert (big.fits, big.facts["image"], big.facts["free_bytes"]) == (True, "x86-cuda", 79 << 30)
-    far_cpu = fits.judge("glm-4v-9b", replace(PLAIN, where="ssh://h"), IMAGES)
+    far_cpu = fits.assess_model("glm-4v-9b", replace(PLAIN, where="ssh://h"), IMAGES)
     assert not far_cpu.fits and far_cpu.findings[0].state == "bad"
-    here = fits.judge("glm-4v-9b", replace(PLAIN, free_memory=100 << 30), IMAGES, torch_loads=True)
+    here = fits.assess_model("glm-4v-9b", replace(PLAIN, free_memory=100 << 30), IMAGES, torch_loads=True)
     assert here.facts["held_bytes"] == 4 * 13_906_320_896  # float32
     assert here.facts["decode_tokens_per_s_at_most"] is None
 
 
 def test_models_without_weights_need_no_room() -> None:
     for ref in ("majority", "rule:gold", "endpoint:some-model"):
-        verdict = fits.judge(ref, PLAIN, IMAGES)
+        verdict = fits.assess_model(ref, PLAIN, IMAGES)
         assert verdict.fits and verdict.facts["image"] == "x86-cpu"
 
 
 def test_no_bound_where_weights_may_stay_in_a_cache() -> None:
-    verdict = fits.judge("blind:tiny-glm4v", H100, IMAGES)
+    verdict = fits.assess_model("blind:tiny-glm4v", H100, IMAGES)
     assert verdict.fits and verdict.facts["decode_tokens_per_s_at_most"] is None
     assert "cache" in named(verdict.findings, "decode speed").found
 
 
 def test_what_is_no_model() -> None:
     with pytest.raises(InputError, match="no such model"):
-        fits.judge("no-such-model", PLAIN, IMAGES)
+        fits.assess_model("no-such-model", PLAIN, IMAGES)
 
 
 def test_bandwidth_is_of_the_very_card() -> None:
@@ -159,30 +167,50 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
             fits.headers(tmp_path)
 
 
+def inspected(architecture: str, *, locked: bool) -> dict[str, object]:
+    labels = {"deckbench.locked": "true"} if locked else {}
+    return {"Architecture": architecture, "Os": "linux", "Config": {"Labels": labels}, "RootFS": {"Layers": []}}
+
+
 def test_images_built_and_not() -> None:
     built = {
-        IMAGES["x86-cpu"].tag: Built("1" * 64, "amd64", True),
-        IMAGES["x86-cuda"].tag: Built("2" * 64, "amd64", False),
-        IMAGES["arm64-cpu"].tag: Built("3" * 64, "amd64", True),
+        IMAGES["x86-cpu"].tag: inspected("amd64", locked=True),
+        IMAGES["x86-cuda"].tag: inspected("amd64", locked=False),
+        IMAGES["arm64-cpu"].tag: inspected("amd64", locked=True),
+        IMAGES["l4t-jp7"].tag: {"Architecture": "arm64"},  # and nothing else: what a host sends that lies
     }
-    found = {one.name: one for one in judge.image_findings(replace(PLAIN, images=built), IMAGES, {"arm64"})}
+    found = {one.name: one for one in assess.image_findings(replace(PLAIN, images=built), IMAGES, {"arm64"})}
     assert found["image x86-cpu"].state == "good" and "locked; runs here" in found["image x86-cpu"].found
     assert found["image x86-cuda"].state == "bad" and "unlocked" in found["image x86-cuda"].found
     assert "is amd64, not arm64" in found["image arm64-cpu"].found
+    assert found["image l4t-jp7"].state == "absent"
     assert found["image l4t-jp6"].state == "absent" and "under emulation" in found["image l4t-jp6"].found
 
 
 def test_daemons() -> None:
-    assert judge.can_run(ORIN, IMAGES) and judge.can_run(PLAIN, IMAGES)
-    assert not judge.can_run(replace(ORIN, docker=None), IMAGES)
-    assert not judge.can_run(replace(ORIN, machine="riscv64"), IMAGES)
+    assert assess.can_run(ORIN, IMAGES) and assess.can_run(PLAIN, IMAGES)
+    assert not assess.can_run(replace(ORIN, docker=None), IMAGES)
+    assert not assess.can_run(replace(ORIN, machine="riscv64"), IMAGES)
     rootless = replace(PLAIN, docker={**INFO, "SecurityOptions": ["name=rootless"], "MemoryLimit": False}, left_over=2)
-    found = judge.daemon_findings(rootless)
+    found = assess.daemon_findings(rootless)
     assert "rootless" in named(found, "docker daemon").found
     assert named(found, "container limits").state == "bad"
     assert named(found, "left behind").fix == "deckbench containers prune"
-    found = judge.daemon_findings(replace(PLAIN, waiting=2))
+    found = assess.daemon_findings(replace(PLAIN, waiting=2))
     assert named(found, "waiting to be fetched").state == "good"
     assert "left behind" not in {one.name for one in found}
     cdi = {**INFO, "Runtimes": {}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]}
-    assert judge.has_nvidia(replace(H100, docker=cdi))
+    assert assess.has_nvidia(replace(H100, docker=cdi))
+
+
+@given(
+    st.dictionaries(st.sampled_from(KEYS), st.text() | JSON.map(json.dumps)),
+    st.dictionaries(st.sampled_from(INFO_KEYS), JSON),
+)
+def test_whatever_a_host_says_the_report_is_made(values: dict[str, str], info: dict[str, object]) -> None:
+    machine = remote.machine("ssh://host", {"docker": json.dumps(info), **values, "machine": "aarch64"})
+    findings = [*assess.machine_findings(machine), *assess.daemon_findings(machine)]
+    findings += assess.image_findings(machine, IMAGES, set())
+    findings += fits.assess_model("tiny-glm4v", machine, IMAGES).findings
+    assert all(harmless(one.found) and harmless(one.name) and harmless(one.fix) for one in findings)
+    assert assess.can_run(machine, IMAGES) in (True, False)

@@ -8,10 +8,10 @@ Sources, NVIDIA's own: Jetson AGX Orin Series technical brief (204.8 GB/s, 32 GB
 
 from __future__ import annotations
 
-from deckbench.doctor.facts import Machine
+from deckbench.machine.facts import Machine
 
 GB_S = 1e9
-# By the name that nvidia-smi gives, in whole, because names that begin alike are other cards.
+# By the name that nvidia-smi gives, in whole, because names that begin alike are other GPUs.
 GPUS = {
     "NVIDIA H200": 4800,
     "NVIDIA H100 80GB HBM3": 3352,
@@ -33,7 +33,7 @@ BOARDS = {"Jetson AGX Orin": 204.8}
 
 
 def bandwidth(machine: Machine) -> float | None:
-    """Bytes a second of the memory that a model's weights lie in on the GPU; None where nobody here knows."""
+    """Bytes per second of the memory that holds a model's weights on the GPU; None where unknown."""
     if machine.is_jetson:
         known = [value for board, value in BOARDS.items() if board in machine.board]
         return known[0] * GB_S if known else None

@@ -1,10 +1,10 @@
-"""Machines as they might be seen, for tests of what is said about them."""
+"""Machines to assess."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from deckbench.doctor.facts import Gpu, Machine
+from deckbench.machine.facts import Gpu, Machine
 
 INFO = {
     "ServerVersion": "27.3.1",
@@ -38,6 +38,7 @@ ORIN = Machine(
 H100 = replace(
     ORIN,
     where="ssh://lab@big",
+    kernel="6.8.0-45-generic",
     machine="x86_64",
     board="",
     tegra="",

@@ -1,4 +1,4 @@
-"""This machine acting as a Jetson AGX Orin behind ssh: a real sshd on the loopback, in a mount namespace of its own
+"""This machine simulating a Jetson AGX Orin behind ssh: a real sshd on the loopback, in a mount namespace of its own
 where the files that say what the machine is are those of an Orin, and beside it a docker daemon with a runtime called
 nvidia. The programs that ask hardware (uname, df, nvpmodel, nvidia-smi) are stand-ins. DeckBench is told nothing of it.
 
@@ -36,7 +36,7 @@ def program(name: str) -> str | None:
 
 
 def missing() -> str | None:
-    """Why nothing can be acted here, or None."""
+    """Why nothing can be simulated here, or None."""
     if os.geteuid() != 0:
         return "a mount namespace needs root"
     if lacking := [tool for tool in TOOLS if program(tool) is None]:
@@ -47,7 +47,7 @@ def missing() -> str | None:
 
 
 @dataclass
-class ActedOrin:
+class SimulatedOrin:
     """host: for --host, with DECKBENCH_SSH_CONFIG set to ssh_config. etc: what lies over /etc there."""
 
     host: str
@@ -129,7 +129,7 @@ def daemon(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def acted_orin(folder: Path) -> Iterator[ActedOrin]:
+def simulated_orin(folder: Path) -> Iterator[SimulatedOrin]:
     """The Orin, in `folder`, whose path must be short: a socket lies in it."""
     write_programs(folder / "bin")
     write_files(folder)
@@ -163,4 +163,4 @@ def acted_orin(folder: Path) -> Iterator[ActedOrin]:
         words = ["unshare", "--mount", "--propagation", "private", "sh", f"{folder}/start.sh"]
         with running(words, folder / "sshd.log") as process:
             wait(port, "sshd", process, folder / "sshd.log")
-            yield ActedOrin("ssh://orin", config, folder / "etc", folder / "bin", docker_host)
+            yield SimulatedOrin("ssh://orin", config, folder / "etc", folder / "bin", docker_host)

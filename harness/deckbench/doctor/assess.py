@@ -1,14 +1,18 @@
-"""What is said about a machine: one finding for each thing that was looked at. Pure functions of what was seen."""
+"""Assess a machine: one finding for each thing that was checked. Pure functions of `machine.facts.Machine`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from typing import Any
 
+from deckbench.containers.identity import identity, is_locked
 from deckbench.containers.lock import missing_locks
 from deckbench.containers.spec import Image
-from deckbench.doctor.facts import ARCHITECTURES, GB, INSIDE, Finding, Machine, State, amount, plain
+from deckbench.doctor.finding import GB, Finding, State
 from deckbench.machine.daemon import fix_of
+from deckbench.machine.facts import ARCHITECTURES, Machine, printable
+from deckbench.machine.local import INSIDE
+from deckbench.progress import format_bytes
 
 LITTLE_MEMORY = 4 * GB  # the demo's trainings take about 2 GB
 LITTLE_DISK = 5 * GB  # below it not even a CPU image can be built
@@ -20,13 +24,13 @@ OLD_R36 = 4  # L4T R36 before revision 4 is JetPack 6.0, with CUDA 12.2
 def machine_findings(machine: Machine) -> list[Finding]:
     """The machine itself: system, processor, memory, GPU driver, Jetson."""
     system = " ".join(part for part in (machine.system, machine.kernel, machine.machine) if part)
-    system += ", emulated: times mean nothing here" if machine.emulated else ""
+    system += ", emulated: times are meaningless here" if machine.emulated else ""
     cpu = ", ".join(part for part in (machine.cpu, f"{machine.cores} cores" if machine.cores else "") if part)
     findings = [Finding("system", "good", system), Finding("processor", "good" if cpu else "absent", cpu or "unknown")]
     if machine.governor:
-        calm = machine.governor == "performance"
-        fix = "" if calm else "before measuring latency: `sudo cpupower frequency-set -g performance`"
-        findings.append(Finding("CPU governor", "good" if calm else "bad", machine.governor, fix))
+        fixed = machine.governor == "performance"
+        fix = "" if fixed else "before measuring latency: `sudo cpupower frequency-set -g performance`"
+        findings.append(Finding("CPU governor", "good" if fixed else "bad", machine.governor, fix))
     else:
         findings.append(Finding("CPU governor", "absent", "the system does not say"))
     findings.append(memory(machine))
@@ -36,11 +40,11 @@ def machine_findings(machine: Machine) -> list[Finding]:
 
 
 def memory(machine: Machine) -> Finding:
-    """Memory that is free, of the machine's and of this process's share."""
+    """Available memory, of the machine and of this process's cgroup."""
     if machine.memory is None or machine.free_memory is None:
         return Finding("memory", "absent", "the system does not say")
     little = machine.free_memory < LITTLE_MEMORY
-    found = f"{amount(machine.free_memory)} of {amount(machine.memory)} free"
+    found = f"{format_bytes(machine.free_memory)} of {format_bytes(machine.memory)} free"
     return Finding("memory", "bad" if little else "good", found, "end other programs" if little else "")
 
 
@@ -49,7 +53,7 @@ def gpu_driver(machine: Machine) -> list[Finding]:
     if not machine.gpus:
         return [Finding("NVIDIA driver", "absent", "nvidia-smi lists no GPU")]
     driver = machine.gpus[0].driver
-    listed = [f"{gpu.name}" + (f" ({amount(gpu.memory)})" if gpu.memory else "") for gpu in machine.gpus]
+    listed = [f"{gpu.name}" + (f" ({format_bytes(gpu.memory)})" if gpu.memory else "") for gpu in machine.gpus]
     return [Finding("NVIDIA driver", "good", f"{driver}: {', '.join(listed)}")]
 
 
@@ -63,7 +67,7 @@ def l4t_image(machine: Machine, images: Mapping[str, Image]) -> Image | None:
 
 def jetson(machine: Machine) -> list[Finding]:
     """L4T, power mode and clocks of a Jetson."""
-    findings = [Finding("board", "good" if machine.board else "absent", plain(machine.board) or "unknown")]
+    findings = [Finding("board", "good" if machine.board else "absent", printable(machine.board) or "unknown")]
     findings.append(release(machine))
     mode = machine.power_mode
     findings.append(Finding("power mode", "good" if mode else "absent", mode or "nvpmodel does not say"))
@@ -71,10 +75,10 @@ def jetson(machine: Machine) -> list[Finding]:
         findings.append(Finding("GPU clock", "absent", "the system does not say"))
     else:
         low, high = machine.gpu_clock
-        held = f"held at {high / 1e6:.0f} MHz"
-        moves = f"moves between {low / 1e6:.0f} and {high / 1e6:.0f} MHz"
+        fixed = f"fixed at {high / 1e6:.0f} MHz"
+        varying = f"varies between {low / 1e6:.0f} and {high / 1e6:.0f} MHz"
         fix = "" if low == high else "before measuring latency: `sudo jetson_clocks`"
-        findings.append(Finding("GPU clock", "good" if low == high else "bad", moves if fix else held, fix))
+        findings.append(Finding("GPU clock", "good" if low == high else "bad", varying if fix else fixed, fix))
     return findings
 
 
@@ -97,7 +101,7 @@ def release(machine: Machine) -> Finding:
 
 
 def daemon_findings(machine: Machine) -> list[Finding]:
-    """The docker daemon: version, where it keeps images, what it can limit, its runtimes, what was left behind."""
+    """The docker daemon: version, where it keeps images, what it can limit, its runtimes, left-over containers."""
     info = machine.docker
     if info is None:
         host = machine.where if machine.where.startswith("ssh://") else None
@@ -105,15 +109,19 @@ def daemon_findings(machine: Machine) -> list[Finding]:
         fix = "" if machine.docker_fault == INSIDE else fix
         return [Finding("docker daemon", "absent", machine.docker_fault or "none answers", fix)]
     rootless = any("name=rootless" in str(option) for option in listed(info, "SecurityOptions"))
-    version = plain(info.get("ServerVersion", "?"))
-    words = [version, f"storage {plain(info.get('Driver', '?'))}", f"cgroup v{plain(info.get('CgroupVersion', '?'))}"]
-    findings = [Finding("docker daemon", "good", ", ".join([*words, "rootless" if rootless else "as root"]))]
-    findings += [limits(info), runtimes(machine), disk(machine)]
+    version = printable(info.get("ServerVersion", "?"))
+    parts = [
+        version,
+        f"storage {printable(info.get('Driver', '?'))}",
+        f"cgroup v{printable(info.get('CgroupVersion', '?'))}",
+    ]
+    findings = [Finding("docker daemon", "good", ", ".join([*parts, "rootless" if rootless else "as root"]))]
+    findings += [container_limits(info), nvidia_runtime(machine), docker_disk(machine)]
     if machine.left_over:
-        found = f"{machine.left_over} containers of DeckBench that have ended are still there"
+        found = f"{machine.left_over} containers of DeckBench have ended and were not removed"
         findings.append(Finding("left behind", "bad", found, "deckbench containers prune"))
     if machine.waiting:
-        found = f"{machine.waiting} steps have ended; their commands, run again, fetch the output"
+        found = f"{machine.waiting} steps have ended; rerun their commands to download the output"
         findings.append(Finding("waiting to be fetched", "good", found))
     return findings
 
@@ -124,9 +132,9 @@ def listed(info: Mapping[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def limits(info: Mapping[str, Any]) -> Finding:
-    """Whether the daemon can hold a container to its memory and its number of processes."""
-    missing = [word for key, word in (("MemoryLimit", "memory"), ("PidsLimit", "processes")) if not info.get(key)]
+def container_limits(info: Mapping[str, Any]) -> Finding:
+    """Whether the daemon can limit the memory and the number of processes of a container."""
+    missing = [name for key, name in (("MemoryLimit", "memory"), ("PidsLimit", "processes")) if not info.get(key)]
     if missing:
         fix = "use cgroup version 2 with these controllers delegated to the daemon"
         return Finding("container limits", "bad", f"the daemon cannot limit {' or '.join(missing)}", fix)
@@ -134,14 +142,11 @@ def limits(info: Mapping[str, Any]) -> Finding:
 
 
 def has_nvidia(machine: Machine) -> bool:
-    """Whether the daemon knows NVIDIA's runtime, or lists its devices (CDI)."""
-    info = machine.docker or {}
-    known = info.get("Runtimes")
-    devices = [str(device.get("ID", "")) for device in listed(info, "DiscoveredDevices") if isinstance(device, dict)]
-    return (isinstance(known, dict) and "nvidia" in known) or any(name.startswith("nvidia.com/gpu") for name in devices)
+    """Whether the daemon can give containers NVIDIA's GPUs."""
+    return machine.has_nvidia_runtime or machine.has_nvidia_devices
 
 
-def runtimes(machine: Machine) -> Finding:
+def nvidia_runtime(machine: Machine) -> Finding:
     """NVIDIA's container runtime: needed where there is a GPU."""
     has_gpu = bool(machine.gpus) or machine.is_jetson
     if has_nvidia(machine):
@@ -152,14 +157,16 @@ def runtimes(machine: Machine) -> Finding:
     return Finding("nvidia runtime", "bad", "the daemon does not have it, so containers see no GPU", fix)
 
 
-def disk(machine: Machine) -> Finding:
-    """Free disk where the daemon keeps images and what is copied to it."""
-    root = plain((machine.docker or {}).get("DockerRootDir", ""))
+def docker_disk(machine: Machine) -> Finding:
+    """Free disk where the daemon keeps images and uploaded inputs."""
+    root = printable((machine.docker or {}).get("DockerRootDir", ""))
     if machine.docker_free is None:
         return Finding("disk of docker", "absent", f"unknown ({root or 'the daemon does not say where'})")
     little = machine.docker_free < LITTLE_DISK
-    fix = "free some there; `docker system df` says what takes it" if little else ""
-    return Finding("disk of docker", "bad" if little else "good", f"{amount(machine.docker_free)} free at {root}", fix)
+    fix = "free disk space there; `docker system df` lists what takes it" if little else ""
+    return Finding(
+        "disk of docker", "bad" if little else "good", f"{format_bytes(machine.docker_free)} free at {root}", fix
+    )
 
 
 def suits(machine: Machine, image: Image) -> bool:
@@ -174,41 +181,50 @@ def suits(machine: Machine, image: Image) -> bool:
 def image_findings(machine: Machine, images: Mapping[str, Image], emulated: Set[str]) -> list[Finding]:
     """One line for each image of containers.toml: built or not, locked or not, and whether this machine runs it.
 
-    emulated: architectures that this machine can run beside its own.
+    emulated: architectures that this machine can run besides its own.
     """
     return [image_finding(machine, image, emulated) for image in images.values()]
 
 
 def image_finding(machine: Machine, image: Image, emulated: Set[str]) -> Finding:
-    name, there = f"image {image.name}", machine.images.get(image.tag)
+    name, attrs = f"image {image.name}", machine.images.get(image.tag)
     if suits(machine, image):
         place = "runs here"
     elif image.architecture == machine.architecture:
-        place = f"for {aim(image)}"
+        place = f"for {target_of(image)}"
     elif image.architecture in emulated:
-        place = f"for {aim(image)}; here under emulation, for packaging alone"
+        place = f"for {target_of(image)}; here under emulation, for packaging only"
     else:
-        place = f"for {aim(image)}; {image.architecture} does not run here"
-    if there is None:
-        known = lock_words(image)
+        place = f"for {target_of(image)}; {image.architecture} does not run here"
+    built = None if attrs is None else inspect(attrs)
+    if built is None:
+        known = lock_state(image)
         fix = f"deckbench containers build {image.name}" if suits(machine, image) else ""
         return Finding(name, "absent", f"not built, {known}; {place}", fix)
-    wrong = ARCHITECTURES.get(there.architecture, there.architecture) != image.architecture
-    if wrong:
-        found = f"{there.identity[:12]} is {there.architecture or 'of no architecture'}, not {image.architecture}"
+    digest, architecture, locked = built
+    if ARCHITECTURES.get(architecture, architecture) != image.architecture:
+        found = f"{digest[:12]} is {architecture or 'of no architecture'}, not {image.architecture}"
         return Finding(name, "bad", found, f"deckbench containers build {image.name}")
-    state: State = "good" if there.locked else "bad"
-    fix = "" if there.locked else f"for records that are published: deckbench containers lock {image.name}, then build"
-    return Finding(name, state, f"{there.identity[:12]}, {'locked' if there.locked else 'unlocked'}; {place}", fix)
+    state: State = "good" if locked else "bad"
+    fix = "" if locked else f"for records that are published: deckbench containers lock {image.name}, then build"
+    return Finding(name, state, f"{digest[:12]}, {'locked' if locked else 'unlocked'}; {place}", fix)
 
 
-def lock_words(image: Image) -> str:
-    """Whether an image's definition is locked, for one kind of base at least; what is missing otherwise."""
+def inspect(attrs: Mapping[str, Any]) -> tuple[str, str, bool] | None:
+    """(identity, architecture, built from locks alone) of an image as a daemon describes it; None for what is none."""
+    try:
+        return identity(attrs), printable(attrs["Architecture"]), is_locked(attrs)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # of a remote daemon: may hold anything
+        return None
+
+
+def lock_state(image: Image) -> str:
+    """`locked` where the image has locks for one kind of base at least; else what is missing."""
     missing = [missing_locks(image, base) for base in ("registry", "bootstrap")]
     return "locked" if [] in missing else f"not locked ({min(missing, key=len)[0]})"
 
 
-def aim(image: Image) -> str:
+def target_of(image: Image) -> str:
     """What kind of machine an image is for."""
     if image.gpu == "jetson":
         return f"a Jetson with L4T {image.l4t}"
