@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deckbench.dataset import read_file, read_jsonl, read_samples, splits_of
+from deckbench import artifact
+from deckbench.dataset import dataset_hash, read_file, read_jsonl, read_samples, splits_of
 from deckbench.errors import InputError
 
 
@@ -150,3 +151,27 @@ def test_messages_name_only_commands_that_exist(folder: Path) -> None:
         with pytest.raises(InputError) as caught:
             list(read_jsonl(folder / "x.jsonl"))
         assert "`deckbench " not in caught.value.message()
+
+
+def test_the_hash_of_a_dataset(tmp_path: Path) -> None:
+    """The manifest's where there is one, its files checked as wished; else of all files, or of the one file."""
+    folder = tmp_path / "made"
+    with artifact.writing(folder, "dataset") as draft:
+        for name in ("test.jsonl", "samples.csv"):
+            (draft.path / name).write_text(name)
+    made = artifact.read(folder).content_hash
+    assert dataset_hash(folder) == dataset_hash(folder, verify=("samples.csv",)) == made
+    (folder / "test.jsonl").write_text("changed")
+    with pytest.raises(InputError, match="was changed since") as caught:
+        dataset_hash(folder)
+    assert caught.value.where == str(folder / "test.jsonl")
+    assert dataset_hash(folder, verify=("samples.csv", "absent.csv")) == dataset_hash(folder, verify=False) == made
+    (folder / "manifest.json").unlink()
+    assert dataset_hash(folder) == artifact.hash_folder(folder)
+    assert dataset_hash(folder / "test.jsonl") == artifact.hash_file(folder / "test.jsonl")
+    with pytest.raises(InputError, match="not found"):
+        dataset_hash(tmp_path / "nowhere")
+    with artifact.writing(tmp_path / "pool", "pool"):
+        pass
+    with pytest.raises(InputError, match="this is a pool, not a dataset"):
+        dataset_hash(tmp_path / "pool")

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,11 +261,13 @@ def writing(
             os.close(lock)
 
 
-def read(path: Path, kind: str | None = None, *, verify: bool = False) -> Manifest:
+def read(path: Path, kind: str | None = None, *, verify: bool | Collection[str] = False) -> Manifest:
     """Read an artifact's manifest.
 
-    kind: what it must be. verify: also hash every file again. Raises InputError when the folder has no manifest, the
-    manifest is damaged, the kind is another one, or (verify) a file is missing or changed.
+    kind: what it must be. verify: also hash every file again, or those that are named.
+
+    Raises InputError when the folder has no manifest, the manifest is damaged, the kind is another one, or a verified
+    file is missing or changed.
     """
     path = Path(path)
     place = path / MANIFEST
@@ -294,8 +296,9 @@ def read(path: Path, kind: str | None = None, *, verify: bool = False) -> Manife
         found, wanted = (f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in (manifest.kind, kind))
         raise InputError(f"this is {found}, not {wanted}", path, f"give the folder of {wanted}")
     if verify:
-        for name, entry in manifest.content["files"].items():
-            if not (path / name).is_file() or hash_file(path / name) != entry["sha256"]:
+        files = manifest.content["files"]
+        for name in files if verify is True else [name for name in verify if name in files]:
+            if not (path / name).is_file() or hash_file(path / name) != files[name]["sha256"]:
                 raise InputError(
                     "the file is missing or was changed since the artifact was made",
                     path / name,

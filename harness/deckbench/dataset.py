@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from deckbench import artifact
 from deckbench.artifact import MANIFEST, hash_json, inside
 from deckbench.errors import InputError
 
@@ -366,3 +367,26 @@ def read_samples(dataset: Path, split: str) -> list[Sample]:
         replace(sample, lang=extras[sample.id][0], box=extras[sample.id][1]) if sample.id in extras else sample
         for sample in samples
     ]
+
+
+def dataset_hash(data: Path, *, verify: bool | Collection[str] = True) -> str:
+    """The identity of a dataset: what predictions, adapters, scores and measurements say they were made from.
+
+    Args:
+        data: A dataset folder, any folder of messages JSONL, or one JSONL or CSV file.
+        verify: Whether the files of a folder with a manifest are hashed again: all, none, or those that are named.
+
+    Returns:
+        The manifest's content hash; without a manifest, the hash of all files of the folder, or of the one file.
+
+    Raises:
+        InputError: There is nothing, the folder is an artifact of another kind, or a verified file was changed.
+    """
+    data = Path(data)
+    if data.is_file():
+        return artifact.hash_file(data)
+    if not data.is_dir():
+        raise InputError("not found; a dataset folder, JSONL or CSV file is expected here", data, "check the path")
+    if (data / MANIFEST).is_file():
+        return artifact.read(data, "dataset", verify=verify).content_hash
+    return artifact.hash_folder(data)

@@ -15,7 +15,7 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.artifact import Manifest
-from deckbench.dataset import Sample, read_samples
+from deckbench.dataset import Sample, dataset_hash, read_samples
 from deckbench.errors import InputError
 from deckbench.machine import hardware
 from deckbench.progress import say
@@ -81,7 +81,7 @@ def bench(
         identity = loaded.model.identity if weights == "checkpoint" else {**loaded.model.identity, "weights": weights}
         if getattr(loaded.model, "drawn", None) is not None:
             identity["tokenizer"] = "stand-in"
-        inputs = {"model": identity, "data": data_hash(Path(data))}
+        inputs = {"model": identity, "data": dataset_hash(Path(data), verify=False)}
         with artifact.writing(Path(out), "bench", inputs=inputs, params=params, seed=seed) as draft:
             (draft.path / "queries.json").write_bytes(artifact.canonical(asked))
             results = measure(
@@ -138,13 +138,6 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def data_hash(data: Path) -> str:
-    """Content hash of a dataset folder, with a manifest or without."""
-    if (data / artifact.MANIFEST).is_file():
-        return artifact.read(data, "dataset").content_hash
-    return artifact.hash_folder(data)
 
 
 def load(model: str, adapter: Path | None, weights: str, seed: int) -> Any:

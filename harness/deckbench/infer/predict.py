@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from deckbench import artifact
 from deckbench.artifact import Manifest
-from deckbench.dataset import Sample, read_file, read_samples
+from deckbench.dataset import Sample, dataset_hash, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
 from deckbench.grade import options_of, parse_choice, parse_scene
 from deckbench.infer.workers import answer_all, answer_in_threads, ending, one_thread, processes_for
@@ -86,7 +86,7 @@ def infer(
 
     data, place = Path(data), Place(Path(out))
     check_out(place)
-    inputs = {"data": data_hash(data)}
+    inputs = {"data": dataset_hash(data)}
     samples = read_samples(data, split) if data.is_dir() else read_file(data, split)
     if data.is_file():
         inputs["pictures"] = pictures_hash(data.parent, samples)
@@ -114,17 +114,6 @@ def infer(
 
 
 # What is asked
-
-
-def data_hash(data: Path) -> str:
-    """Content hash of what is asked; a dataset with a manifest is verified file by file. Raises InputError."""
-    if data.is_file():
-        return artifact.hash_file(data)
-    if (data / artifact.MANIFEST).is_file():
-        return artifact.read(data, "dataset", verify=True).content_hash
-    if not data.is_dir():
-        raise InputError("not found; a dataset folder, JSONL or CSV file is expected here", data, "check --data")
-    return artifact.hash_folder(data)
 
 
 def pictures_hash(folder: Path, samples: Sequence[Sample]) -> str:

@@ -120,29 +120,9 @@ def read_manifest(predictions: Path) -> dict[str, Any] | None:
     return dict(manifest)
 
 
-def data_hash(data: Path) -> str:
-    """Content hash of a dataset: of the folder's manifest, of a folder that has none, or of one file.
-
-    Raises InputError when the table that is read from a finished dataset is not the one its manifest names.
-    """
-    data = Path(data)
-    if data.is_dir() and (data / artifact.MANIFEST).is_file():
-        manifest = artifact.read(data, kind="dataset")
-        entry = manifest.content["files"].get("samples.csv")
-        table = data / "samples.csv"
-        if entry and not (table.is_file() and artifact.hash_file(table) == entry["sha256"]):
-            raise InputError("the table was changed since the dataset was built", table, "build the dataset again")
-        return manifest.content_hash
-    if data.is_dir():
-        return artifact.hash_folder(data)
-    if data.is_file():
-        return artifact.hash_file(data)
-    raise InputError("not found; a dataset folder or file is expected here", data, "check --data")
-
-
 def check_data(manifest: dict[str, Any] | None, predictions: Path, data: Path) -> str:
     """Refuse a dataset that the predictions were not made on; returns its content hash. Raises InputError."""
-    found = data_hash(data)
+    found = dataset.dataset_hash(data, verify=("samples.csv",))
     made_on = (manifest or {}).get("content", {}).get("inputs", {}).get("data")
     if isinstance(made_on, dict):
         made_on = made_on.get("content_hash") or made_on.get("sha256")

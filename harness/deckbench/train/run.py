@@ -16,6 +16,7 @@ import yaml
 
 from deckbench import artifact
 from deckbench.artifact import Manifest
+from deckbench.dataset import dataset_hash
 from deckbench.errors import InputError
 from deckbench.machine import hardware
 from deckbench.progress import say
@@ -183,13 +184,6 @@ def greet(run: Run) -> None:
         f"training: {run.steps} steps of {config.batch * config.accumulate * world} pictures"
         f" (batch {config.batch} x accumulate {config.accumulate}{together}), {len(run.items)} pictures in all"
     )
-
-
-def dataset_hash(data: Path) -> str:
-    """A dataset's identity: its manifest's, checked file by file, or of all its files where it has none."""
-    if (data / artifact.MANIFEST).is_file():
-        return artifact.read(data, "dataset", verify=True).content_hash
-    return artifact.hash_folder(data)
 
 
 def prepare(

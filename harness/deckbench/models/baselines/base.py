@@ -44,7 +44,10 @@ class Learner(Baseline):
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The train part's dataset where one was named; else the asked dataset decides."""
-        return {"name": self.name, "train": hash_of(self.source)} if self.named and self.source else {"name": self.name}
+        if not (self.named and self.source):
+            return {"name": self.name}
+        dataset.splits_of(self.source)
+        return {"name": self.name, "train": dataset.dataset_hash(self.source)}
 
     def learn(self, samples: Sequence[Sample]) -> None:
         """Read the train part when the first samples are asked."""
@@ -62,14 +65,6 @@ class Learner(Baseline):
         if not samples:
             raise InputError("the train part is empty", self.source / "train.jsonl", fix)
         return samples
-
-
-def hash_of(folder: Path) -> str:
-    """Content hash of a dataset folder, its files checked. Raises InputError when it is none or was edited."""
-    if (folder / artifact.MANIFEST).is_file():
-        return artifact.read(folder, kind="dataset", verify=True).content_hash
-    dataset.splits_of(folder)
-    return artifact.hash_folder(folder)
 
 
 def dataset_of(sample: Sample) -> Path | None:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import yaml
 
 from deckbench import artifact, progress
 from deckbench.artifact import Manifest
+from deckbench.cores import usable_cores
 from deckbench.errors import InputError, OutsideError
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
 from deckbench.pool.synth.session import WEIGHTS, make_session
@@ -111,8 +111,7 @@ def synth_pool(
     check_request(frames, size, seed, workers, frames_per_session)
     emphasis = check_emphasis(emphasis or {})
     sessions = -(-frames // frames_per_session)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, sessions)
+    workers = min(workers or usable_cores(), sessions)
     params: dict[str, Any] = {
         "frames": frames,
         "size": list(size),
