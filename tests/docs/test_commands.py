@@ -134,6 +134,13 @@ def test_links_lead_somewhere() -> None:
     assert not dead
 
 
+def test_every_room_is_on_a_floor() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    floors = set(re.findall(r"\w+", page.partition("## Floors")[2].split("```")[1]))
+    rooms = {path.stem for path in (ROOT / "harness/deckbench").iterdir() if path.suffix in {".py", ""}}
+    assert rooms - {"__init__", "__main__", "__pycache__", "_data"} <= floors
+
+
 def test_one_version_everywhere() -> None:
     from deckbench import __version__
 
