@@ -14,7 +14,7 @@ from deckbench.grade import (
     options_of,
     parse_choice,
     parse_scene,
-    substring_match,
+    substring_correct,
 )
 
 # Texts near the border of what is accepted, so that the properties are tried where they can break.
@@ -233,9 +233,9 @@ def test_contradictions() -> None:
 
 
 def test_substring_shows_what_strict_refuses() -> None:
-    assert substring_match("ANSWER: AB", "A") and substring_match("ANSWER: AB", "B")
-    assert substring_match("unrecoverable", "recoverable")
-    assert not substring_match("B", "A")
+    assert substring_correct("ANSWER: AB", "A") and substring_correct("ANSWER: AB", "B")
+    assert substring_correct("unrecoverable", "recoverable")
+    assert not substring_correct("B", "A")
 
 
 def test_options_of_a_prompt() -> None:

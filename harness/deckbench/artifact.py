@@ -113,26 +113,39 @@ def atomic_write(path: Path, data: bytes | str, *, flush: bool = True) -> None:
     flush: False leaves the fsyncs out, for what can be made again; after a power cut it may then be torn. Raises
     InputError when the place is a folder, or a file stands where a folder is needed; OutsideError for the disk.
     """
-    if path.is_dir():
-        raise InputError("the output is a folder, a file is written here", path, "give a file's name")
-    make_parent(path)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    atomic_write_all({path: data}, flush=flush)
+
+
+def atomic_write_all(files: Mapping[Path, bytes | str], *, flush: bool = True) -> None:
+    """Write files that belong together, the last of which says that all are there: all are on disk before one appears.
+
+    Raises as `atomic_write` does; then none of them has changed.
+    """
+    asides: dict[Path, Path] = {}
+    place = next(iter(files))
     try:
-        with aside.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+        for place, data in files.items():
+            if place.is_dir():
+                raise InputError("the output is a folder, a file is written here", place, "give a file's name")
+            make_parent(place)
+            aside = asides[place] = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+            with aside.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                if flush:
+                    file.flush()
+                    os.fsync(file.fileno())
+        for place, aside in asides.items():
+            aside.replace(place)
             if flush:
-                file.flush()
-                os.fsync(file.fileno())
-        aside.replace(path)
-        if flush:
-            fsync_path(path.parent)
+                fsync_path(place.parent)
     except OSError as error:
         raise OutsideError(
-            f"cannot write: {error.strerror}", path, "free some disk space or fix the rights, then run again"
+            f"cannot write: {error.strerror}", place, "free some disk space or fix the rights, then run again"
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+        for aside in asides.values():
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
 
 
 def manifest_of(

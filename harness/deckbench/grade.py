@@ -1,16 +1,21 @@
-"""What a model's text means: strict, never guessed. Shared by infer (column `parsed`), train and score.
+"""What a model's text means: strict, never guessed. An answer is graded here and nowhere else.
 
-A choice answer is one letter, or one option's text. A scene answer ends with its verdict. Everything else is None,
+A choice answer is one letter, or one option's text. A scene answer ends with its verdict. Everything else is
 "unparsed": it is counted and stays wrong, because a watcher that cannot say A or B has not said "stop".
+
+The text that is kept is the text that is parsed: control characters are replaced (`clean`) before either.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+Kind = Literal["choice", "open", "scene"]
 Letter = Literal["A", "B"]
+Reason = Literal["", "wrong", "empty", "unparsed"]
 Contradiction = Literal["names_anomaly_says_normal", "says_anomaly_names_none"]
 
 # Full-width ASCII (as Chinese keyboards write it) -> ASCII. Not NFKC: that would also turn "Ⓐ" or "ª" into a letter.
@@ -28,6 +33,8 @@ _LAST = re.compile(
     r"(?:^|[.。!?;\n])\s*(?:verdict\s*:\s*(anomaly|normal)\s*\.?|结论\s*:\s*(异常|正常)\s*[。.]?)$", re.IGNORECASE
 )
 _WORDS = {"anomaly": True, "异常": True, "normal": False, "正常": False}
+_VERDICTS = {True: "anomaly", False: "normal"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _CLAUSE = re.compile(r"[.;,:!?。,;:!?、\n]+")
 _NEGATION = re.compile(r"\b(?:no|not|never|none|without|nothing)\b|n't\b|没有|未见|未发现|并无|无|不")
 
@@ -151,31 +158,94 @@ def plain(text: str) -> str:
     return " ".join(tokens(text))
 
 
-def mark(
-    text: str, gold: str, kind: str, options: tuple[str, str], anomaly: bool | None
-) -> tuple[str | bool | None, bool, bool | None]:
-    """(answer, is it right, truth) of one answer; unparsed is wrong.
+@dataclass(frozen=True)
+class Graded:
+    """One graded answer.
 
-    answer: "A"/"B", True/False (a scene's verdict), the text (open), or None when unparsed. truth: True/False/None, is
-    the frame an anomaly, where a verdict is asked. options: empty texts where they are unknown. anomaly: of the sample.
+    parsed: what the text was parsed as: `A` or `B` (choice), `anomaly` or `normal` (scene), empty where nothing could
+    be parsed and for open answers, whose text is compared as it is. right: strictly. substring: the source lab's
+    check, kept beside it to show what it hides. reason: why it is not right: `wrong`, `empty` (no text) or `unparsed`.
     """
-    answer: str | bool | None
+
+    parsed: str
+    right: bool
+    substring: bool
+    reason: Reason
+
+
+def clean(text: str) -> str:
+    """A text as it is kept and parsed: line ends are line feeds, other control characters but tabs are U+FFFD.
+
+    CSV readers stumble over control characters, and a model that writes one has not written a letter.
+    """
+    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def parse(text: str, kind: str, options: tuple[str, str] = ("", "")) -> str:
+    """The column `parsed` of an answer: see `Graded`. options: empty texts where they are unknown."""
+    text = clean(text)
     if kind == "choice":
-        answer = parse_choice(text, *options)
-        return answer, answer == gold, anomaly
-    if kind == "scene":
-        answer, truth = parse_scene(text), parse_scene(gold) if anomaly is None else anomaly
-        return answer, answer is not None and answer == truth, truth
-    answer = text if plain(text) else None
-    return answer, answer is not None and plain(text) == plain(gold), None
+        return parse_choice(text, *options) or ""
+    verdict = parse_scene(text) if kind == "scene" else None
+    return "" if verdict is None else _VERDICTS[verdict]
 
 
-def substring_match(text: str, gold: str) -> bool:
+def grade(
+    text: str,
+    gold: str,
+    kind: str,
+    *,
+    options: tuple[str, str] = ("", ""),
+    anomaly: bool | None = None,
+    parsed: str | None = None,
+) -> Graded:
+    """Grade one answer.
+
+    Args:
+        text: what the model wrote.
+        gold: the gold answer: a letter, a scene's text, or an open answer.
+        kind: of the question.
+        options: their texts; empty where they are unknown, then only letters can be read.
+        anomaly: whether the frame is an anomaly, where the sample says so.
+        parsed: what the answer was parsed as when it was given; by default it is parsed now.
+
+    Returns:
+        The graded answer; one that cannot be parsed is wrong.
+    """
+    text = clean(text)
+    substring = substring_correct(text, gold)
+    parsed = parse(text, kind, options) if parsed is None else parsed
+    if kind == "open":
+        readable, right = bool(plain(text)), plain(text) == plain(gold)
+    else:
+        truth = verdict_truth(gold, kind, anomaly)
+        readable = bool(parsed)
+        right = parsed == (gold if kind == "choice" else "" if truth is None else _VERDICTS[truth])
+    right = right and readable
+    reason: Reason = "" if right else "wrong" if readable else "unparsed" if text.strip() else "empty"
+    return Graded(parsed, right, substring, reason)
+
+
+def verdict_truth(gold: str, kind: str, anomaly: bool | None) -> bool | None:
+    """Whether the frame is an anomaly, where a verdict is asked: the sample says so, or a scene's gold text."""
+    if kind == "open":
+        return None
+    return parse_scene(gold) if kind == "scene" and anomaly is None else anomaly
+
+
+def substring_correct(text: str, gold: str) -> bool:
     """The source lab's check: the gold text occurs somewhere in the answer, both lower-cased.
 
-    Kept as a column beside the strict parse to show what it hides: "Answer: AB" holds "a", and so does "a tip".
+    It is too generous: "Answer: AB" holds "a", and so does "a tip".
     """
     return gold.strip().lower() in text.lower()
+
+
+def sample_options(question: str, option_a: str | None, option_b: str | None) -> tuple[str, str]:
+    """The options of a choice: those of the sample, else those its prompt prints, else empty texts."""
+    if option_a and option_b:
+        return option_a, option_b
+    return options_of(question) or ("", "")
 
 
 def options_of(question: str) -> tuple[str, str] | None:

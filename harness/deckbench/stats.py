@@ -206,7 +206,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
 
 def brier(truth: npt.NDArray[np.bool_], p: Floats) -> Floats:
-    """Squared error of each stated probability (Brier 1950), shape (n,); its mean is the Brier score."""
+    """Squared error of each predicted probability (Brier 1950), shape (n,); its mean is the Brier score."""
     return np.asarray((p - truth) ** 2, dtype=np.float64)
 
 
@@ -231,8 +231,8 @@ def bins_of(p: Floats, bins: int = 10) -> Bins:
 
 def ece(table: Floats) -> Floats:
     """Expected calibration error (Naeini et al. 2015, AAAI) from summed bin columns of shape (..., 3 * bins)."""
-    count, stated, true = np.split(table, 3, axis=-1)
-    return np.asarray(np.abs(stated - true).sum(axis=-1) / count.sum(axis=-1))
+    count, predicted, observed = np.split(table, 3, axis=-1)
+    return np.asarray(np.abs(predicted - observed).sum(axis=-1) / count.sum(axis=-1))
 
 
 def percentile_min_n(p: float, confidence: float = CONFIDENCE) -> int:

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deckbench import artifact
+from deckbench import artifact, grade
 from deckbench.dataset import Sample, csv_records
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import ask, infer, predict, workers
+from deckbench.journal import read_journal
 from deckbench.models.interface import Answer
+from deckbench.predictions import COLUMNS, csv_bytes
 from tests.train import micro_world
 
 
@@ -51,7 +53,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_columns_order_and_sidecars(go: Callable[..., artifact.Manifest], data: Path, tmp_path: Path) -> None:
     made = go()
     rows = rows_of(tmp_path / "p.csv")
-    assert tuple(rows[0]) == predict.COLUMNS
+    assert tuple(rows[0]) == COLUMNS
     assert [row["id"] for row in rows] == [json.loads(line)["id"] for line in (data / "test.jsonl").open()]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.manifest.json", "p.timings.csv"]
     manifest = json.loads((tmp_path / "p.manifest.json").read_text())
@@ -234,7 +236,7 @@ def test_full_disk_keeps_the_answers(
         with pytest.raises(OutsideError, match="No space left") as caught:
             go()
     assert caught.value.exit_code == 3
-    assert len(predict.read_answers(tmp_path / "p.partial" / predict.ANSWERS)[0]) == 3
+    assert len(read_journal(tmp_path / "p.partial" / predict.ANSWERS)[0]) == 3
     assert go().content_hash == whole[0]
 
 
@@ -383,12 +385,12 @@ def test_ask(model: Path, data: Path) -> None:
 
 @given(st.lists(st.lists(st.text(), min_size=3, max_size=3), max_size=5))
 def test_any_text_survives_the_table(rows: list[list[str]]) -> None:
-    cleaned = [[predict.readable(value) for value in row] for row in rows]
-    text = predict.table(("a", "b", "c"), cleaned).decode()
+    cleaned = [[grade.clean(value) for value in row] for row in rows]
+    text = csv_bytes(("a", "b", "c"), cleaned).decode()
     import io
 
     assert list(csv.reader(io.StringIO(text, newline=""), strict=True))[1:] == cleaned
 
 
 def test_control_characters_are_marked() -> None:
-    assert predict.readable("a\0b\rc\nd\te") == "a\ufffdb\ufffdc\nd\te"
+    assert grade.clean("a\0b\rc\r\nd\te") == "a\ufffdb\nc\nd\te"

@@ -93,7 +93,9 @@ def test_a_record_names_the_machine_that_answered(run: steps.Run, tmp_path: Path
     """Not the one that happens to write the record, and not a processor where a GPU was used."""
     gpu = {**fake.MACHINE, "device": "cuda", "accelerators": [{"name": "Example GPU"}]}
     observed = {"hardware": gpu, "packages": {"torch": "2.4.0"}}
-    (tmp_path / "p.manifest.json").write_text(json.dumps({"observed": observed}))
+    content: dict[str, Any] = {"inputs": {}}
+    manifest = {"content": content, "content_hash": artifact.hash_json(content), "observed": observed}
+    (tmp_path / "p.manifest.json").write_text(json.dumps(manifest))
     record = written(run)
     assert record.hardware.device == "cuda" and record.packages == {"torch": "2.4.0"}
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import itertools
 import json
-import math
 import random
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
+from deckbench.artifact import hash_folder
 from deckbench.record.write import write_record
+from deckbench.score import score as run_score
 
 CLASSES = (
     "damaged_tip",
@@ -48,24 +48,15 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def wilson(good: float, n: int) -> list[float] | None:
-    if n == 0:
-        return None
-    z = 1.96
-    p = good / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return [max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))]
-
-
-def share(hits: list[bool]) -> dict[str, Any]:
-    n, k = len(hits), sum(hits)
-    inner = wilson(k, n)
-    wide = None if inner is None else [max(0.0, inner[0] - 0.01), min(1.0, inner[1] + 0.01)]
-    return {"value": k / n if n else None, "n": n, "k": k, "wilson": inner, "cluster": wide}
-
-
-def dataset(folder: Path, *, n: int = 60, seed: int = 0, pictures: int = 8, size: tuple[int, int] = (352, 198)) -> Path:
+def dataset(
+    folder: Path,
+    *,
+    n: int = 60,
+    seed: int = 0,
+    pictures: int = 8,
+    size: tuple[int, int] = (352, 198),
+    task: str = "ot2-guided@1",
+) -> Path:
     """A dataset folder with the files a record reads: samples.csv and images/. `n` is even: twins in both orders."""
     rng = random.Random(seed)
     (folder / "images").mkdir(parents=True)
@@ -99,8 +90,8 @@ def dataset(folder: Path, *, n: int = 60, seed: int = 0, pictures: int = 8, size
                 "id": f"s{index:05d}",
                 "pair_id": f"p{twin:05d}",
                 "split": "test",
-                "stage": "S2",
-                "task": "ot2-guided@1",
+                "stage": STAGES[task],
+                "task": task,
                 "kind": "choice",
                 "frame": f"frame-{picture:03d}",
                 "group": f"session-{picture % 6}",
@@ -156,97 +147,11 @@ def predictions(
     return path
 
 
-def score(path: Path, data: Path) -> dict[str, Any]:
-    """A score.json of the right shape for the predictions `path`. The intervals are only near the true ones."""
-    with (data / "samples.csv").open(encoding="utf-8", newline="") as file:
-        known = {row["id"]: row for row in csv.DictReader(file)}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{**known[row["id"]], **row} for row in csv.DictReader(file)]
-    right = [row["parsed"] == row["gold"] for row in rows]
-    truth = [row["anomaly"] == "true" for row in rows]
-    unparsed = [not row["parsed"] for row in rows]
-    missed = [not r for r, t in zip(right, truth, strict=True) if t]
-    stopped = [not r for r, t in zip(right, truth, strict=True) if not t]
-
-    def slices(column: str, only: bool | None = None) -> dict[str, Any]:
-        result = {}
-        for value in sorted({row[column] for row in rows}):
-            at = [i for i, row in enumerate(rows) if row[column] == value and (only is None or truth[i] is only)]
-            if not at:
-                continue
-            metrics = {"accuracy": share([right[i] for i in at])} if only is None else {}
-            if any(truth[i] for i in at):
-                metrics["miss_rate"] = share([not right[i] for i in at if truth[i]])
-            result[value] = {"n": len(at), "unparsed": sum(unparsed[i] for i in at), "metrics": metrics}
-        return result
-
-    ranked = sorted(zip((float(row["p_anomaly"]) for row in rows), truth, strict=True), reverse=True)
-    curve, hits, stops = [[0.0, 0.0]], 0, 0
-    for _, anomaly in ranked:
-        hits, stops = hits + anomaly, stops + (not anomaly)
-        curve.append([stops / max(1, len(stopped)), hits / max(1, len(missed))])
-    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(curve))
-    bars = []
-    for index in range(10):
-        inside = [(p, t) for p, t in ranked if index <= p * 10 < index + 1]
-        count = len(inside)
-        bars.append(
-            {
-                "low": index / 10,
-                "high": (index + 1) / 10,
-                "n": count,
-                "stated": sum(p for p, _ in inside) / count if count else None,
-                "true": sum(t for _, t in inside) / count if count else None,
-            }
-        )
-    accuracy = share(right)
-    loose = {"value": accuracy["value"], "n": len(rows), "k": None, "wilson": None, "cluster": accuracy["cluster"]}
-    block = {
-        "n": len(rows),
-        "unparsed": sum(unparsed),
-        "metrics": {
-            "accuracy": accuracy,
-            "unparsed_rate": share(unparsed),
-            "balanced_accuracy": loose,
-            "miss_rate": share(missed),
-            "false_stop_rate": share(stopped),
-            "auroc": {**loose, "value": area, "cluster": [max(0.0, area - 0.04), min(1.0, area + 0.04)]},
-            "order_consistency": share([a == b for a, b in zip(right[::2], right[1::2], strict=False)]),
-        },
-        "by_class": slices("class"),
-        "by_anomaly": slices("class", True),
-        "by_step": slices("step"),
-        "by_stage": {},
-        "by_lang": {},
-        "by_question": {},
-        "confusion": {
-            "anomaly_as_anomaly": sum(r and t for r, t in zip(right, truth, strict=True)),
-            "anomaly_as_normal": sum(not r and t and not u for r, t, u in zip(right, truth, unparsed, strict=True)),
-            "anomaly_unparsed": sum(t and u for t, u in zip(truth, unparsed, strict=True)),
-            "normal_as_normal": sum(r and not t for r, t in zip(right, truth, strict=True)),
-            "normal_as_anomaly": sum(not r and not t and not u for r, t, u in zip(right, truth, unparsed, strict=True)),
-            "normal_unparsed": sum(not t and u for t, u in zip(truth, unparsed, strict=True)),
-        },
-        "roc": curve[:: max(1, len(curve) // 200)],
-        "operating": {"allowed_false_stop_rate": 0.05, "threshold": 0.8, "false_stop_rate": 0.04, "miss_rate": 0.3},
-        "reliability": bars,
-    }
-    hashes = {"predictions_sha256": sha(path.name), "predictions_content": None, "data_content": None, "ontology": None}
-    return {
-        "schema_version": 1,
-        "inputs": hashes,
-        "seed": 0,
-        "resamples": 1000,
-        "confidence": 0.95,
-        "n": len(rows),
-        "unparsed": sum(unparsed),
-        "groups": 6,
-        "group_by": "group",
-        "primary": "choice",
-        "metrics": {"accuracy": accuracy, "unparsed_rate": share(unparsed)},
-        "kinds": {"choice": block},
-        "notes": ["invented for a test"],
-    }
+def score(path: Path, data: Path) -> Path:
+    """score.json and scored.csv of the predictions `path`, by the scorer."""
+    out = path.with_suffix(".json")
+    run_score(path, data=data, out=out)
+    return out
 
 
 def times(p50: float, source: str = "bench") -> dict[str, Any]:
@@ -291,9 +196,11 @@ def record(
     """One invented record below `out`; `work` holds what it is made from. instead: replaces what is written."""
     data = data or work / f"data-{sha(task + condition + board)[:8]}-{seed}"
     if not data.exists():
-        dataset(data, n=n, seed=seed)
+        dataset(data, n=n, seed=seed, task=task)
     name = sha(json.dumps([model, curriculum, task, condition, board, skill, seed, weights, emulated]))[:12]
-    said = predictions(work / f"{name}.csv", data, skill=skill, seed=int(name, 16), texts=texts)
+    said = (instead or {}).get("predictions")
+    if "predictions" not in (instead or {}):
+        said = predictions(work / f"{name}.csv", data, skill=skill, seed=int(name, 16), texts=texts)
     fields: dict[str, Any] = {
         "model": {
             "name": model,
@@ -313,7 +220,7 @@ def record(
             "part": "shifted" if condition == "shifted" else "same distribution",
             "condition": condition,
         },
-        "dataset": sha(task + condition + board),
+        "dataset": hash_folder(data),
         "command": f"deckbench infer --model {model} --data data/{STAGES[task]} --out predictions.csv",
         "seed": seed,
         "inputs": [
@@ -330,7 +237,6 @@ def record(
                 "source": f"deckbench build {task} --pool pool --out data",
             },
         ],
-        "score": score(said, data),
         "predictions": said,
         "data": data,
         "latency": {} if p50 is None else {"choice": times(p50)},
@@ -338,7 +244,11 @@ def record(
         "machine": {**MACHINE, "emulated": emulated},
         "packages": {"torch": "2.9.0", "transformers": "5.1.0"},
     }
-    return write_record(out, **{**fields, **(instead or {})})
+    fields |= instead or {}
+    if "score" not in fields:
+        there = fields["predictions"] is not None and Path(fields["predictions"]).is_file() and fields["data"]
+        fields["score"] = score(fields["predictions"], fields["data"]) if there else work / "score.json"
+    return write_record(out, **fields)
 
 
 SKILLS = {"base": (0.52, 0.5, 0.5), "S1": (0.97, 0.55, 0.51), "S1+S2": (0.96, 0.89, 0.6), "S1+S2+S3": (0.95, 0.87, 0.8)}
@@ -349,7 +259,7 @@ def suite(out: Path, work: Path, *, models: int = 1, n: int = 200, pictures: int
     count = 0
     for place, task in enumerate(STAGES):
         for condition in ("same distribution", "shifted"):
-            data = dataset(work / f"data-{place}-{condition[:4]}", n=n, seed=place, pictures=pictures)
+            data = dataset(work / f"data-{place}-{condition[:4]}", n=n, seed=place, pictures=pictures, task=task)
             shift = 0.08 if condition == "shifted" else 0.0
             cases: list[tuple[str, str, str | None, float, float | None]] = []
             for index in range(models):
@@ -374,6 +284,7 @@ def suite(out: Path, work: Path, *, models: int = 1, n: int = 200, pictures: int
                         skill=min(1.0, max(0.45, skill)),
                         p50=p50,
                         seed=machine,
+                        texts=dict.fromkeys(range(n), "A") if name.startswith("blind") else None,
                         instead={"machine": {**MACHINE, "cpu": f"Example CPU {machine}"}} if machine else None,
                     )
                     count += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,24 +16,12 @@ from deckbench.errors import InputError
 from deckbench.record.read import read_all, read_record, read_samples
 from deckbench.report import report
 from tests.record import fake
+from tests.record.forge import forge, seal
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     """Edit record.json and make the manifest agree, as a careless hand would not."""
-    place = folder / "record.json"
-    value = json.loads(place.read_text())
-    edit(value)
-    place.write_text(json.dumps(value))
-    seal(folder)
-
-
-def seal(folder: Path) -> None:
-    """Make the manifest fit the files again."""
-    place = folder / "manifest.json"
-    manifest = json.loads(place.read_text())
-    manifest["content"]["files"] = artifact.list_files(folder)
-    manifest["content_hash"] = artifact.hash_json(manifest["content"])
-    place.write_text(json.dumps(manifest))
+    forge(folder, record=edit)
 
 
 def said(folder: Path) -> str:
@@ -65,7 +52,7 @@ def test_record_json_missing(folder: Path) -> None:
     assert "no record.json" in said(folder)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [1, 3, 0, "1", None])
 def test_unknown_schema_version(folder: Path, version: Any) -> None:
     change(folder, lambda value: value.update(schema=version))
     message = said(folder)
@@ -181,11 +168,11 @@ def test_samples_with_a_short_row(folder: Path) -> None:
 
 
 def test_samples_with_a_doubtful_verdict(folder: Path) -> None:
-    assert "correct is 'maybe'" in row_changed(folder, ",true,0.", ",maybe,0.")
+    assert "right is 'maybe'" in row_changed(folder, ",true,true,", ",maybe,true,")
 
 
 def test_samples_with_an_impossible_probability(folder: Path) -> None:
-    assert "not a probability" in row_changed(folder, ",true,0.", ",true,7.")
+    assert "not a probability" in row_changed(folder, ",true,,,0.", ",true,,,7.")
 
 
 def test_samples_that_are_not_those_of_the_record(folder: Path) -> None:

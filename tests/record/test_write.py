@@ -11,22 +11,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from deckbench import artifact
 from deckbench.bench.measure import Timed, summarise
 from deckbench.errors import InputError
-from deckbench.grade import parse_choice
 from deckbench.models.interface import Answer
-from deckbench.record.metrics import judge
+from deckbench.record.metrics_schema import Estimate
 from deckbench.record.read import read_record, read_samples
-from deckbench.record.samples import MAX_THUMBS, SAMPLE_COLUMNS, THUMB_WIDTH, is_correct, pick_pictures, thumbnail
-from deckbench.record.schema import Estimate, Metrics
+from deckbench.record.samples import MAX_THUMBS, SAMPLE_COLUMNS, THUMB_WIDTH, pick_pictures, thumbnail
+from deckbench.record.scores import scored_path
 from deckbench.record.times import latency_from_timings, percentiles
-from deckbench.record.write import metrics_from, slug
-from deckbench.score.schema import Score
+from deckbench.record.write import slug
 from tests.record import fake
 
 
@@ -38,7 +36,7 @@ def test_what_is_written_is_read_back(one: Path, folder: Path) -> None:
     assert run.latency is not None and run.latency.answer.p50 == 0.05
     rows = read_samples(run)
     assert len(rows) == run.record.metrics.n == 60
-    right = sum(row["correct"] == "true" for row in rows)
+    right = sum(row["right"] == "true" for row in rows)
     assert right == run.record.metrics.kinds["choice"].metrics["accuracy"].k
     assert {row["group"] for row in rows} == {f"session-{i}" for i in range(6)}
     assert all((folder / row["thumbnail"]).is_file() for row in rows)
@@ -79,14 +77,14 @@ def test_at_most_fifty_thumbnails_and_wrong_answers_first(tmp_path: Path) -> Non
     with Image.open(thumbs[0]) as picture:
         assert picture.width == THUMB_WIDTH and picture.format == "JPEG"
     rows = read_samples(read_record(folder))
-    wrong = {row["frame"] for row in rows if row["correct"] == "false"}
+    wrong = {row["frame"] for row in rows if row["right"] == "false"}
     shown = {row["frame"] for row in rows if row["thumbnail"]}
     assert wrong <= shown or shown <= wrong
 
 
 def test_every_class_gets_a_turn_among_the_thumbnails() -> None:
-    rows = [{"id": f"{c}{i}", "class": c, "correct": "false", "image": f"{c}{i}"} for c in "ab" for i in range(9)]
-    rows.append({"id": "c0", "class": "c", "correct": "true", "image": "c0"})
+    rows = [{"id": f"{c}{i}", "class": c, "right": "false", "image": f"{c}{i}"} for c in "ab" for i in range(9)]
+    rows.append({"id": "c0", "class": "c", "right": "true", "image": "c0"})
     assert pick_pictures(pd.DataFrame(rows), most=4) == ["a0", "b0", "a1", "b1"]
     assert "c0" in pick_pictures(pd.DataFrame(rows), most=19)
 
@@ -124,12 +122,11 @@ def refused(tmp_path: Path, changes: dict[str, Any]) -> str:
         ({"pool": {"name": "x", "hash": "0" * 64, "synthetic": True, "colour": 1}}, "pool.colour"),
         ({"model": {"name": "", "family": "x"}}, "model.name"),
         ({"latency": {"choice": {"source": "bench"}}}, "engine"),
-        ({"latency": {}, "bench": None, "data": None, "predictions": None, "score": {}}, "score"),
+        ({"latency": {}, "bench": None, "data": None, "predictions": None, "score": Path("x.json")}, "score"),
         ({"latency": None, "bench": {"engine": "torch"}}, "bench"),
         ({"inputs": [{"name": "a", "kind": "b", "sha256": "c", "source": "d"}]}, "inputs.0.sha256"),
-        ({"score": {"n": 3}}, "score"),
-        ({"score": None, "data": None}, "both"),
-        ({"data": Path("nowhere")}, "samples.csv"),
+        ({"score": None, "data": None}, "none of them"),
+        ({"data": Path("nowhere"), "score": Path("score.json")}, "nowhere: not found"),
         ({"predictions": Path("nowhere.csv")}, "nowhere.csv"),
         ({"container": {"name": "x86-cpu", "identity": "latest"}}, "container.identity"),
     ],
@@ -175,46 +172,47 @@ def test_missing_column_in_predictions(tmp_path: Path) -> None:
     data = fake.dataset(tmp_path / "data", n=4)
     said = tmp_path / "p.csv"
     said.write_text("id,prediction\ns00000,A\n")
-    with pytest.raises(InputError, match="column pair_id is missing"):
+    with pytest.raises(InputError, match="column 'pair_id' is missing"):
         fake.record(tmp_path / "records", tmp_path, instead={"data": data, "predictions": said})
 
 
 # ---- agreement with the scorer
 
 
-def test_the_invented_score_has_the_scorers_shape(tmp_path: Path) -> None:
-    data = fake.dataset(tmp_path / "data", n=20)
-    score = fake.score(fake.predictions(tmp_path / "p.csv", data), data)
-    Score.model_validate(score)
+def test_metrics_are_the_content_of_score_json(one: Path, folder: Path, tmp_path: Path) -> None:
+    score = next((tmp_path / "work").glob("*.json"))
+    assert json.loads((folder / "record.json").read_text())["metrics"] == json.loads(score.read_text())
 
 
-def test_a_record_has_room_for_all_that_a_score_says(tmp_path: Path) -> None:
-    data = fake.dataset(tmp_path / "data", n=20)
-    score = fake.score(fake.predictions(tmp_path / "p.csv", data), data)
-    kept = metrics_from(score).model_dump(mode="json")
-    assert shape(kept["kinds"]) == shape(Score.model_validate(score).as_dict()["kinds"])
+@pytest.mark.parametrize("block", ["judge", "events"])
+def test_a_block_that_nobody_knows_is_refused_by_name(tmp_path: Path, block: str) -> None:
+    data = fake.dataset(tmp_path / "data")
+    predictions = fake.predictions(tmp_path / "p.csv", data)
+    score = fake.score(predictions, data)
+    value = json.loads(score.read_text())
+    value["kinds"]["choice"][block] = {"agreement": 1.0}
+    score.write_text(json.dumps(value))
+    found = refused(tmp_path, {"data": data, "predictions": predictions, "score": score})
+    assert f"unknown field kinds.choice.{block}" in found
 
 
-def shape(value: Any) -> Any:
-    """The keys of nested dicts, without what they hold."""
-    return {key: shape(inner) for key, inner in value.items()} if isinstance(value, dict) else None
+def test_a_score_of_other_predictions(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data")
+    predictions, other = (fake.predictions(tmp_path / f"{i}.csv", data, seed=i) for i in (1, 2))
+    changes = {"data": data, "predictions": predictions, "score": fake.score(other, data)}
+    assert "does not follow from its samples" in refused(tmp_path, changes)
 
 
-ANSWERS = st.sampled_from(["A", "B", "a", "A.", "yes", "no", "AB", "", "A or B", "Verdict: anomaly.", "All is well."])
-SCENES = st.sampled_from(["Fine. Verdict: normal.", "A spill. Verdict: anomaly.", "nothing", "", "结论:异常。"])
-
-
-@settings(deadline=None)
-@given(kind=st.sampled_from(["choice", "open", "scene"]), data=st.data())
-def test_correct_means_what_the_scorer_means(kind: str, data: st.DataObject) -> None:
-    gold = data.draw(st.sampled_from(["A", "B"]) if kind == "choice" else SCENES if kind == "scene" else ANSWERS)
-    said = data.draw(ANSWERS | SCENES | st.text(max_size=8))
-    anomaly = data.draw(st.sampled_from([True, False, None]))
-    row = {"kind": kind, "gold": gold, "prediction": said, "anomaly": anomaly, "option_a": "yes", "option_b": "no"}
-    table = pd.DataFrame([row]).astype({"anomaly": object})
-    parsed = (parse_choice(said, "yes", "no") or "") if kind == "choice" else ""
-    mine = is_correct(kind, gold, said, parsed, "" if anomaly is None else str(anomaly).lower())
-    assert (mine == "true") == bool(judge(table)["correct"].iloc[0])
+def test_graded_answers_that_were_edited(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data")
+    predictions = fake.predictions(tmp_path / "p.csv", data, skill=0.5)
+    score = fake.score(predictions, data)
+    scored = scored_path(score)
+    scored.write_text(scored.read_text().replace(",false,false,,wrong", ",true,true,,", 1))
+    changes = {"data": data, "predictions": predictions, "score": score}
+    assert "not those of the score" in refused(tmp_path, changes)
+    scored.unlink()
+    assert scored.name in refused(tmp_path, changes)
 
 
 # ---- times
@@ -322,12 +320,7 @@ def test_a_slug_is_a_safe_folder_name(text: str) -> None:
 def test_samples_have_the_documented_columns(folder: Path) -> None:
     text = gzip.decompress((folder / "samples.csv.gz").read_bytes()).decode()
     assert tuple(text.splitlines()[0].split(",")) == SAMPLE_COLUMNS
-    assert json.loads((folder / "record.json").read_text())["schema"] == 1
-
-
-def test_metrics_need_their_primary_kind() -> None:
-    with pytest.raises(ValueError, match="primary"):
-        Metrics.model_validate({"n": 0, "unparsed": 0, "groups": 0, "primary": "choice", "kinds": {}})
+    assert json.loads((folder / "record.json").read_text())["schema"] == 2
 
 
 @pytest.mark.parametrize(

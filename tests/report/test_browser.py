@@ -22,13 +22,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small site: one model at four curricula, baselines, an unranked run, and answers that are attacks."""
     work = tmp_path_factory.mktemp("browser")
     attack = '<img src=x onerror="document.title=\'pwned\'"><script>document.title="pwned"</script>'
-    data = fake.dataset(work / "data", n=60)
+    data = fake.dataset(work / "data", n=60, task="ot2-scene@1")
     shared = {"data": data, "task": "ot2-scene@1"}
     for stage, skill in (("base", 0.5), ("S1", 0.6), ("S1+S2", 0.7), ("S1+S2+S3", 0.9)):
         fake.record(work / "r", work / "w", curriculum=stage, skill=skill, p50=skill, texts={0: attack}, **shared)
     fake.record(work / "r", work / "w", model="majority", kind="baseline", skill=0.55, p50=None, **shared)
     fake.record(work / "r", work / "w", model="random", weights="random", skill=1.0, p50=0.001, **shared)
-    shifted = {**shared, "data": fake.dataset(work / "data2", n=60, seed=1), "condition": "shifted"}
+    shifted = {**shared, "data": fake.dataset(work / "data2", n=60, seed=1, task="ot2-scene@1"), "condition": "shifted"}
     fake.record(work / "r", work / "w", curriculum="S1+S2", skill=0.95, **shifted)
     report(work / "r", out=work / "site")
     return work / "site"

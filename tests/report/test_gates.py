@@ -9,6 +9,7 @@ from typing import Any
 from deckbench.record.read import read_all
 from deckbench.report import gates, report
 from tests.record import fake
+from tests.record.forge import forge
 
 
 def failed(records: Path) -> list[str]:
@@ -55,22 +56,19 @@ def test_too_few_answers(one: Path, tmp_path: Path) -> None:
     assert failed(one) == ["answers"]
 
 
-def test_a_number_without_an_interval(tmp_path: Path) -> None:
-    data = fake.dataset(tmp_path / "data")
-    said = fake.predictions(tmp_path / "p.csv", data)
-    score: dict[str, Any] = fake.score(said, data)
-    score["kinds"]["choice"]["metrics"]["accuracy"].update(wilson=None, cluster=None)
-    fake.record(tmp_path / "r", tmp_path / "w", data=data, instead={"score": score, "predictions": said})
-    assert failed(tmp_path / "r") == ["intervals"]
+def headline(value: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = value["metrics"]["kinds"]["choice"]["metrics"][name]
+    return found
 
 
-def test_an_interval_that_misses_its_value(tmp_path: Path) -> None:
-    data = fake.dataset(tmp_path / "data")
-    said = fake.predictions(tmp_path / "p.csv", data)
-    score: dict[str, Any] = fake.score(said, data)
-    score["kinds"]["choice"]["metrics"]["miss_rate"].update(wilson=[0.98, 0.99])
-    fake.record(tmp_path / "r", tmp_path / "w", data=data, instead={"score": score, "predictions": said})
-    assert failed(tmp_path / "r") == ["intervals"]
+def test_a_number_without_an_interval(one: Path, folder: Path) -> None:
+    forge(folder, record=lambda value: headline(value, "accuracy").update(wilson=None, cluster=None))
+    assert failed(one) == ["reproduces", "intervals"]
+
+
+def test_an_interval_that_misses_its_value(one: Path, folder: Path) -> None:
+    forge(folder, record=lambda value: headline(value, "miss_rate").update(wilson=[0.98, 0.99]))
+    assert failed(one) == ["reproduces", "intervals"]
 
 
 def test_a_failed_audit(one: Path, tmp_path: Path) -> None:
@@ -83,13 +81,9 @@ def test_a_blind_model_that_sees(one: Path, tmp_path: Path) -> None:
     assert failed(one) == ["blind"]
 
 
-def test_samples_that_are_fewer_than_were_scored(tmp_path: Path) -> None:
-    data = fake.dataset(tmp_path / "data")
-    said = fake.predictions(tmp_path / "p.csv", data)
-    score = fake.score(said, data)
-    score["n"] = 61
-    fake.record(tmp_path / "r", tmp_path / "w", data=data, instead={"score": score, "predictions": said})
-    assert failed(tmp_path / "r") == ["samples"]
+def test_samples_that_are_fewer_than_were_scored(one: Path, folder: Path) -> None:
+    forge(folder, record=lambda value: value["metrics"].update(n=61))
+    assert failed(one) == ["samples", "reproduces"]
 
 
 def test_the_page_names_what_fails(one: Path, tmp_path: Path) -> None:

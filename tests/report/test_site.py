@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.record.metrics_schema import Estimate
 from deckbench.record.read import read_all
-from deckbench.record.schema import Estimate
 from deckbench.report import charts, report, site
 from deckbench.report.board import boards_of
 from tests.record import fake
@@ -172,7 +172,7 @@ def test_an_emulated_run_is_not_ranked(one: Path, tmp_path: Path) -> None:
 
 
 def test_other_test_sets_and_other_weights_do_not_share_a_cell(one: Path, tmp_path: Path) -> None:
-    fake.record(one, tmp_path / "work", skill=0.7, instead={"dataset": "1" * 64})
+    fake.record(one, tmp_path / "work", skill=0.7, data=fake.dataset(tmp_path / "other", seed=1))
     model = {"name": "tiny-glm4v", "family": "glm4v", "identity": {"adapter": "2" * 64}}
     fake.record(one, tmp_path / "work", skill=0.6, instead={"model": model})
     board = boards_of(read_all(one)[0])[0]

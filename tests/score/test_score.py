@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from deckbench.record.metrics_schema import Metrics
 from deckbench.score import score
-from deckbench.score.schema import Score
 from tests.score.score_helpers import answered, choice, make_data, make_predictions, open_question, scene
 
 
@@ -83,7 +83,7 @@ def test_worked_example(tmp_path: Path) -> None:
     # positives .9 .8 .3 .5 against negatives .1 .2 .3 .7: wins 4 + 4 + 2.5 + 3 of 16
     assert value(result, "auroc") == pytest.approx(13.5 / 16)
     assert value(result, "miss_rate_at_5") == 0.5  # no negative may stop: threshold 0.8
-    assert block["operating"] == {
+    assert block["operating_point"] == {
         "allowed_false_stop_rate": 0.05,
         "threshold": 0.8,
         "false_stop_rate": 0.0,
@@ -217,7 +217,7 @@ def test_calibration(tmp_path: Path) -> None:
     assert value(result, "ece") == pytest.approx(0.05)
     assert value(result, "brier") == pytest.approx(0.8 * 0.15**2 + 0.2 * 0.85**2)
     bars = [bar for bar in result["kinds"]["choice"]["reliability"] if bar["n"]]
-    assert bars == [{"low": 0.8, "high": 0.9, "n": 10, "stated": 0.85, "true": 0.8}]
+    assert bars == [{"low": 0.8, "high": 0.9, "n": 10, "mean_predicted": 0.85, "observed_frequency": 0.8}]
 
 
 def test_same_inputs_same_bytes(world: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_same_inputs_same_bytes(world: tuple[Path, list[dict[str, Any]]], tmp_pa
         assert picture.read_bytes() == (tmp_path / "b" / picture.name).read_bytes()
         ElementTree.parse(picture)
     loaded = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
-    assert Score.model_validate(loaded).as_dict() == loaded
+    assert Metrics.model_validate(loaded).model_dump(mode="json") == loaded
 
 
 def test_order_of_rows_does_not_matter(world: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:

@@ -200,10 +200,10 @@ def test_wrong_ontology(good: tuple[Path, Path], tmp_path: Path, text: str) -> N
 def test_only_a_score_is_replaced(good: tuple[Path, Path], tmp_path: Path) -> None:
     said, data = good
     before = said.read_bytes()
-    with pytest.raises(InputError, match="no score; it is not replaced"):
+    with pytest.raises(InputError, match="not a DeckBench score"):
         score(said, data=data, out=said, plots=tmp_path / "plots")
     assert said.read_bytes() == before and not (tmp_path / "plots").exists()
-    with pytest.raises(InputError, match="no score; it is not replaced"):
+    with pytest.raises(InputError, match="not a DeckBench score"):
         score(said, data=data, out=tmp_path)
     with pytest.raises(InputError, match="the place for plots is a file"):
         score(said, data=data, plots=said)

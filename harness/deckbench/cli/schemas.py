@@ -38,7 +38,7 @@ KINDS = {
     "messages": Kind("one line of a JSONL from elsewhere", "deckbench.dataset:Row"),
     "train": Kind("settings of a training (yaml)", "deckbench.train.config:TrainConfig"),
     "endpoint": Kind("a model behind a server (yaml)", "deckbench.endpoint.spec:EndpointSpec"),
-    "score": Kind("score.json", "deckbench.score.schema:Score"),
+    "score": Kind("score.json", "deckbench.record.metrics_schema:Metrics"),
     "record": Kind("record.json of a record", "deckbench.record.schema:Record"),
     "observed": Kind("`observed` in the manifest of a record", "deckbench.record.schema:Observed"),
     "image": Kind(

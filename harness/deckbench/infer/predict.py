@@ -4,59 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from deckbench import artifact
+from deckbench import artifact, grade
 from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, dataset_hash, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
-from deckbench.grade import options_of, parse_choice, parse_scene
 from deckbench.infer.workers import answer_all, answer_in_threads, ending, one_thread, processes_for
+from deckbench.journal import Journal, open_journal
 from deckbench.machine import hardware
 from deckbench.models.interface import MAX_NEW_TOKENS, Answer, Question, Unanswered
 from deckbench.picture import open_picture
-from deckbench.predictions import COLUMNS
+from deckbench.predictions import (
+    COLUMNS,
+    KIND,
+    STAGES,
+    TIMING_COLUMNS,
+    UNANSWERED_COLUMNS,
+    PredictionFiles,
+    csv_bytes,
+)
 from deckbench.progress import say, track
 
-KIND = "predictions"
-STAGES = ("preprocess", "vision", "prefill", "decode", "first_token")
-TIMINGS = ("id", "kind", "picture", "asked_together", *(f"{stage}_s" for stage in STAGES))
 RUN = "run.json"
 ANSWERS = "answers.jsonl"
-UNANSWERED = ("id", "reason")
-FSYNC_EVERY_S = 1.0
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-
-
-@dataclass(frozen=True)
-class Place:
-    """The files around one FILE.csv."""
-
-    csv: Path
-
-    @property
-    def manifest(self) -> Path:
-        return self.csv.with_name(f"{self.csv.stem}.manifest.json")
-
-    @property
-    def timings(self) -> Path:
-        return self.csv.with_name(f"{self.csv.stem}.timings.csv")
-
-    @property
-    def unanswered(self) -> Path:
-        return self.csv.with_name(f"{self.csv.stem}.unanswered.csv")
-
-    @property
-    def partial(self) -> Path:
-        return self.csv.with_name(f"{self.csv.stem}.partial")
 
 
 def infer(
@@ -84,8 +60,8 @@ def infer(
     """
     from deckbench.models.load import load_model
 
-    data, place = Path(data), Place(Path(out))
-    check_out(place)
+    data, files = Path(data), PredictionFiles(Path(out))
+    check_out(files)
     inputs = {"data": dataset_hash(data)}
     samples = read_samples(data, split) if data.is_dir() else read_file(data, split)
     if data.is_file():
@@ -101,16 +77,17 @@ def infer(
         "seed": None,
     }
     content = json.loads(artifact.canonical(content))
-    if place.csv.exists():
-        return finished(place, content)
+    if files.csv.exists():
+        return finished(files, content)
     started = time.monotonic()
-    with journal(place, content) as (file, done):
+    with unfinished_run(files, content) as answers:
+        done = {entry["picture"]: entry for entry in answers.entries}
         if done:
-            say(f"going on: {len(done)} of {len(pictures)} pictures are answered")
-        check_complete(place, answer_rest(answerer, pictures, done, file))
+            say(f"resuming: {len(done)} of {len(pictures)} pictures are answered")
+        check_complete(files, answer_rest(answerer, pictures, done, answers))
     entries = [done[number] for number in range(len(pictures))]
     observed = {"wall_s": round(time.monotonic() - started, 3), **answered_by(answerer)}
-    return publish(place, content, entries, answerer, observed=observed)
+    return publish(files, content, entries, answerer, observed=observed)
 
 
 # What is asked
@@ -143,7 +120,7 @@ def choose(samples: Sequence[Sample], shard: str | None, limit: int | None) -> l
 
 
 def answer_rest(
-    answerer: Any, pictures: Sequence[list[Sample]], done: dict[int, Any], file: IO[bytes]
+    answerer: Any, pictures: Sequence[list[Sample]], done: dict[int, Any], kept: Journal
 ) -> list[tuple[str, str]]:
     """Answer the pictures that are not in `done`, keep each in the journal as soon as it is there.
 
@@ -153,7 +130,6 @@ def answer_rest(
     processes, threads = processes_for(answerer, len(left)), getattr(answerer, "concurrency", 0)
     stays_out = threads and answerer.spec.unanswered == "leave-out"
     missing: list[tuple[str, str]] = []
-    synced = time.monotonic()
     if threads:
         # Answers of a server may cost money, and a broken picture gives up what is answered: find it before.
         for number in left:
@@ -172,11 +148,7 @@ def answer_rest(
                 else:
                     missing += entry["unanswered"]
                 continue
-            file.write(artifact.canonical(entry) + b"\n")
-            file.flush()
-            if time.monotonic() - synced >= FSYNC_EVERY_S:
-                os.fsync(file.fileno())
-                synced = time.monotonic()
+            kept.append(entry)
             done[number] = entry
     return missing
 
@@ -211,35 +183,21 @@ def share(value: float | None) -> str:
     return "" if value is None else f"{value:.8f}"
 
 
-def parsed(sample: Sample, text: str) -> str:
-    """A or B, anomaly or normal, or nothing where the answer is not clear."""
-    if sample.kind == "choice":
-        options = (sample.option_a, sample.option_b)
-        if options[0] is None or options[1] is None:
-            options = options_of(sample.question) or ("A", "B")
-        return parse_choice(text, str(options[0]), str(options[1])) or ""
-    verdict = parse_scene(text) if sample.kind == "scene" else None
-    return "" if verdict is None else "anomaly" if verdict else "normal"
-
-
-def readable(text: str) -> str:
-    """An answer without control characters, which CSV readers stumble over; line breaks and tabs stay."""
-    return CONTROL.sub("\ufffd", text)
-
-
 def row_of(sample: Sample, answer: Answer) -> list[str]:
     """One row of FILE.csv. p_anomaly is the probability of the option that means anomaly, as it is in the softmax."""
     p_anomaly = None
     if sample.kind == "choice" and sample.anomaly is not None and sample.gold in {"A", "B"}:
         p_anomaly = answer.p_a if (sample.gold == "A") == sample.anomaly else answer.p_b
+    text = grade.clean(answer.text)
+    options = grade.sample_options(sample.question, sample.option_a, sample.option_b)
     return [
         sample.id,
         sample.pair_id,
         sample.kind,
         sample.question,
         sample.gold,
-        readable(answer.text),
-        parsed(sample, answer.text),
+        text,
+        grade.parse(text, sample.kind, options),
         share(answer.p_a),
         share(answer.p_b),
         share(p_anomaly),
@@ -256,15 +214,15 @@ def times_of(sample: Sample, answer: Answer, picture: int, together: int) -> lis
 # Files
 
 
-def check_out(place: Place) -> None:
+def check_out(files: PredictionFiles) -> None:
     """Raises InputError unless the output is a FILE.csv that can be written."""
-    if place.csv.suffix != ".csv":
-        raise InputError("the output is not a .csv file", place.csv, "write --out FILE.csv")
-    if place.csv.is_dir():
-        raise InputError("the output is a folder", place.csv, "write --out FILE.csv")
+    if files.csv.suffix != ".csv":
+        raise InputError("the output is not a .csv file", files.csv, "write --out FILE.csv")
+    if files.csv.is_dir():
+        raise InputError("the output is a folder", files.csv, "write --out FILE.csv")
 
 
-def same(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
+def check_same(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
     """Raises InputError naming what differs between two runs' inputs and parameters."""
     parts = [(part, key) for part in ("inputs", "params") for key in sorted({*old.get(part, {}), *new[part]})]
     changed = [key for part, key in parts if old.get(part, {}).get(key) != new[part].get(key)]
@@ -276,48 +234,46 @@ def same(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
         )
 
 
-def finished(place: Place, content: dict[str, Any]) -> Manifest:
+def finished(files: PredictionFiles, content: dict[str, Any]) -> Manifest:
     """FILE.csv is there: done, if it is of these inputs and unchanged. Raises InputError otherwise."""
     try:
-        data = json.loads(place.manifest.read_text(encoding="utf-8"))
+        data = json.loads(files.manifest.read_text(encoding="utf-8"))
         old = data["content"]
         whole = artifact.hash_json(old) == data["content_hash"]
-        whole = whole and old["files"]["predictions.csv"]["sha256"] == artifact.hash_file(place.csv)
+        whole = whole and old["files"]["predictions.csv"]["sha256"] == artifact.hash_file(files.csv)
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise InputError("a file is here that is no finished prediction", place.csv, "choose another --out")
-    same(old, content, place.csv)
-    shutil.rmtree(place.partial, ignore_errors=True)
-    say(f"already done: {place.csv}")
-    return Manifest(place.manifest, old, data["content_hash"], data["observed"])
+        raise InputError("a file is here that is no finished prediction", files.csv, "choose another --out")
+    check_same(old, content, files.csv)
+    shutil.rmtree(files.partial, ignore_errors=True)
+    say(f"already done: {files.csv}")
+    return Manifest(files.manifest, old, data["content_hash"], data["observed"])
 
 
 @contextmanager
-def journal(place: Place, content: dict[str, Any]) -> Iterator[tuple[IO[bytes], dict[int, Any]]]:
-    """The open journal of the unfinished run, and what it holds: picture number -> entry.
-
-    A last line that was torn by a crash is cut off. Broken inputs leave nothing behind; a full disk leaves all.
-    """
-    run, answers = place.partial / RUN, place.partial / ANSWERS
+def unfinished_run(files: PredictionFiles, content: dict[str, Any]) -> Iterator[Journal]:
+    """The journal of this run's answers, new or resumed. Broken inputs leave nothing behind; a full disk leaves all."""
+    run = files.partial / RUN
     if run.is_file():
-        same(read_json(run), content, place.partial)
+        check_same(read_json(run), content, files.partial)
     else:
         artifact.atomic_write(run, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     try:
-        done, length = read_answers(answers)
-        with answers.open("ab") as file:
-            file.truncate(length)
-            yield file, done
-            file.flush()
-            os.fsync(file.fileno())
+        with open_journal(files.partial / ANSWERS, is_whole) as answers:
+            yield answers
     except InputError:
-        shutil.rmtree(place.partial, ignore_errors=True)
+        shutil.rmtree(files.partial, ignore_errors=True)
         raise
     except OSError as error:
         raise OutsideError(
-            f"cannot write the answers: {error.strerror}", place.partial, "fix the disk, then run again to go on"
+            f"cannot write the answers: {error.strerror}", files.partial, "fix the disk, then rerun to resume"
         ) from error
+
+
+def is_whole(entry: Any) -> bool:
+    """Whether a picture's entry in the journal has all it needs."""
+    return isinstance(entry["picture"], int) and len(entry["rows"]) == len(entry["times"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -330,34 +286,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_answers(path: Path) -> tuple[dict[int, Any], int]:
-    """Entries of a journal up to its first torn line, and the length in bytes of that good part."""
-    done: dict[int, Any] = {}
-    length = 0
-    if path.is_file():
-        for line in path.read_bytes().splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-                if not line.endswith(b"\n") or len(entry["rows"]) != len(entry["times"]):
-                    break
-                done[int(entry["picture"])] = entry
-            except (ValueError, KeyError, TypeError):
-                break
-            length += len(line)
-    return done, length
-
-
-def cell(value: str) -> str:
-    """A CSV cell, quoted where needed. Python's own writer leaves a bare carriage return unquoted before 3.13."""
-    quoted = value.replace('"', '""')
-    return f'"{quoted}"' if any(mark in value for mark in ',"\r\n') else value
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
-    """CSV bytes: UTF-8, line feeds, quoted where needed."""
-    return "".join(",".join(map(cell, row)) + "\n" for row in (columns, *rows)).encode()
-
-
 def answered_by(answerer: Any) -> dict[str, Any]:
     """The machine (a server's is not known: none), the packages and the container that gave the answers."""
     if hasattr(answerer, "account"):
@@ -367,13 +295,15 @@ def answered_by(answerer: Any) -> dict[str, Any]:
     return {**here, "container": hardware.container()}
 
 
-def check_complete(place: Place, missing: Sequence[tuple[str, str]]) -> None:
+def check_complete(files: PredictionFiles, missing: Sequence[tuple[str, str]]) -> None:
     """Raises OutsideError when there are questions without an answer; FILE.partial/ then lists them."""
-    listed = place.partial / place.unanswered.name
+    listed = files.partial / files.unanswered.name
     if not missing:
         listed.unlink(missing_ok=True)
         return
-    artifact.atomic_write(listed, table(UNANSWERED, [(key, readable(reason)) for key, reason in missing]))
+    artifact.atomic_write(
+        listed, csv_bytes(UNANSWERED_COLUMNS, [(key, grade.clean(reason)) for key, reason in missing])
+    )
     key, reason = missing[0]
     raise OutsideError(
         f"{len(missing)} questions got no answer; the first, {key}: {reason}",
@@ -383,7 +313,7 @@ def check_complete(place: Place, missing: Sequence[tuple[str, str]]) -> None:
 
 
 def publish(
-    place: Place,
+    files: PredictionFiles,
     content: dict[str, Any],
     entries: Sequence[dict[str, Any]],
     answerer: Any,
@@ -393,11 +323,11 @@ def publish(
     """Timings and manifest first, then FILE.csv, whose presence means done; then the journal goes."""
     rows = [row for entry in entries for row in entry["rows"]]
     times = [row for entry in entries for row in entry["times"]]
-    missing = [(key, readable(reason)) for entry in entries for key, reason in entry.get("unanswered", [])]
+    missing = [(key, grade.clean(reason)) for entry in entries for key, reason in entry.get("unanswered", [])]
     if not rows:
         what = f"no question got an answer; the first, {missing[0][0]}: {missing[0][1]}"
-        raise OutsideError(what, place.partial, "fix it at the server, then run again")
-    predictions = table(COLUMNS, rows)
+        raise OutsideError(what, files.partial, "fix it at the server, then run again")
+    predictions = csv_bytes(COLUMNS, rows)
     entry = {"sha256": hashlib.sha256(predictions).hexdigest(), "size": len(predictions)}
     content = {**content, "files": {"predictions.csv": entry}}
     observed = {**observed, "samples": len(rows)}
@@ -410,12 +340,12 @@ def publish(
     digest = artifact.hash_json(content)
     manifest = {"schema": artifact.SCHEMA, "content_hash": digest, "content": content, "observed": observed}
     if missing:
-        artifact.atomic_write(place.unanswered, table(UNANSWERED, missing))
-        say(f"left out: {len(missing)} questions without an answer, listed in {place.unanswered}")
+        artifact.atomic_write(files.unanswered, csv_bytes(UNANSWERED_COLUMNS, missing))
+        say(f"left out: {len(missing)} questions without an answer, listed in {files.unanswered}")
     else:
-        place.unanswered.unlink(missing_ok=True)
-    artifact.atomic_write(place.timings, table(TIMINGS, times))
-    artifact.atomic_write(place.manifest, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    artifact.atomic_write(place.csv, predictions)
-    shutil.rmtree(place.partial, ignore_errors=True)
-    return Manifest(place.manifest, content, digest, observed)
+        files.unanswered.unlink(missing_ok=True)
+    artifact.atomic_write(files.timings, csv_bytes(TIMING_COLUMNS, times))
+    artifact.atomic_write(files.manifest, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    artifact.atomic_write(files.csv, predictions)
+    shutil.rmtree(files.partial, ignore_errors=True)
+    return Manifest(files.manifest, content, digest, observed)

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from deckbench.predictions import PredictionFiles
 from deckbench.suite import DataSpec, Suite
 
 UNKNOWN = "unknown"
@@ -52,7 +53,7 @@ def is_served(ref: str) -> bool:
 def answered_on(ref: str, predictions: Path) -> dict[str, Any]:
     """The machine, packages and container of some predictions, as `write_record` takes them: existing predictions may
     come from another device or an older environment than the one that writes the record."""
-    manifest = predictions.with_name(f"{predictions.stem}.manifest.json")
+    manifest = PredictionFiles(predictions).manifest
     observed = json.loads(manifest.read_text(encoding="utf-8"))["observed"] if manifest.is_file() else {}
     return {
         "machine": SERVER if is_served(ref) else observed.get("hardware"),

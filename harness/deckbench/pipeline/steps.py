@@ -227,9 +227,10 @@ def run_bench(run: Run, ref: str, curriculum: str, adapter: StepOutput | None, s
     return results
 
 
-def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[Path, dict[str, Any]]:
-    """Predictions of one row and the content of their score.json; each is written once."""
+def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[Path, Path]:
+    """Predictions of one row and their score.json; each is written once."""
     from deckbench.infer import infer
+    from deckbench.record.scores import is_score_of, scored_path
     from deckbench.score import score
 
     data, train_set = run.data[target.data], baseline_train_set(run.suite, target)
@@ -254,11 +255,12 @@ def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[P
         )
         say(f"answers {target.label}: {time.monotonic() - began:.1f} s")
         run.steps_run.append(f"answers/{target.label}")
-    if not scores.is_file():
+    if not is_score_of(scores, predictions):
+        for torn in (scores, scored_path(scores)):
+            torn.unlink(missing_ok=True)
         ontology = path_in_suite(run, run.suite.data[target.data].ontology)
         score(predictions, data=data.path, out=scores, seed=run.suite.seed, ontology=ontology)
-    result: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
-    return predictions, result
+    return predictions, scores
 
 
 def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dict[str, Any]) -> Path:
@@ -268,7 +270,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
 
     suite, name, spec = run.suite, target.data, run.suite.data[target.data]
     data, pool = run.data[name], run.pools[spec.pool]
-    predictions, result = run_answers(run, target, adapter)
+    predictions, scores = run_answers(run, target, adapter)
     command = shlex.join(["deckbench", "run", run.ref, "--only", target.label])
     inputs = [
         {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": build_command(spec, suite)},
@@ -305,7 +307,8 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
         command=command,
         seed=suite.seed,
         inputs=inputs,
-        score=result,
+        score=scores,
+        ontology=path_in_suite(run, spec.ontology),
         predictions=predictions,
         data=data.path,
         bench=timing.get(name),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import gzip
-import io
 import json
 import shlex
 import shutil
@@ -30,15 +27,6 @@ SAME_BYTES, SAME_ANSWERS, WITHIN, DIFFERENT, NOT_HERE = (
     "different",
     "not runnable here",
 )
-# needs columns or an ontology that a record does not carry; everything else is compared
-NOT_IN_RECORDS = (
-    "notes",
-    "by_question",
-    "by_stage",
-    "contradictions",
-    "names_anomaly_says_normal",
-    "says_anomaly_names_none",
-)
 OUTCOME = ("model", "task", "dataset", "samples", "metrics", "seed")  # of a record: what came out, of what
 ENDS_WITHIN_S = 60.0  # a step in a container that was asked to end: it may save, then its container is removed
 REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}
@@ -52,58 +40,21 @@ def verify(record: Path, *, since: str = "score", work: Path | None = None) -> d
     why}. Raises InputError when the record is damaged or `since` is unknown.
     """
     from deckbench.record.read import read_record
+    from deckbench.record.recompute import differences
 
     if since not in SINCE:
         raise InputError(f"{since!r} cannot be done again", "--from", f"one of: {', '.join(SINCE)}")
     run = read_record(Path(record))
     if run.record.samples is None or run.record.metrics is None:
         verdict, why = NOT_HERE, "the record holds times only; they never reproduce"
+    elif found := differences(run):
+        verdict, why = DIFFERENT, f"it does not follow from its own samples: {found[0]}"
     elif since == "score":
-        verdict, why = score_again(Path(record), run.record)
+        verdict, why = SAME_BYTES, "every answer was graded again, every metric and interval came out the same"
     else:
         verdict, why = run_again(Path(record), run.record, since, work)
     good = verdict in (SAME_BYTES, SAME_ANSWERS, WITHIN)
     return {"record": Path(record).name, "from": since, "verdict": verdict, "reproduced": good, "why": why}
-
-
-def samples_of(record: Path) -> list[dict[str, str]]:
-    """The rows of a record's samples.csv.gz."""
-    text = gzip.decompress((record / "samples.csv.gz").read_bytes()).decode("utf-8")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
-    """Rows as CSV, columns in the order of the first row."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def score_again(record: Path, known: Any) -> tuple[str, str]:
-    """Parse and score the record's own predictions again; (verdict, why)."""
-    from deckbench.record.write import metrics_from
-    from deckbench.score import score
-
-    rows = samples_of(record)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        write_csv(place / "predictions.csv", rows)
-        write_csv(place / "samples.csv", [{**row, "answer": row["gold"], "split": "test"} for row in rows])
-        again = metrics_from(score(place / "predictions.csv", data=place, seed=known.seed))
-    was, now = known.metrics.model_dump(mode="json"), again.model_dump(mode="json")
-    changed = sorted(path for path in differing(was, now) if not any(part in path for part in NOT_IN_RECORDS))
-    if not changed:
-        return SAME_BYTES, "every metric and interval that a record can tell came out the same"
-    return DIFFERENT, f"{len(changed)} metrics differ, such as {changed[0]}"
-
-
-def differing(a: Any, b: Any, path: str = "") -> list[str]:
-    """The places where two JSON values differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted({*a, *b})
-        return [found for key in keys for found in differing(a.get(key), b.get(key), f"{path}.{key}".strip("."))]
-    return [] if a == b else [path]
 
 
 def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[str, str]:
@@ -204,14 +155,15 @@ def attended(process: subprocess.Popen[bytes], asked: list[int]) -> int:
 
 def compare(old: Path, new: Path, known: Any) -> tuple[str, str]:
     """(verdict, why) for a record and its second making."""
+    from deckbench.record.read import read_record, read_samples
+
     if artifact.hash_file(old / "record.json") == artifact.hash_file(new / "record.json"):
         return SAME_BYTES, "record.json and all answers are the same bytes"
     told, again = (json.loads((place / "record.json").read_text(encoding="utf-8")) for place in (old, new))
     if all(told[part] == again[part] for part in OUTCOME):
         other = sorted(part for part in told if told[part] != again[part])
         return SAME_BYTES, f"all answers and metrics are the same bytes; of the record differ: {', '.join(other)}"
-    before = {row["id"]: row for row in samples_of(old)}
-    after = {row["id"]: row for row in samples_of(new)}
+    before, after = ({row["id"]: row for row in read_samples(read_record(place))} for place in (old, new))
     if before.keys() != after.keys():
         return DIFFERENT, "other samples were asked: the pool or the dataset came out otherwise"
     if any(row[name] != after[key][name] for key, row in before.items() for name in ("question", "gold", "anomaly")):
@@ -221,7 +173,7 @@ def compare(old: Path, new: Path, known: Any) -> tuple[str, str]:
         return SAME_ANSWERS, "all answers are the same; probabilities or identities differ in their last digits"
     headline = known.metrics.kinds[known.metrics.primary].metrics["accuracy"]
     choices = [row for row in after.values() if row["kind"] == known.metrics.primary]
-    rate = sum(row["correct"] == "true" for row in choices) / max(1, len(choices))
+    rate = sum(row["right"] == "true" for row in choices) / max(1, len(choices))
     low, high = headline.interval or (0.0, 1.0)
     text = (
         f"{len(other)} of {len(before)} answers differ; accuracy {rate:.4f}, recorded interval {low:.4f} to {high:.4f}"

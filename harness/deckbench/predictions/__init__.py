@@ -1,7 +1,20 @@
-"""The columns of a table of predictions: `infer` writes them, `score` and `report` read them."""
+"""The prediction file `FILE.csv` and its siblings: columns, names, reading and writing. The one owner of the format.
+
+`infer` writes it, `score`, `compare` and records read it; tables of other tools with the same columns are read too.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deckbench import artifact
+from deckbench.errors import InputError
+
+KIND = "predictions"
 COLUMNS = (
     "id",
     "pair_id",
@@ -16,3 +29,82 @@ COLUMNS = (
     "tokens_in",
     "tokens_out",
 )
+PROBABILITIES = ("p_a", "p_b", "p_anomaly")
+STAGES = ("preprocess", "vision", "prefill", "decode", "first_token")
+TIMING_COLUMNS = ("id", "kind", "picture", "asked_together", *(f"{stage}_s" for stage in STAGES))
+UNANSWERED_COLUMNS = ("id", "reason")
+CONTENT_NAME = "predictions.csv"  # what the manifest calls FILE.csv, whatever its name
+
+
+@dataclass(frozen=True)
+class PredictionFiles:
+    """`FILE.csv` and what lies beside it. `FILE.csv` existing means that all of it is finished."""
+
+    csv: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Inputs, parameters and hash; what was observed."""
+        return self.csv.with_name(f"{self.csv.stem}.manifest.json")
+
+    @property
+    def timings(self) -> Path:
+        """How long each answer took: TIMING_COLUMNS."""
+        return self.csv.with_name(f"{self.csv.stem}.timings.csv")
+
+    @property
+    def unanswered(self) -> Path:
+        """The questions that were left out: UNANSWERED_COLUMNS."""
+        return self.csv.with_name(f"{self.csv.stem}.unanswered.csv")
+
+    @property
+    def partial(self) -> Path:
+        """The folder of a run that is not finished."""
+        return self.csv.with_name(f"{self.csv.stem}.partial")
+
+
+def _cell(value: str) -> str:
+    """A CSV cell, quoted where needed. Python's own writer leaves a bare carriage return unquoted before 3.13."""
+    quoted = value.replace('"', '""')
+    return f'"{quoted}"' if any(mark in value for mark in ',"\r\n') else value
+
+
+def csv_bytes(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
+    """A table as CSV: UTF-8, line feeds, quoted where needed; equal tables are equal bytes on every Python."""
+    return "".join(",".join(map(_cell, row)) + "\n" for row in (columns, *rows)).encode()
+
+
+def read_manifest(predictions: Path) -> dict[str, Any] | None:
+    """The manifest of a prediction file, or None when there is none.
+
+    Raises:
+        InputError: it is damaged, of another kind, or the predictions are not the ones it names.
+    """
+    path = PredictionFiles(predictions).manifest
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        good = artifact.hash_json(manifest["content"]) == manifest["content_hash"]
+        kind = manifest["content"].get("kind", KIND)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the manifest cannot be read ({type(error).__name__})", path, "run `deckbench infer` again"
+        ) from error
+    if not good:
+        raise InputError("the manifest's hash does not fit its content", path, "it was edited; infer again")
+    if kind != KIND:
+        raise InputError(f"this is the manifest of a {kind}, not of predictions", path, "give a prediction file")
+    files = manifest["content"].get("files", {})
+    entry = files.get(predictions.name) or files.get(CONTENT_NAME) if isinstance(files, dict) else None
+    if isinstance(entry, dict) and entry.get("sha256") != artifact.hash_file(predictions):
+        raise InputError(
+            "the file was changed after it was made: its hash is not the manifest's", predictions, "infer again"
+        )
+    return dict(manifest)
+
+
+def is_inferred(manifest: dict[str, Any] | None) -> bool:
+    """Whether a model of DeckBench gave the answers: the column `parsed` is then what they were parsed as."""
+    inputs = (manifest or {}).get("content", {}).get("inputs", {})
+    return isinstance(inputs, dict) and "model" in inputs

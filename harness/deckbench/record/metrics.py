@@ -1,4 +1,4 @@
-"""Predictions -> metrics. The table comes from `read.join`; nothing here reads or writes files.
+"""Graded answers -> metrics. `score` and records both measure here; nothing here reads or writes files.
 
 Rules that hold everywhere: an unparsed answer is wrong and stays in every denominator; positive means anomaly; an
 unparsed verdict counts as the wrong verdict (a miss on an anomaly, a false stop on a normal frame).
@@ -6,219 +6,194 @@ unparsed verdict counts as the wrong verdict (a miss on an anomaly, a false stop
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from deckbench import grade, stats
-from deckbench.score.schema import Bin, Block, Confusion, Metric, Operating, Slice
-from deckbench.stats import Clusters, Floats, Ints
+from deckbench.record.answers import Answers, Terms, groups_of, mean, proportion
+from deckbench.record.metrics_schema import (
+    Block,
+    Confusion,
+    Estimate,
+    Metrics,
+    OperatingPoint,
+    ReliabilityBin,
+    ScoreInputs,
+    Slice,
+)
+from deckbench.record.table import scored_sha256
+from deckbench.record.text_metrics import open_metrics, scene_metrics
+from deckbench.stats import Ints
 
+KIND_ORDER: tuple[grade.Kind, ...] = ("choice", "scene", "open")  # the first that was asked is the headline
+FEW_GROUPS = 10
 FALSE_STOPS = 0.05  # the false-stop rate at which miss rates are compared
 ROC_POINTS = 200
-Terms = Callable[[str | None, str | None], Sequence[str]]  # (step, language) -> names of what is an anomaly then
 
 
-def judge(table: pd.DataFrame) -> pd.DataFrame:
-    """Parse every prediction and mark it: adds the columns below to a copy of the table.
+def measure(
+    table: pd.DataFrame,
+    *,
+    seed: int,
+    inputs: ScoreInputs,
+    terms: Terms | None = None,
+    notes: Sequence[str] = (),
+    resamples: int = stats.RESAMPLES,
+) -> Metrics:
+    """The metrics of a graded table: what `score.json` holds.
 
-    answer: "A"/"B", True/False (scene verdict), the text (open), or None when unparsed. correct: bool; for a scene, is
-    the verdict right. truth: True/False/None, is the frame an anomaly, where the sample asks for a verdict. lax: the
-    substring check. options come from the joined columns; where they are missing only letters can be read.
+    Args:
+        table: of `table.grade_table`.
+        seed: of the bootstrap.
+        inputs: what was scored, by hash.
+        terms: what names an anomaly at a step, looked for in scene descriptions; None: it is not known.
+        notes: what else is to be said; comes before what is found here.
+        resamples: of the bootstrap.
+
+    Returns:
+        The same metrics for the same table, terms and seed, to the last digit.
     """
-    out: pd.DataFrame = table.copy()
-    answers: list[object] = []
-    correct: list[bool] = []
-    truths: list[bool | None] = []
-    for row in out.to_dict("records"):
-        known = bool(row["anomaly"]) if isinstance(row["anomaly"], bool | np.bool_) else None
-        options = (row["option_a"] or "", row["option_b"] or "")
-        answer, right, truth = grade.mark(str(row["prediction"]), str(row["gold"]), row["kind"], options, known)
-        answers.append(answer)
-        correct.append(right)
-        truths.append(truth)
-    out["answer"] = pd.Series(answers, index=out.index, dtype=object)
-    out["correct"] = np.asarray(correct, dtype=bool)
-    out["truth"] = pd.Series(truths, index=out.index, dtype=object)
-    out["lax"] = [grade.substring_match(str(p), str(g)) for p, g in zip(out["prediction"], out["gold"], strict=True)]
-    return out
-
-
-def overlap_f1(said: Sequence[str], gold: Sequence[str]) -> float:
-    """F1 of two bags (Rajpurkar et al. 2016, SQuAD). Two empty bags agree."""
-    if not said or not gold:
-        return float(not said and not gold)
-    shared = sum((Counter(said) & Counter(gold)).values())
-    return 2 * shared / (len(said) + len(gold))
-
-
-def statements(text: str) -> list[str]:
-    """The sentences of a scene description without its verdict, each as `plain` text."""
-    parts = re.split(r"[.;。;\n]+", grade.description(text))
-    return [sentence for part in parts if (sentence := grade.plain(part))]
-
-
-def proportion(hits: Floats, clusters: Clusters, rows: Ints) -> Metric:
-    """A share of samples with both intervals. hits: 0/1 of shape (k,), for the samples `rows`."""
-    n, k = len(hits), round(float(hits.sum()))
-    return Metric(
-        value=k / n if n else None,
-        n=n,
-        k=k,
-        wilson=stats.wilson(k, n),
-        cluster=stats.cluster_bootstrap(hits, clusters, rows),
+    labels, group_by, found = groups_of(table)
+    clusters = stats.clusters_of(labels, seed, resamples)
+    answers = Answers(table, clusters, terms)
+    kinds = [kind for kind in KIND_ORDER if (answers.kind == kind).any()]
+    if clusters.count < FEW_GROUPS:
+        found.append(f"only {clusters.count} groups: cluster intervals are too narrow")
+    if "scene" in kinds and terms is None:
+        found.append("no ontology found: contradictions in scene texts are not counted")
+    rows = np.arange(len(table))
+    return Metrics(
+        inputs=inputs,
+        scored_sha256=scored_sha256(table),
+        seed=seed,
+        resamples=resamples,
+        confidence=stats.CONFIDENCE,
+        n=len(table),
+        unparsed=answers.unparsed(rows),
+        groups=clusters.count,
+        group_by=group_by,
+        primary=kinds[0],
+        metrics={
+            "accuracy": answers.share(answers.right, rows),
+            "unparsed_rate": answers.share(~answers.parsed, rows),
+        },
+        kinds={kind: block(answers, kind) for kind in kinds},
+        notes=(*notes, *found),
     )
 
 
-def mean(values: Floats, clusters: Clusters, rows: Ints) -> Metric:
-    """A mean with its cluster interval."""
-    value = float(values.mean()) if len(values) else None
-    return Metric(value=value, n=len(values), cluster=stats.cluster_bootstrap(values, clusters, rows))
-
-
-class Judged:
-    """A judged table with its clusters and its columns as arrays; `rows` arguments are positions in it."""
-
-    def __init__(self, table: pd.DataFrame, clusters: Clusters, terms: Terms | None = None) -> None:
-        self.table = table
-        self.clusters = clusters
-        self.terms = terms
-        self.correct = table["correct"].to_numpy(dtype=np.float64)
-        self.lax = table["lax"].to_numpy(dtype=np.float64)
-        self.parsed = np.array([answer is not None for answer in table["answer"]], dtype=bool)
-        self.kind = table["kind"].to_numpy(dtype=object)
-        self.known = np.array([truth is not None for truth in table["truth"]], dtype=bool)
-        self.truth = np.array([truth is True for truth in table["truth"]], dtype=bool)
-        self.p = table["p_anomaly"].to_numpy(dtype=np.float64)
-        self.p_a = table["p_a"].to_numpy(dtype=np.float64)
-        self.p_b = table["p_b"].to_numpy(dtype=np.float64)
-
-    def share(self, hits: Floats, rows: Ints) -> Metric:
-        return proportion(np.asarray(hits, dtype=np.float64)[rows], self.clusters, rows)
-
-    def unparsed(self, rows: Ints) -> int:
-        return int((~self.parsed[rows]).sum())
-
-
-def overall(judged: Judged) -> dict[str, Metric]:
-    """Metrics over all kinds together."""
-    rows = np.arange(len(judged.table))
-    return {"accuracy": judged.share(judged.correct, rows), "unparsed_rate": judged.share(~judged.parsed, rows)}
-
-
-def block(judged: Judged, kind: str) -> Block:
+def block(answers: Answers, kind: str) -> Block:
     """Everything about the samples of one kind."""
-    rows = np.flatnonzero(judged.kind == kind)
+    rows = np.flatnonzero(answers.kind == kind)
     metrics = {
-        "accuracy": judged.share(judged.correct, rows),
-        "unparsed_rate": judged.share(~judged.parsed, rows),
+        "accuracy": answers.share(answers.right, rows),
+        "unparsed_rate": answers.share(~answers.parsed, rows),
     }
-    verdict = rows[judged.known[rows]]
-    ranked = verdict[np.isfinite(judged.p[verdict])]
+    verdict = rows[answers.known[rows]]
+    ranked = verdict[np.isfinite(answers.p[verdict])]
     if kind == "choice":
-        metrics["balanced_accuracy"] = balanced(judged, rows, verdict)
+        metrics["balanced_accuracy"] = balanced(answers, rows, verdict)
     if len(verdict):
-        metrics |= verdict_metrics(judged, verdict)
+        metrics |= verdict_metrics(answers, verdict)
     operating = None
     curve: list[tuple[float, float]] | None = None
     if len(ranked):
-        ranks, operating, curve = rank_metrics(judged, ranked)
+        ranks, operating, curve = rank_metrics(answers, ranked)
         metrics |= ranks
     bars = None
     if kind == "choice":
-        metrics |= order_metrics(judged, rows)
-        calibration, bars = calibrate(judged, rows)
+        metrics |= order_metrics(answers, rows)
+        calibration, bars = calibrate(answers, rows)
         metrics |= calibration
     elif kind == "open":
-        metrics |= open_metrics(judged, rows)
+        metrics |= open_metrics(answers, rows)
     else:
-        metrics |= scene_metrics(judged, rows)
+        metrics |= scene_metrics(answers, rows)
     if kind != "scene":
-        metrics["substring_accuracy"] = judged.share(judged.lax, rows)
-        metrics["substring_agreement"] = judged.share(judged.lax == judged.correct, rows)
-    anomalies = rows[judged.truth[rows]]
+        metrics["substring_accuracy"] = answers.share(answers.substring, rows)
+        metrics["substring_agreement"] = answers.share(answers.substring == answers.right, rows)
+    anomalies = rows[answers.truth[rows]]
     return Block(
         n=len(rows),
-        unparsed=judged.unparsed(rows),
+        unparsed=answers.unparsed(rows),
         metrics=metrics,
-        by_class=slices(judged, rows, "class"),
-        by_anomaly=by_anomaly(judged, anomalies, operating),
-        by_step=slices(judged, rows, "step"),
-        by_stage=slices(judged, rows, "stage"),
-        by_lang=slices(judged, rows, "lang"),
-        by_question=slices(judged, rows, "question_type"),
-        confusion=confusion(judged, verdict) if len(verdict) else None,
-        roc=curve,
-        operating=operating,
-        reliability=bars,
+        by_class=slices(answers, rows, "class"),
+        by_anomaly=by_anomaly(answers, anomalies, operating),
+        by_step=slices(answers, rows, "step"),
+        by_stage=slices(answers, rows, "stage"),
+        by_lang=slices(answers, rows, "lang"),
+        by_question=slices(answers, rows, "question_type"),
+        confusion=confusion(answers, verdict) if len(verdict) else None,
+        roc=None if curve is None else tuple(curve),
+        operating_point=operating,
+        reliability=None if bars is None else tuple(bars),
     )
 
 
-def verdict_metrics(judged: Judged, rows: Ints) -> dict[str, Metric]:
+def verdict_metrics(answers: Answers, rows: Ints) -> dict[str, Estimate]:
     """Detection metrics of the samples whose truth is anomaly or normal."""
-    right, truth = judged.correct[rows], judged.truth[rows].astype(np.float64)
+    right, truth = answers.right[rows], answers.truth[rows].astype(np.float64)
     found, missed = truth * right, truth * (1 - right)
     stopped = (1 - truth) * (1 - right)
     positive, negative = rows[truth == 1], rows[truth == 0]
-    sums = judged.clusters.sums(np.stack([found, missed, stopped], axis=1), rows)
+    sums = answers.clusters.sums(np.stack([found, missed, stopped], axis=1), rows)
     tp, fn, fp = found.sum(), missed.sum(), stopped.sum()
-    many = len(np.unique(judged.clusters.codes[rows])) > 1
+    many = len(np.unique(answers.clusters.codes[rows])) > 1
     f1 = stats.interval(stats.divide(2 * sums[:, 0], 2 * sums[:, 0] + sums[:, 1] + sums[:, 2])) if many else None
     precision = stats.interval(stats.divide(sums[:, 0], sums[:, 0] + sums[:, 2])) if many else None
     claimed = int(tp + fp)
     return {
-        "precision": Metric(
+        "precision": Estimate(
             value=tp / claimed if claimed else None,
             n=claimed,
             k=int(tp),
             wilson=stats.wilson(tp, claimed),
             cluster=precision,
         ),
-        "recall": judged.share(judged.correct, positive),
-        "f1": Metric(value=2 * tp / (2 * tp + fn + fp) if tp + fn + fp else None, n=len(rows), cluster=f1),
-        "miss_rate": judged.share(1 - judged.correct, positive),
-        "false_stop_rate": judged.share(1 - judged.correct, negative),
-        "balanced_accuracy": balanced(judged, rows, rows),
+        "recall": answers.share(answers.right, positive),
+        "f1": Estimate(value=2 * tp / (2 * tp + fn + fp) if tp + fn + fp else None, n=len(rows), cluster=f1),
+        "miss_rate": answers.share(1 - answers.right, positive),
+        "false_stop_rate": answers.share(1 - answers.right, negative),
+        "balanced_accuracy": balanced(answers, rows, rows),
     }
 
 
-def balanced(judged: Judged, rows: Ints, verdict: Ints) -> Metric:
+def balanced(answers: Answers, rows: Ints, verdict: Ints) -> Estimate:
     """Mean of the accuracies on both truths: anomaly and normal, or gold A and gold B where no verdict is asked."""
     if len(verdict):
-        rows, side = verdict, judged.truth[verdict]
+        rows, side = verdict, answers.truth[verdict]
     else:
-        side = judged.table["gold"].to_numpy(dtype=object)[rows] == "A"
+        side = answers.gold[rows] == "A"
     if side.all() or not side.any():
-        return Metric(value=None, n=len(rows))
-    right = judged.correct[rows]
+        return Estimate(value=None, n=len(rows))
+    right = answers.right[rows]
     value = (right[side].mean() + right[~side].mean()) / 2
     columns = np.stack([right * side, side, right * ~side, ~side], axis=1)
-    sums = judged.clusters.sums(columns, rows)
+    sums = answers.clusters.sums(columns, rows)
     spread = (stats.divide(sums[:, 0], sums[:, 1]) + stats.divide(sums[:, 2], sums[:, 3])) / 2
-    many = len(np.unique(judged.clusters.codes[rows])) > 1
-    return Metric(value=float(value), n=len(rows), cluster=stats.interval(spread) if many else None)
+    many = len(np.unique(answers.clusters.codes[rows])) > 1
+    return Estimate(value=float(value), n=len(rows), cluster=stats.interval(spread) if many else None)
 
 
 def rank_metrics(
-    judged: Judged, rows: Ints
-) -> tuple[dict[str, Metric], Operating | None, list[tuple[float, float]] | None]:
+    answers: Answers, rows: Ints
+) -> tuple[dict[str, Estimate], OperatingPoint | None, list[tuple[float, float]] | None]:
     """AUROC of p_anomaly, the miss rate at a false-stop rate of at most 5%, and the curve itself."""
-    truth, p = judged.truth[rows], judged.p[rows]
+    truth, p = answers.truth[rows], answers.p[rows]
     area = stats.auroc(truth, p)
     curve = stats.roc(truth, p)
     at = stats.point_at(curve, FALSE_STOPS)
     if area is None or at is None:
-        return {"auroc": Metric(value=None, n=len(rows))}, None, None
-    areas, misses = stats.ranked_bootstrap(truth, p, judged.clusters, rows, FALSE_STOPS)
-    many = len(np.unique(judged.clusters.codes[rows])) > 1
+        return {"auroc": Estimate(value=None, n=len(rows))}, None, None
+    areas, misses = stats.ranked_bootstrap(truth, p, answers.clusters, rows, FALSE_STOPS)
+    many = len(np.unique(answers.clusters.codes[rows])) > 1
     positives = int(curve.positives)
     missed = positives - int(curve.hits[at])
     metrics = {
-        "auroc": Metric(value=area, n=len(rows), cluster=stats.interval(areas) if many else None),
-        "miss_rate_at_5": Metric(
+        "auroc": Estimate(value=area, n=len(rows), cluster=stats.interval(areas) if many else None),
+        "miss_rate_at_5": Estimate(
             value=missed / positives,
             n=positives,
             k=missed,
@@ -226,7 +201,7 @@ def rank_metrics(
             cluster=stats.interval(misses) if many else None,
         ),
     }
-    operating = Operating(
+    operating = OperatingPoint(
         allowed_false_stop_rate=FALSE_STOPS,
         threshold=float(curve.thresholds[at]) if np.isfinite(curve.thresholds[at]) else None,
         false_stop_rate=float(curve.false_stops[at] / curve.negatives),
@@ -237,15 +212,14 @@ def rank_metrics(
     return metrics, operating, points
 
 
-def order_metrics(judged: Judged, rows: Ints) -> dict[str, Metric]:
+def order_metrics(answers: Answers, rows: Ints) -> dict[str, Estimate]:
     """Position bias, and what swapped-order twins (two samples with one pair_id) agree on."""
-    table = judged.table
-    answer = table["answer"].to_numpy(dtype=object)
-    said = rows[judged.parsed[rows]]
-    gold = table["gold"].to_numpy(dtype=object)
+    table = answers.table
+    answer = table["parsed"].to_numpy(dtype=object)
+    readable = rows[answers.parsed[rows]]
     metrics = {
-        "share_a": judged.share((answer == "A").astype(np.float64), said),
-        "gold_share_a": judged.share((gold == "A").astype(np.float64), rows),
+        "share_a": answers.share((answer == "A").astype(np.float64), readable),
+        "gold_share_a": answers.share((answers.gold == "A").astype(np.float64), rows),
     }
     first: list[int] = []
     same: list[float] = []
@@ -259,29 +233,29 @@ def order_metrics(judged: Judged, rows: Ints) -> dict[str, Metric]:
         if len(members) != 2:
             continue
         one, two = members
-        if options["A"][one] is None or options["A"][one] == options["B"][one]:
+        if not options["A"][one] or options["A"][one] == options["B"][one]:
             continue
         if (options["A"][one], options["B"][one]) != (options["B"][two], options["A"][two]):
             continue
         first.append(one)
-        heard = judged.parsed[one] and judged.parsed[two]
-        same.append(float(heard and options[str(answer[one])][one] == options[str(answer[two])][two]))
-        both.append(float(judged.correct[one] and judged.correct[two]))
+        both_parsed = answers.parsed[one] and answers.parsed[two]
+        same.append(float(both_parsed and options[str(answer[one])][one] == options[str(answer[two])][two]))
+        both.append(float(answers.right[one] and answers.right[two]))
     if first:
         at = np.asarray(first, dtype=np.int64)
-        metrics["order_consistency"] = proportion(np.asarray(same), judged.clusters, at)
-        metrics["pair_accuracy"] = proportion(np.asarray(both), judged.clusters, at)
+        metrics["order_consistency"] = proportion(np.asarray(same), answers.clusters, at)
+        metrics["pair_accuracy"] = proportion(np.asarray(both), answers.clusters, at)
     return metrics
 
 
-def calibrate(judged: Judged, rows: Ints) -> tuple[dict[str, Metric], list[Bin] | None]:
-    """Brier score and expected calibration error of the stated probability.
+def calibrate(answers: Answers, rows: Ints) -> tuple[dict[str, Estimate], list[ReliabilityBin] | None]:
+    """Brier score and expected calibration error of the predicted probability.
 
     The event is "anomaly" with p_anomaly where a verdict is asked, else "A is right" with p_a.
     """
-    verdict = judged.known[rows] & np.isfinite(judged.p[rows])
-    p = np.where(verdict, judged.p[rows], judged.p_a[rows])
-    event = np.where(verdict, judged.truth[rows], judged.table["gold"].to_numpy(dtype=object)[rows] == "A")
+    verdict = answers.known[rows] & np.isfinite(answers.p[rows])
+    p = np.where(verdict, answers.p[rows], answers.p_a[rows])
+    event = np.where(verdict, answers.truth[rows], answers.gold[rows] == "A")
     good = np.isfinite(p)
     if not good.any():
         return {}, None
@@ -289,113 +263,75 @@ def calibrate(judged: Judged, rows: Ints) -> tuple[dict[str, Metric], list[Bin] 
     bins = stats.bins_of(p)
     columns = bins.table(event, p)
     total = columns.sum(axis=0)
-    many = len(np.unique(judged.clusters.codes[rows])) > 1
+    many = len(np.unique(answers.clusters.codes[rows])) > 1
     with np.errstate(invalid="ignore"):
-        spread = stats.interval(stats.ece(judged.clusters.sums(columns, rows))) if many else None
+        spread = stats.interval(stats.ece(answers.clusters.sums(columns, rows))) if many else None
     metrics = {
-        "brier": mean(stats.brier(event, p), judged.clusters, rows),
-        "ece": Metric(value=float(stats.ece(total)), n=len(rows), cluster=spread),
+        "brier": mean(stats.brier(event, p), answers.clusters, rows),
+        "ece": Estimate(value=float(stats.ece(total)), n=len(rows), cluster=spread),
     }
-    mass = judged.p_a[rows] + judged.p_b[rows]
+    mass = answers.p_a[rows] + answers.p_b[rows]
     if np.isfinite(mass).all():
-        metrics["letter_mass"] = mean(np.minimum(mass, 1.0), judged.clusters, rows)
-    count, stated, true = np.split(total, 3)
+        metrics["letter_mass"] = mean(np.minimum(mass, 1.0), answers.clusters, rows)
+    count, predicted, observed = np.split(total, 3)
     bars = [
-        Bin(
+        ReliabilityBin(
             low=bins.edges[i],
             high=bins.edges[i + 1],
             n=int(count[i]),
-            stated=stated[i] / count[i] if count[i] else None,
-            true=true[i] / count[i] if count[i] else None,
+            mean_predicted=predicted[i] / count[i] if count[i] else None,
+            observed_frequency=observed[i] / count[i] if count[i] else None,
         )
         for i in range(len(count))
     ]
     return metrics, bars
 
 
-def open_metrics(judged: Judged, rows: Ints) -> dict[str, Metric]:
-    """Exact match of the raw text, and token F1; `accuracy` is the match after normalising."""
-    said = judged.table["prediction"].to_numpy(dtype=object)[rows]
-    gold = judged.table["gold"].to_numpy(dtype=object)[rows]
-    exact = np.array([str(s).strip() == str(g).strip() for s, g in zip(said, gold, strict=True)], dtype=np.float64)
-    near = np.array([overlap_f1(grade.tokens(str(s)), grade.tokens(str(g))) for s, g in zip(said, gold, strict=True)])
-    return {
-        "exact_match": proportion(exact, judged.clusters, rows),
-        "token_f1": mean(near, judged.clusters, rows),
-    }
-
-
-def scene_metrics(judged: Judged, rows: Ints) -> dict[str, Metric]:
-    """How near the description is to the gold one, and whether it contradicts its own verdict."""
-    records = judged.table.iloc[rows].to_dict("records")
-    words = np.array([overlap_f1(grade.tokens(str(r["prediction"])), grade.tokens(str(r["gold"]))) for r in records])
-    facts = np.array([overlap_f1(statements(str(r["prediction"])), statements(str(r["gold"]))) for r in records])
-    metrics = {
-        "token_f1": mean(words, judged.clusters, rows),
-        "statement_f1": mean(facts, judged.clusters, rows),
-    }
-    if judged.terms is not None:
-        found = [
-            grade.contradiction(str(r["prediction"]), judged.terms(_text(r["step"]), _text(r["lang"]))) for r in records
-        ]
-        for name in ("names_anomaly_says_normal", "says_anomaly_names_none"):
-            hits = np.array([kind == name for kind in found], dtype=np.float64)
-            metrics[name] = proportion(hits, judged.clusters, rows)
-        metrics["contradictions"] = proportion(
-            np.array([kind is not None for kind in found], dtype=np.float64), judged.clusters, rows
-        )
-    return metrics
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def confusion(judged: Judged, rows: Ints) -> Confusion:
+def confusion(answers: Answers, rows: Ints) -> Confusion:
     """Verdict counts; `rows` are the samples whose truth is known."""
-    truth, right, said = judged.truth[rows], judged.correct[rows] == 1, judged.parsed[rows]
+    truth, right, parsed = answers.truth[rows], answers.right[rows] == 1, answers.parsed[rows]
     return Confusion(
         anomaly_as_anomaly=int((truth & right).sum()),
-        anomaly_as_normal=int((truth & ~right & said).sum()),
-        anomaly_unparsed=int((truth & ~said).sum()),
+        anomaly_as_normal=int((truth & ~right & parsed).sum()),
+        anomaly_unparsed=int((truth & ~parsed).sum()),
         normal_as_normal=int((~truth & right).sum()),
-        normal_as_anomaly=int((~truth & ~right & said).sum()),
-        normal_unparsed=int((~truth & ~said).sum()),
+        normal_as_anomaly=int((~truth & ~right & parsed).sum()),
+        normal_unparsed=int((~truth & ~parsed).sum()),
     )
 
 
-def members(judged: Judged, rows: Ints, column: str) -> dict[str, Ints]:
+def members(answers: Answers, rows: Ints, column: str) -> dict[str, Ints]:
     """Value -> rows that have it, sorted by value. A cell may hold several values joined by ";"."""
     found: dict[str, list[int]] = {}
-    for row, cell in zip(rows, judged.table[column].to_numpy(dtype=object)[rows], strict=True):
-        for value in sorted({part.strip() for part in cell.split(";")} - {""}) if isinstance(cell, str) else ():
+    for row, cell in zip(rows, answers.table[column].to_numpy(dtype=object)[rows], strict=True):
+        for value in sorted({part.strip() for part in cell.split(";")} - {""}):
             found.setdefault(value, []).append(int(row))
     return {value: np.asarray(found[value], dtype=np.int64) for value in sorted(found)}
 
 
-def slices(judged: Judged, rows: Ints, column: str) -> dict[str, Slice]:
+def slices(answers: Answers, rows: Ints, column: str) -> dict[str, Slice]:
     """Accuracy, miss rate and false-stop rate for each value of a column."""
     result = {}
-    for value, part in members(judged, rows, column).items():
-        metrics = {"accuracy": judged.share(judged.correct, part)}
-        known = part[judged.known[part]]
-        positive, negative = known[judged.truth[known]], known[~judged.truth[known]]
+    for value, part in members(answers, rows, column).items():
+        metrics = {"accuracy": answers.share(answers.right, part)}
+        known = part[answers.known[part]]
+        positive, negative = known[answers.truth[known]], known[~answers.truth[known]]
         if len(positive):
-            metrics["miss_rate"] = judged.share(1 - judged.correct, positive)
+            metrics["miss_rate"] = answers.share(1 - answers.right, positive)
         if len(negative):
-            metrics["false_stop_rate"] = judged.share(1 - judged.correct, negative)
-        result[value] = Slice(n=len(part), unparsed=judged.unparsed(part), metrics=metrics)
+            metrics["false_stop_rate"] = answers.share(1 - answers.right, negative)
+        result[value] = Slice(n=len(part), unparsed=answers.unparsed(part), metrics=metrics)
     return result
 
 
-def by_anomaly(judged: Judged, rows: Ints, operating: Operating | None) -> dict[str, Slice]:
+def by_anomaly(answers: Answers, rows: Ints, operating: OperatingPoint | None) -> dict[str, Slice]:
     """For each kind of anomaly: miss rate, and miss rate at the threshold where 5% of normal frames stop."""
     result = {}
-    for value, part in members(judged, rows, "class").items():
-        metrics = {"miss_rate": judged.share(1 - judged.correct, part)}
-        ranked = part[np.isfinite(judged.p[part])]
+    for value, part in members(answers, rows, "class").items():
+        metrics = {"miss_rate": answers.share(1 - answers.right, part)}
+        ranked = part[np.isfinite(answers.p[part])]
         if operating is not None and len(ranked):
             threshold = np.inf if operating.threshold is None else operating.threshold
-            metrics["miss_rate_at_5"] = judged.share((judged.p < threshold).astype(np.float64), ranked)
-        result[value] = Slice(n=len(part), unparsed=judged.unparsed(part), metrics=metrics)
+            metrics["miss_rate_at_5"] = answers.share((answers.p < threshold).astype(np.float64), ranked)
+        result[value] = Slice(n=len(part), unparsed=answers.unparsed(part), metrics=metrics)
     return result

@@ -11,12 +11,17 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.grade import Kind
+from deckbench.ontology import Ontology
+from deckbench.predictions import PROBABILITIES
 from deckbench.record.samples import SAMPLE_COLUMNS
 from deckbench.record.schema import (
     ARTIFACT,
+    ONTOLOGY,
     RECORD,
     SAMPLES,
     SCHEMA,
@@ -25,6 +30,7 @@ from deckbench.record.schema import (
     Record,
     parse,
 )
+from deckbench.record.terms import Terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +48,6 @@ class Run:
         """The time of an answer: of a verdict or a choice where that was measured, else of what was."""
         times = self.observed.latency
         return times.get("choice") or next(iter(times.values()), None)
-
-    @property
-    def ranked(self) -> bool:
-        """False for what may stand beside the others but never be ranked with them."""
-        return self.record.model.weights != "random" and not self.record.hardware.emulated
 
 
 def record_folders(records: Path) -> list[Path]:
@@ -78,8 +79,9 @@ def read_record(folder: Path) -> Run:
             "read it with the version of DeckBench that wrote it",
         )
     record = parse(Record, value, place)
-    if record.samples is not None and not (folder / SAMPLES).is_file():
-        raise InputError("is missing", folder / SAMPLES, "restore it, or write the record again")
+    for name, there in ((SAMPLES, record.samples), (ONTOLOGY, record.ontology)):
+        if there is not None and not (folder / name).is_file():
+            raise InputError("is missing", folder / name, "restore it, or write the record again")
     manifest = artifact.read(folder, ARTIFACT, verify=True)
     if manifest.content["inputs"] != {entry.name: entry.sha256 for entry in record.inputs}:
         raise InputError("the inputs differ from those in the record", folder / artifact.MANIFEST, "write it again")
@@ -133,8 +135,29 @@ def check_row(row: dict[str, str]) -> None:
     """Raises ValueError when a row's cells do not fit the columns."""
     if None in row or None in row.values():
         raise ValueError("a row's cells do not fit the columns")
-    if row["correct"] not in {"true", "false"}:
-        raise ValueError(f"correct is {row['correct']!r}, not true or false")
-    for name in ("p_a", "p_b", "p_anomaly"):
+    for name in ("right", "substring"):
+        if row[name] not in {"true", "false"}:
+            raise ValueError(f"{name} is {row[name]!r}, not true or false")
+    if row["kind"] not in get_args(Kind):
+        raise ValueError(f"kind is {row['kind']!r}")
+    for name in PROBABILITIES:
         if row[name] and not 0 <= float(row[name]) <= 1:
             raise ValueError(f"{name} is {row[name]}, not a probability")
+
+
+def read_ontology(run: Run) -> Terms | None:
+    """The ontology of a record, as words; None where no scene descriptions were scored with one.
+
+    Raises InputError when it is damaged or is not the one the record names.
+    """
+    if run.record.ontology is None:
+        return None
+    place = run.folder / ONTOLOGY
+    try:
+        data = place.read_bytes()
+        terms = Terms(Ontology.model_validate_json(data))
+    except (OSError, ValueError) as error:
+        raise InputError(f"is damaged ({type(error).__name__})", place, "write the record again") from error
+    if hashlib.sha256(data).hexdigest() != run.record.ontology.removeprefix("sha256:"):
+        raise InputError("is not the ontology the record names", place, "restore it, or write the record again")
+    return terms

@@ -1,10 +1,11 @@
 """A record: what was measured, on what, from which inputs. The site is made from records alone.
 
-A record is an artifact of kind `record`: `record.json` (schema below), `samples.csv.gz` (every prediction with what is
-known of its sample) and at most 50 thumbnails. Times and the machine's momentary state are never in a hashed file: they
-stand under `observed` in the record's manifest (schema `Observed`), so that the same answers make the same record.
+A record is an artifact of kind `record`: `record.json` (schema below), `samples.csv.gz` (every prediction with what
+is known of its sample), `ontology.json` where scene descriptions were scored with one, and at most 50 thumbnails.
+Times and the machine's momentary state are never in a hashed file: they stand under `observed` in the record's manifest
+(schema `Observed`), so that the same answers make the same record.
 
-Here are the schemas; `write.py` makes records, `load.py` reads them back.
+Here are the schemas; `write.py` makes records, `read.py` reads them back, `recompute.py` proves their metrics.
 """
 
 from __future__ import annotations
@@ -12,121 +13,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from deckbench.errors import InputError
+from deckbench.grade import Kind
+from deckbench.record.metrics_schema import Metrics, Sha256, Strict
 
-SCHEMA = 1
+SCHEMA = 2
 ARTIFACT = "record"
 RECORD = "record.json"
 SAMPLES = "samples.csv.gz"
+ONTOLOGY = "ontology.json"
 CURRICULA = ("base", "S1", "S1+S2", "S1+S2+S3")
 
-Sha256 = Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$")]
-Interval = tuple[float, float]
-Kind = Literal["choice", "open", "scene"]
 M = TypeVar("M", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    """Refuses unknown fields, infinities and NaN."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, protected_namespaces=())
-
-
-class Estimate(Strict):
-    """A measured number: never alone, always with what it rests on and its 95% intervals.
-
-    value: a rate, a mean or an area in 0..1; None when nothing could be counted. n: the denominator. k: the numerator
-    of a share. wilson: interval as if answers were independent. cluster: bootstrap interval over groups, since answers
-    about one robot session succeed and fail together.
-    """
-
-    value: float | None
-    n: int = Field(ge=0)
-    k: int | None = None
-    wilson: Interval | None = None
-    cluster: Interval | None = None
-
-    @property
-    def interval(self) -> Interval | None:
-        """The interval shown: the hull of both. By groups alone it would have no width where all groups agree."""
-        known = [bounds for bounds in (self.wilson, self.cluster) if bounds is not None]
-        return (min(low for low, _ in known), max(high for _, high in known)) if known else None
-
-
-class Slice(Strict):
-    """A part of the answers: one class, one anomaly, one protocol step."""
-
-    n: int = Field(ge=0)
-    unparsed: int = Field(ge=0)
-    metrics: dict[str, Estimate]
-
-
-class Confusion(Strict):
-    """Counts of verdicts, truth first."""
-
-    anomaly_as_anomaly: int
-    anomaly_as_normal: int
-    anomaly_unparsed: int
-    normal_as_normal: int
-    normal_as_anomaly: int
-    normal_unparsed: int
-
-
-class Operating(Strict):
-    """The threshold on P(anomaly) that keeps false stops at or below what is allowed."""
-
-    allowed_false_stop_rate: float
-    threshold: float | None
-    false_stop_rate: float
-    miss_rate: float
-
-
-class Bin(Strict):
-    """One bar of the reliability picture: stated probability against how often it was true."""
-
-    low: float
-    high: float
-    n: int
-    stated: float | None
-    true: float | None
-
-
-class Block(Slice):
-    """All answers of one kind, as score.json holds them."""
-
-    by_class: dict[str, Slice] = Field(default_factory=dict)
-    by_anomaly: dict[str, Slice] = Field(default_factory=dict)
-    by_step: dict[str, Slice] = Field(default_factory=dict)
-    by_stage: dict[str, Slice] = Field(default_factory=dict)
-    by_lang: dict[str, Slice] = Field(default_factory=dict)
-    by_question: dict[str, Slice] = Field(default_factory=dict)
-    confusion: Confusion | None = None
-    roc: tuple[tuple[float, float], ...] | None = None
-    operating: Operating | None = None
-    reliability: tuple[Bin, ...] | None = None
-
-
-class Metrics(Strict):
-    """What `score` measured, copied from score.json. `primary` is the kind whose accuracy is the headline."""
-
-    n: int = Field(ge=0)
-    unparsed: int = Field(ge=0)
-    groups: int = Field(ge=0)
-    group_by: str = "group"
-    confidence: float = 0.95
-    resamples: int = 0
-    seed: int = 0
-    primary: Kind
-    kinds: dict[Kind, Block]
-    notes: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def primary_is_there(self) -> Metrics:
-        if self.primary not in self.kinds:
-            raise ValueError(f"the primary kind {self.primary} has no answers")
-        return self
 
 
 class Model(Strict):
@@ -214,9 +114,12 @@ class Audit(Strict):
 
 
 class Record(Strict):
-    """`record.json`. `metrics` and `samples` are null for a record that holds only times."""
+    """`record.json`. metrics: the content of score.json; null as `samples` is where only times were measured.
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    samples: sha256 of the unpacked samples.csv.gz. ontology: of ontology.json, where scene descriptions were scored.
+    """
+
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     model: Model
     curriculum: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")] | None
     task: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*@[0-9]+(\+[0-9a-f]{8})?$")
@@ -226,12 +129,21 @@ class Record(Strict):
     inputs: tuple[Input, ...]
     metrics: Metrics | None
     samples: Sha256 | None
+    ontology: Sha256 | None = None
     audit: Audit | None = None
     hardware: Hardware
     packages: dict[str, str]
     container: Container | None
     seed: int
     command: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def metrics_rest_on_samples(self) -> Record:
+        if (self.metrics is None) != (self.samples is None):
+            raise ValueError("metrics without samples prove nothing: a record has both or neither")
+        if self.ontology != (self.metrics.inputs.ontology if self.metrics else None):
+            raise ValueError("the ontology is not the one that was scored with")
+        return self
 
 
 class Percentiles(Strict):
@@ -273,9 +185,9 @@ def parse(schema: type[M], value: Any, where: str | Path) -> M:
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        unknown = [fault for fault in error.errors(include_url=False) if fault["type"] == "extra_forbidden"]
+        first = unknown[0] if unknown else error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        what = f"unknown field {field}" if unknown else f"field {field}: {first['msg']}"
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise InputError(
-            f"field {field}: {first['msg']}{more}", where, "see docs/records.md for the fields of a record"
-        ) from error
+        raise InputError(what + more, where, "see docs/records.md for the fields of a record") from error

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from deckbench import stats
+from deckbench.dataset import csv_records
 from deckbench.errors import InputError
-from deckbench.record.samples import read_table
+from deckbench.predictions import PredictionFiles
 
 
 def find_times(bench: Mapping[str, Any] | None, predictions: Path | None) -> dict[str, dict[str, Any]]:
     """Kind of answer -> `Latency`: what a bench measured, else what lies beside the predictions. Raises InputError."""
     found: dict[str, dict[str, Any]] = {}
     if predictions is not None:
-        timings = predictions.with_name(f"{predictions.stem}.timings.csv")
+        timings = PredictionFiles(predictions).timings
         found = latency_from_timings(timings) if timings.is_file() else {}
     if bench is not None:
         try:
@@ -31,11 +32,11 @@ def latency_from_timings(path: Path, engine: str = "torch") -> dict[str, dict[st
     Questions asked together about a picture share its time, so a picture counts once; an answer's time is the sum of
     its stages. A kind with too few times for a median is left out. Raises InputError when the file is damaged.
     """
-    table = read_table(path, ("id", "kind", "picture"))
-    stages = [name for name in ("preprocess", "vision", "prefill", "decode") if f"{name}_s" in table.columns]
+    rows = [row for _, row in csv_records(path, required=("id", "kind", "picture"))]
+    stages = [name for name in ("preprocess", "vision", "prefill", "decode") if rows and f"{name}_s" in rows[0]]
     asked: dict[str, dict[str, dict[str, float]]] = {}
     try:
-        for row in table.to_dict("records"):
+        for row in rows:
             times = {name: float(row[f"{name}_s"]) for name in stages if row[f"{name}_s"]}
             first = row.get("first_token_s")
             whole = {**times, **({"first_token": float(first)} if first else {}), "answer": sum(times.values())}

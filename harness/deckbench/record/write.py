@@ -20,22 +20,24 @@ from pydantic import BaseModel
 from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.machine import hardware
-from deckbench.record.samples import csv_bytes, join_samples, pick_pictures, thumbnail
+from deckbench.record.metrics_schema import Metrics
+from deckbench.record.recompute import unproven
+from deckbench.record.samples import SAMPLE_COLUMNS, graded_samples, pick_pictures, sample_bytes, thumbnail
 from deckbench.record.schema import (
     ARTIFACT,
+    ONTOLOGY,
     RECORD,
     SAMPLES,
     SCHEMA,
-    Block,
-    Estimate,
     Input,
     Latency,
-    Metrics,
     Model,
     PoolRef,
     Record,
     parse,
 )
+from deckbench.record.scores import read_score
+from deckbench.record.terms import Terms, find_terms
 from deckbench.record.times import find_times
 
 THUMBS = "thumbs"
@@ -53,7 +55,8 @@ def write_record(
     command: str,
     seed: int,
     inputs: Iterable[Mapping[str, Any] | Input] = (),
-    score: Mapping[str, Any] | None = None,
+    score: Path | None = None,
+    ontology: Path | None = None,
     predictions: Path | None = None,
     data: Path | None = None,
     latency: Mapping[str, Any] | None = None,
@@ -65,30 +68,45 @@ def write_record(
     machine: Mapping[str, Any] | None = None,
     packages: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `out_root/<name>/` and return it. The name ends in 8 digits of the content's hash.
+    """Write `out_root/<name>/`; the name ends in 8 digits of the content's hash.
 
-    The same record written again is left as it is, unless only now a bench has measured its times. score: the content
-    of score.json. predictions, data: the predictions CSV and the dataset folder they answer (both or neither). bench:
-    `observed["results"]` of a bench; times come from it, else from `latency` (kind of answer -> `Latency`), else from
-    FILE.timings.csv beside the predictions, and are
-    kept unhashed. machine, packages: default, of this machine.
-    Raises InputError when a field or a file is wrong.
+    The same record written again is left as it is, unless only now a bench has measured its times.
+
+    Args:
+        out_root: the folder of records.
+        model, curriculum, task, stage, pool, dataset, command, seed, inputs, audit, container: as `schema.Record`.
+        score: score.json, beside it the graded answers; with predictions and data, or none of the three.
+        predictions: FILE.csv that was scored.
+        data: the dataset folder it answers.
+        ontology: the one that was scored with, where that is not the published task's.
+        latency: kind of answer -> `schema.Latency`.
+        bench: `observed["results"]` of a bench; times come from it, else from `latency`, else from FILE.timings.csv
+            beside the predictions, and are kept unhashed.
+        device, emulated: of this machine, where `machine` is not given.
+        machine, packages: what gave the answers; default: this machine.
+
+    Returns:
+        The record's folder.
+
+    Raises:
+        InputError: a field or a file is wrong or unknown, or the metrics do not follow from the samples.
     """
-    if (predictions is None) != (data is None):
-        raise InputError("a record needs both the predictions and their dataset, or neither", predictions or data)
-    samples = join_samples(predictions, data) if predictions is not None and data is not None else None
+    given = (score, predictions, data)
+    if any(value is None for value in given) and any(value is not None for value in given):
+        raise InputError("a record needs the score, its predictions and their dataset, or none of them", "the record")
+    metrics, rows, terms = None, None, None
     pictures: dict[str, bytes] = {}
-    if samples is not None and data is not None:
+    if score is not None and predictions is not None and data is not None:
+        samples = graded_samples(predictions, data, score)
+        metrics = read_score(score)
         places = {}
         for number, image in enumerate(pick_pictures(samples)):
             places[image] = f"{THUMBS}/{number:02d}.jpg"
             pictures[places[image]] = thumbnail(artifact.inside(data, image, data / "samples.csv"))
         samples["thumbnail"] = [places.get(image, "") for image in samples["image"]]
-    table = None if samples is None else csv_bytes(samples)
-    try:
-        metrics = None if score is None else metrics_from(score).model_dump(mode="json")
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"the score cannot be read: {error}", "score.json", "run `deckbench score` again") from error
+        rows = samples[list(SAMPLE_COLUMNS)].to_dict("records")
+        terms = scored_terms(metrics, ontology, samples["task"], score)
+    table = None if rows is None else sample_bytes(rows)
     record = parse(
         Record,
         {
@@ -102,6 +120,7 @@ def write_record(
             "inputs": [plain(entry) for entry in inputs],
             "metrics": metrics,
             "samples": None if table is None else hashlib.sha256(table).hexdigest(),
+            "ontology": terms.content_hash if terms else None,
             "audit": audit,
             "hardware": dict(machine or hardware.describe(device=device, emulated=emulated)),
             "packages": dict(packages if packages is not None else hardware.packages()),
@@ -111,6 +130,8 @@ def write_record(
         },
         "the record",
     )
+    if rows is not None and (why := unproven(record, rows, terms)):
+        raise InputError(f"the score does not follow from its samples: {why[0]}", score, "run `deckbench score` again")
     body = record.model_dump(mode="json", by_alias=True)
     if bench is not None or latency is None:
         latency = find_times(bench, predictions)
@@ -130,11 +151,24 @@ def write_record(
         artifact.atomic_write(draft.path / RECORD, dump(body))
         if table is not None:
             (draft.path / SAMPLES).write_bytes(gzip_bytes(table))
+        if terms is not None:
+            (draft.path / ONTOLOGY).write_bytes(artifact.canonical(terms.ontology.model_dump(mode="json")))
         for name, data_bytes in pictures.items():
             (draft.path / name).parent.mkdir(exist_ok=True)
             (draft.path / name).write_bytes(data_bytes)
         draft.observed.update(observed)
     return out
+
+
+def scored_terms(metrics: Metrics, ontology: Path | None, tasks: Iterable[object], score: Path) -> Terms | None:
+    """The ontology whose words a score looked for. Raises InputError when that is another one, or cannot be found."""
+    wanted = metrics.inputs.ontology
+    if wanted is None:
+        return None
+    terms = find_terms(ontology, tasks)
+    if terms is None or terms.content_hash != wanted:
+        raise InputError("the ontology that was scored with is not here", score, "give it with --ontology")
+    return terms
 
 
 @contextlib.contextmanager
@@ -167,28 +201,6 @@ def observe(
         "bench": None if bench is None else dict(bench),
     }
     return {**found, "sha256": artifact.hash_json(found)}
-
-
-def metrics_from(score: Mapping[str, Any]) -> Metrics:
-    """Copy from score.json what a record keeps. Raises ValueError (pydantic's) or KeyError when it is not a score."""
-
-    def slice_of(value: Mapping[str, Any]) -> dict[str, Any]:
-        return {"n": value["n"], "unparsed": value["unparsed"], "metrics": metrics_of(value)}
-
-    def metrics_of(value: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: known_only(Estimate, metric) for name, metric in value["metrics"].items()}
-
-    blocks = {}
-    for kind, block in score["kinds"].items():
-        blocks[kind] = {**known_only(Block, block), "metrics": metrics_of(block)}
-        for name in [name for name in Block.model_fields if name.startswith("by_")]:
-            blocks[kind][name] = {row: slice_of(value) for row, value in (block.get(name) or {}).items()}
-    return Metrics.model_validate({**known_only(Metrics, score), "kinds": blocks})
-
-
-def known_only(schema: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `value` that `schema` has: a scorer may say more than a record keeps."""
-    return {key: value[key] for key in schema.model_fields if key in value}
 
 
 def plain(value: Mapping[str, Any] | BaseModel) -> dict[str, Any]:

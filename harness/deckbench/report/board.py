@@ -11,8 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deckbench import artifact
+from deckbench.grade import Kind
+from deckbench.record.metrics_schema import Block, Estimate
 from deckbench.record.read import Run
-from deckbench.record.schema import Block, Estimate, Kind, Latency
+from deckbench.record.recompute import differences
+from deckbench.record.schema import Latency
 from deckbench.report.charts import COLOURS, Point, curriculum_order
 
 CHANCE = 0.5  # a choice has two options, and both orders are in the test set; a verdict is anomaly or normal
@@ -189,6 +192,8 @@ def label_of(run: Run) -> str:
         labels.append("random weights")
     if run.record.hardware.emulated:
         labels.append("emulated")
+    if differences(run):
+        labels.append("does not reproduce")
     return ", ".join(labels)
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from deckbench.record.schema import CURRICULA, Bin, Estimate, Operating
+from deckbench.record.metrics_schema import Estimate, OperatingPoint, ReliabilityBin
+from deckbench.record.schema import CURRICULA
 from deckbench.stats import wilson
 
 COLOURS = 10
@@ -285,7 +286,7 @@ def unit_square(parts: list[str], across: str, up: str) -> tuple[list[str], int,
     return parts, left, side
 
 
-def roc_chart(curve: Sequence[tuple[float, float]], area: Estimate | None, chosen: Operating | None) -> Markup:
+def roc_chart(curve: Sequence[tuple[float, float]], area: Estimate | None, chosen: OperatingPoint | None) -> Markup:
     """Share of anomalies stopped against share of normal frames stopped, over all thresholds on P(anomaly).
 
     curve: (false-stop rate, hit rate) from strict to lax. chosen: the operating point, drawn as a dot.
@@ -303,18 +304,19 @@ def roc_chart(curve: Sequence[tuple[float, float]], area: Estimate | None, chose
     return picture(300, 300, "ROC curve", text, parts, "chart square")
 
 
-def reliability_chart(bars: Sequence[Bin]) -> Markup:
-    """How often what the model stated was true (95% interval) against the probability it stated."""
-    parts, left, side = unit_square([], "stated probability", "share that was true")
+def reliability_chart(bars: Sequence[ReliabilityBin]) -> Markup:
+    """Observed frequency (95% interval) against the mean predicted probability."""
+    parts, left, side = unit_square([], "predicted probability", "observed frequency")
     said = []
     for bar in bars:
-        if bar.n == 0 or bar.stated is None or bar.true is None:
+        if bar.n == 0 or bar.mean_predicted is None or bar.observed_frequency is None:
             continue
-        bottom, top = wilson(bar.true * bar.n, bar.n) or (0.0, 1.0)
-        x = left + side * bar.stated
-        tip = f"stated {bar.stated:.2f}, true {bar.true:.2f} (95% {bottom:.2f} to {top:.2f}), n {bar.n}"
+        bottom, top = wilson(bar.observed_frequency * bar.n, bar.n) or (0.0, 1.0)
+        x = left + side * bar.mean_predicted
+        tip = f"predicted {bar.mean_predicted:.2f}, observed {bar.observed_frequency:.2f}"
+        tip += f" (95% {bottom:.2f} to {top:.2f}), n {bar.n}"
         said.append(tip)
         line = tag("line", x1=x, x2=x, y1=15 + side * (1 - bottom), y2=15 + side * (1 - top), cls="bar")
-        dot = tag("circle", cx=x, cy=15 + side * (1 - bar.true), r=4.0, cls="full")
+        dot = tag("circle", cx=x, cy=15 + side * (1 - bar.observed_frequency), r=4.0, cls="full")
         parts.append(group([line, dot], tip, cls="c0"))
     return picture(300, 300, "Calibration", "; ".join(said), parts, "chart square")

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from deckbench.errors import DeckBenchError, InputError
+from deckbench.record.metrics_schema import Estimate
 from deckbench.record.read import Run, read_samples
-from deckbench.record.schema import Estimate
+from deckbench.record.recompute import differences
 from deckbench.report.board import CHANCE
 
 MIN_ANSWERS = 30
@@ -47,6 +48,11 @@ def samples_fit(runs: Sequence[Run]) -> list[str]:
         if run.record.samples is not None and rows != wanted:
             found.append(f"{run.name}: {rows} samples lie here, {wanted} were scored")
     return found
+
+
+def reproduces(runs: Sequence[Run]) -> list[str]:
+    """Every metric of a record, measured again from its samples, is the recorded one."""
+    return [f"{run.name}: does not reproduce: {why[0]}" for run in runs if (why := differences(run))]
 
 
 def one_world(runs: Sequence[Run]) -> list[str]:
@@ -130,6 +136,7 @@ def images_locked(runs: Sequence[Run]) -> list[str]:
 
 GATES: tuple[tuple[str, str, Callable[[Sequence[Run]], list[str]]], ...] = (
     ("samples", "every answer that was scored lies in its record", samples_fit),
+    ("reproduces", "every metric follows from the samples of its record", reproduces),
     ("worlds", "no pool counts as synthetic in one record and as real in another", one_world),
     ("answers", f"every kind of answer was given at least {MIN_ANSWERS} times", enough_answers),
     ("intervals", "every headline number has an interval", intervals_given),

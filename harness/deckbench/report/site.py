@@ -25,8 +25,10 @@ from markupsafe import Markup, escape
 from deckbench import __version__, artifact
 from deckbench.errors import InputError
 from deckbench.progress import format_bytes
+from deckbench.record.metrics_schema import Block
 from deckbench.record.read import Run, read_all, read_samples
-from deckbench.record.schema import SAMPLES, Block
+from deckbench.record.recompute import differences
+from deckbench.record.schema import SAMPLES
 from deckbench.report import board as boards
 from deckbench.report import charts, gates
 from deckbench.report.board import KIND_WORDS, Board
@@ -144,7 +146,7 @@ def pick_examples(samples: Sequence[dict[str, str]], pictures: dict[str, str]) -
     pairs: dict[str, list[bool]] = {}
     for row in samples:
         if row["pair_id"]:
-            pairs.setdefault(row["pair_id"], []).append(row["correct"] == "true")
+            pairs.setdefault(row["pair_id"], []).append(row["right"] == "true")
     chosen: list[Example] = []
     for right in (False, True):
         room = min(MAX_RIGHT, MAX_EXAMPLES - len(chosen)) if right else MAX_EXAMPLES
@@ -152,7 +154,7 @@ def pick_examples(samples: Sequence[dict[str, str]], pictures: dict[str, str]) -
         seen = {example.row["pair_id"] for example in chosen}
         queue = []
         for row in sorted(samples, key=lambda row: (row["thumbnail"] == "", row["id"])):
-            if (row["correct"] == "true") is not right or (row["pair_id"] and row["pair_id"] in seen):
+            if (row["right"] == "true") is not right or (row["pair_id"] and row["pair_id"] in seen):
                 continue
             seen.add(row["pair_id"])
             part = (row["thumbnail"] == "", row["kind"], row["class"])
@@ -192,10 +194,11 @@ def run_page(run: Run, board: Board, site: Path) -> dict[str, Any]:
         "record": run.record,
         "board": board,
         "label": boards.label_of(run),
+        "differences": differences(run),
         "machine": boards.machine_name(run),
         "blocks": [(kind, blocks[kind], pictures_of(blocks[kind]), tables_of(blocks[kind])) for kind in order],
         "examples": pick_examples(samples, pictures),
-        "wrong": sum(row["correct"] != "true" for row in samples),
+        "wrong": sum(row["right"] != "true" for row in samples),
         "total": len(samples),
         "anchor": anchor(board),
     }
@@ -218,7 +221,7 @@ def pictures_of(block: Block) -> list[tuple[str, Markup]]:
     found = []
     if block.roc:
         words = "Every threshold on P(anomaly). The dot is the one that keeps false stops at or below 5%."
-        found.append((words, charts.roc_chart(block.roc, block.metrics.get("auroc"), block.operating)))
+        found.append((words, charts.roc_chart(block.roc, block.metrics.get("auroc"), block.operating_point)))
     if block.reliability:
         words = "Points on the diagonal: what the model states is how often it is true."
         found.append((words, charts.reliability_chart(block.reliability)))

@@ -20,35 +20,40 @@ def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dic
     Raises InputError for broken files, and when the two do not hold the same samples with the same gold.
     """
     from deckbench import stats
-    from deckbench.record import metrics
-    from deckbench.score import groups_of, read
-    from deckbench.score.schema import DIGITS
+    from deckbench.predictions import is_inferred, read_manifest
+    from deckbench.predictions.read import read_predictions
+    from deckbench.record import table as tables
+    from deckbench.record.answers import groups_of, proportion
+    from deckbench.record.metrics_schema import DIGITS
 
-    fields = None if data is None else read.read_fields(Path(data))
-    tables = []
+    fields = None if data is None else tables.read_fields(Path(data))
+    graded = []
     for path in (Path(a), Path(b)):
-        table = read.read_predictions(path)
-        manifest = read.read_manifest(path)
+        table = read_predictions(path)
+        manifest = read_manifest(path)
         if data is not None:
-            read.check_data(manifest, path, Path(data))
-        tables.append(metrics.judge(read.join(table, path, fields)))
-    check_same(tables[0], tables[1], Path(a), Path(b))
-    first = tables[0].sort_values("id", kind="stable").reset_index(drop=True)
-    second = tables[1].sort_values("id", kind="stable").reset_index(drop=True)
+            tables.check_data(manifest, path, Path(data))
+        graded.append(tables.grade_table(tables.join(table, path, fields), inferred=is_inferred(manifest)))
+    check_same(graded[0], graded[1], Path(a), Path(b))
+    first = graded[0].sort_values("id", kind="stable").reset_index(drop=True)
+    second = graded[1].sort_values("id", kind="stable").reset_index(drop=True)
     labels, group_by, notes = groups_of(first)
     clusters = stats.clusters_of(labels, seed)
 
     def rounded(value: float | None) -> float | None:
         return None if value is None else round(float(value), DIGITS) + 0.0
 
+    def right_of(table: Any, rows: Any) -> stats.Floats:
+        right: stats.Floats = np.asarray(table["right"] == "true", dtype=np.float64)[rows]
+        return right
+
     def side(table: Any, rows: Any) -> dict[str, Any]:
-        right = table["correct"].to_numpy(dtype=np.float64)[rows]
-        shown = metrics.proportion(right, clusters, rows).model_dump(mode="json")
-        return {"accuracy": shown, "unparsed": int(table["answer"].isna().to_numpy()[rows].sum())}
+        shown = proportion(right_of(table, rows), clusters, rows).model_dump(mode="json")
+        unparsed = ~table["reason"].isin(["", "wrong"]).to_numpy()[rows]
+        return {"accuracy": shown, "unparsed": int(unparsed.sum())}
 
     def pair(rows: Any) -> dict[str, Any]:
-        x = first["correct"].to_numpy(dtype=np.float64)[rows]
-        y = second["correct"].to_numpy(dtype=np.float64)[rows]
+        x, y = right_of(first, rows), right_of(second, rows)
         only_a, only_b = int((x * (1 - y)).sum()), int((y * (1 - x)).sum())
         bounds = stats.cluster_bootstrap(y - x, clusters, rows)
         return {

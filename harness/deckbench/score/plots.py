@@ -1,4 +1,4 @@
-"""Three small pictures of a score as SVG text: confusion matrix, ROC curve, reliability. Deterministic, no library."""
+"""Three plots of a score as SVG text: confusion matrix, ROC curve, reliability. Deterministic, no library."""
 
 from __future__ import annotations
 
@@ -83,25 +83,25 @@ def draw_roc(points: list[list[float]], operating: dict[str, Any] | None) -> str
 
 
 def draw_reliability(bars: list[dict[str, Any]]) -> str:
-    """What was true against what was stated; a dot's area grows with its number of samples."""
+    """Observed frequency against predicted probability; a dot's area grows with its number of samples."""
     most = max(bar["n"] for bar in bars)
-    body = axes("stated probability", "share that was true")
+    body = axes("mean predicted probability", "observed frequency")
     for bar in bars:
         if bar["n"]:
-            x, y = place(bar["stated"], bar["true"])
+            x, y = place(bar["mean_predicted"], bar["observed_frequency"])
             radius = 2 + 8 * (bar["n"] / most) ** 0.5
             body.append(f'<circle class="bar" fill-opacity="0.7" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>')
-    return svg("Reliability: stated probability against truth", body)
+    return svg("Reliability diagram", body)
 
 
 def write_plots(score: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the pictures that a score has data for: `<kind>-confusion.svg`, `-roc.svg`, `-reliability.svg`."""
+    """Write the plots that a score has data for: `<kind>-confusion.svg`, `-roc.svg`, `-reliability.svg`."""
     pictures: dict[str, str] = {}
     for kind, block in score["kinds"].items():
         if block["confusion"]:
             pictures[f"{kind}-confusion.svg"] = draw_confusion(block["confusion"])
         if block["roc"]:
-            pictures[f"{kind}-roc.svg"] = draw_roc(block["roc"], block["operating"])
+            pictures[f"{kind}-roc.svg"] = draw_roc(block["roc"], block["operating_point"])
         if block["reliability"]:
             pictures[f"{kind}-reliability.svg"] = draw_reliability(block["reliability"])
     for name, picture in pictures.items():

@@ -106,7 +106,7 @@ def headline(tasks: set[str | None]) -> str:
 
 def truth(sample: Sample) -> bool | None:
     """Is the frame an anomaly, where the sample asks for a verdict."""
-    return grade.mark("", sample.gold, sample.kind, ("", ""), sample.anomaly)[2]
+    return grade.verdict_truth(sample.gold, sample.kind, sample.anomaly)
 
 
 def tally(model: Any, exam: Exam, part: tuple[int, int] = (0, 1)) -> Tally:
@@ -121,10 +121,9 @@ def tally(model: Any, exam: Exam, part: tuple[int, int] = (0, 1)) -> Tally:
         questions = [Question(sample.question, sample.kind, MAX_NEW_TOKENS[sample.kind]) for sample in samples]
         answers = model.answer(open_picture(samples[0].image), questions)
         for sample, answer in zip(samples, answers, strict=True):
-            options = (sample.option_a or "", sample.option_b or "")
-            if not all(options):
-                options = grade.options_of(sample.question) or options
-            _, right, known = grade.mark(answer.text, sample.gold, sample.kind, options, sample.anomaly)
+            options = grade.sample_options(sample.question, sample.option_a, sample.option_b)
+            graded = grade.grade(answer.text, sample.gold, sample.kind, options=options, anomaly=sample.anomaly)
+            right, known = graded.right, truth(sample)
             first = sample.gold == "A" if known is None else known
             total += Tally((right and first, right and not first), (first, not first))
     return total

@@ -1,0 +1,75 @@
+"""Graded answers as arrays, and the two estimates all metrics are made of: proportions and means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from deckbench import grade, stats
+from deckbench.record.metrics_schema import Estimate
+from deckbench.record.table import FLAGS
+from deckbench.stats import Clusters, Floats, Ints
+
+Terms = Callable[[str | None, str | None], Sequence[str]]  # (step, language) -> names of what is an anomaly then
+
+
+class Answers:
+    """A graded table with its clusters and its columns as arrays; `rows` arguments are positions in it.
+
+    truth: the frame is an anomaly; known: that is known, and a verdict is asked. p, p_a, p_b: NaN where unknown.
+    """
+
+    def __init__(self, table: pd.DataFrame, clusters: Clusters, terms: Terms | None = None) -> None:
+        self.table = table
+        self.clusters = clusters
+        self.terms = terms
+        self.right = (table["right"] == "true").to_numpy(dtype=np.float64)
+        self.substring = (table["substring"] == "true").to_numpy(dtype=np.float64)
+        self.parsed = table["reason"].isin(["", "wrong"]).to_numpy(dtype=bool)
+        self.kind, self.gold = (table[name].to_numpy(dtype=object) for name in ("kind", "gold"))
+        asked = zip(table["gold"], table["kind"], table["anomaly"], strict=True)
+        truth = [grade.verdict_truth(gold, kind, FLAGS.get(anomaly)) for gold, kind, anomaly in asked]
+        self.known = np.array([value is not None for value in truth], dtype=bool)
+        self.truth = np.array([value is True for value in truth], dtype=bool)
+        self.p, self.p_a, self.p_b = (numbers(table[name]) for name in ("p_anomaly", "p_a", "p_b"))
+
+    def share(self, hits: Floats, rows: Ints) -> Estimate:
+        return proportion(np.asarray(hits, dtype=np.float64)[rows], self.clusters, rows)
+
+    def unparsed(self, rows: Ints) -> int:
+        return int((~self.parsed[rows]).sum())
+
+
+def proportion(hits: Floats, clusters: Clusters, rows: Ints) -> Estimate:
+    """A share of samples with both intervals. hits: 0/1 of shape (k,), for the samples `rows`."""
+    n, k = len(hits), round(float(hits.sum()))
+    return Estimate(
+        value=k / n if n else None,
+        n=n,
+        k=k,
+        wilson=stats.wilson(k, n),
+        cluster=stats.cluster_bootstrap(hits, clusters, rows),
+    )
+
+
+def mean(values: Floats, clusters: Clusters, rows: Ints) -> Estimate:
+    """A mean with its cluster interval."""
+    value = float(values.mean()) if len(values) else None
+    return Estimate(value=value, n=len(values), cluster=stats.cluster_bootstrap(values, clusters, rows))
+
+
+def groups_of(table: pd.DataFrame) -> tuple[list[str], str, list[str]]:
+    """One cluster label per sample, which column it is, and a note when it is not the group."""
+    for column in ("group", "frame"):
+        if all(table[column]):
+            note = [] if column == "group" else ["no groups known: each frame is its own cluster"]
+            return list(table[column]), column, note
+    pairs = [pair or key for pair, key in zip(table["pair_id"], table["id"], strict=True)]
+    return pairs, "pair_id", ["no groups or frames known: each pair of twins is its own cluster"]
+
+
+def numbers(column: pd.Series) -> Floats:
+    """Text cells as float64, NaN where empty."""
+    return np.array([float(cell) if cell.strip() else np.nan for cell in column], dtype=np.float64)

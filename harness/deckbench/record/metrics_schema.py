@@ -1,0 +1,141 @@
+"""The one schema of scores: what `score.json` holds and what stands in a record as `metrics`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from deckbench.grade import Kind
+
+DIGITS = 10
+
+Number = Annotated[float, AfterValidator(lambda x: round(x, DIGITS) + 0.0)]  # + 0.0: no "-0.0"
+Interval = tuple[Number, Number]
+Sha256 = Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$")]
+
+
+class Strict(BaseModel):
+    """Refuses unknown fields, infinities and NaN."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, protected_namespaces=())
+
+
+class Estimate(Strict):
+    """A measured number: never alone, always with what it rests on and its 95% intervals.
+
+    value: a rate, a mean or an area in 0..1; None when nothing could be counted. n: the denominator. k: the numerator
+    of a proportion. wilson: interval as if answers were independent, for proportions. cluster: bootstrap interval over
+    groups, since answers about one robot session succeed and fail together; None with fewer than two groups.
+    """
+
+    value: Number | None
+    n: int = Field(ge=0)
+    k: int | None = None
+    wilson: Interval | None = None
+    cluster: Interval | None = None
+
+    @property
+    def interval(self) -> Interval | None:
+        """The interval shown: the hull of both. By groups alone it would have no width where all groups agree."""
+        known = [bounds for bounds in (self.wilson, self.cluster) if bounds is not None]
+        return (min(low for low, _ in known), max(high for _, high in known)) if known else None
+
+
+class Slice(Strict):
+    """A part of the answers: one class, one anomaly, one protocol step."""
+
+    n: int = Field(ge=0)
+    unparsed: int = Field(ge=0)
+    metrics: dict[str, Estimate]
+
+
+class Confusion(Strict):
+    """Counts of verdicts, truth first. The six add up to the samples whose truth is anomaly or normal."""
+
+    anomaly_as_anomaly: int
+    anomaly_as_normal: int
+    anomaly_unparsed: int
+    normal_as_normal: int
+    normal_as_anomaly: int
+    normal_unparsed: int
+
+
+class OperatingPoint(Strict):
+    """The threshold on P(anomaly) that keeps the false-stop rate at or below what is allowed.
+
+    threshold: stop when P(anomaly) is at least this; None: never stop.
+    """
+
+    allowed_false_stop_rate: Number
+    threshold: Number | None
+    false_stop_rate: Number
+    miss_rate: Number
+
+
+class ReliabilityBin(Strict):
+    """One bin of the reliability diagram: mean predicted probability and observed frequency."""
+
+    low: Number
+    high: Number
+    n: int
+    mean_predicted: Number | None
+    observed_frequency: Number | None
+
+
+class Block(Slice):
+    """All answers of one kind. roc: (false-stop rate, hit rate), at most 201 points."""
+
+    by_class: dict[str, Slice] = Field(default_factory=dict)
+    by_anomaly: dict[str, Slice] = Field(default_factory=dict)
+    by_step: dict[str, Slice] = Field(default_factory=dict)
+    by_stage: dict[str, Slice] = Field(default_factory=dict)
+    by_lang: dict[str, Slice] = Field(default_factory=dict)
+    by_question: dict[str, Slice] = Field(default_factory=dict)
+    confusion: Confusion | None = None
+    roc: tuple[tuple[Number, Number], ...] | None = None
+    operating_point: OperatingPoint | None = None
+    reliability: tuple[ReliabilityBin, ...] | None = None
+
+
+class ScoreInputs(Strict):
+    """What was scored, by hash.
+
+    predictions_sha256: of the prediction table as `infer` writes it: of FILE.csv where that comes from `infer`.
+    predictions_content: content hash in FILE.manifest.json. data_content: content hash of the dataset. ontology: of
+    the terms that were looked for in scene descriptions.
+    """
+
+    predictions_sha256: Sha256
+    predictions_content: Sha256 | None
+    data_content: Sha256 | None
+    ontology: Sha256 | None
+
+
+class Metrics(Strict):
+    """The whole of `score.json`.
+
+    scored_sha256: of the table of graded answers, `scored.csv`. primary: the kind whose accuracy is the headline.
+    metrics: over all kinds.
+    """
+
+    schema_version: Literal[2] = 2
+    inputs: ScoreInputs
+    scored_sha256: Sha256
+    seed: int
+    resamples: int = Field(ge=0)
+    confidence: Number
+    n: int = Field(ge=0)
+    unparsed: int = Field(ge=0)
+    groups: int = Field(ge=0)
+    group_by: str
+    primary: Kind
+    metrics: dict[str, Estimate]
+    kinds: dict[Kind, Block]
+    notes: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def primary_is_there(self) -> Metrics:
+        if self.primary not in self.kinds:
+            raise ValueError(f"the primary kind {self.primary} has no answers")
+        return self

@@ -1,0 +1,73 @@
+"""The two files of a score: score.json (the metrics) and scored.csv (the graded answers) beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from deckbench import dataset
+from deckbench.artifact import hash_file
+from deckbench.errors import InputError
+from deckbench.predictions import read_manifest
+from deckbench.record.metrics_schema import Metrics
+from deckbench.record.schema import parse
+from deckbench.record.table import SCORED_COLUMNS
+
+AGAIN = "run `deckbench score` again"
+
+
+def scored_path(score: Path) -> Path:
+    """`score.json` -> `scored.csv`, `NAME.json` -> `NAME.scored.csv`: the graded answers of a score."""
+    return score.with_name("scored.csv" if score.stem == "score" else f"{score.stem}.scored.csv")
+
+
+def check_score_place(out: Path) -> None:
+    """Raises InputError unless the place of a score is free, or holds an older score and nothing else."""
+    if out.exists():
+        try:
+            older = json.loads(out.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            older = None
+        if not isinstance(older, dict) or not {"schema_version", "kinds"} <= older.keys():
+            raise InputError("refusing to overwrite a file that is not a DeckBench score", out, "choose another --out")
+    scored = scored_path(out)
+    if scored.exists():
+        try:
+            with scored.open(encoding="utf-8") as file:
+                head = file.readline().strip()
+        except (OSError, ValueError):
+            head = ""
+        if head != ",".join(SCORED_COLUMNS):
+            what = "refusing to overwrite a file that is not a table of graded answers"
+            raise InputError(what, scored, "choose another --out")
+
+
+def read_score(path: Path) -> Metrics:
+    """The metrics in a score.json. Raises InputError naming the first field that is missing, wrong or unknown."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("not found; a score.json is expected here", path, AGAIN) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"the score cannot be read ({type(error).__name__})", path, AGAIN) from error
+    return parse(Metrics, value, path)
+
+
+def read_scored(score: Path) -> dict[str, dict[str, str]]:
+    """The graded answers of a score, by id. Raises InputError when they are missing, or not those of the score."""
+    place = scored_path(score)
+    rows = {row["id"]: row for _, row in dataset.csv_records(place, required=SCORED_COLUMNS)}
+    if hash_file(place) != read_score(score).scored_sha256.removeprefix("sha256:"):
+        raise InputError("the graded answers are not those of the score", place, AGAIN)
+    return rows
+
+
+def is_score_of(score: Path, predictions: Path) -> bool:
+    """Whether a whole score of these predictions lies here, as this version writes it."""
+    try:
+        metrics, manifest = read_score(score), read_manifest(predictions)
+    except InputError:
+        return False
+    scored = scored_path(score)
+    whole = scored.is_file() and hash_file(scored) == metrics.scored_sha256
+    return whole and manifest is not None and metrics.inputs.predictions_content == manifest["content_hash"]
