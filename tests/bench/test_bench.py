@@ -12,27 +12,32 @@ import pytest
 from PIL import Image
 
 from deckbench import artifact
+from deckbench.answer import Answer, Question
 from deckbench.bench import bench, choose
 from deckbench.bench.measure import Loaded, measure
 from deckbench.dataset import read_samples
 from deckbench.errors import InputError
-from deckbench.models.interface import Answer, Question
-from deckbench.models.load import PUBLISHED
+from deckbench.models import families
+from deckbench.models.families import published
+from deckbench.models.interface import FamilySpec, Model
 from tests.models.glm4v_small import make_small
 from tests.models.published_small import shrink
 
 SLEEP = {"vision": 0.004, "prefill": 0.002, "decode": 0.006}
 
 
-class Sleeper:
+class Sleeper(Model):
     """A model with known stage times; the first question ever takes longer."""
 
     name = "sleeper"
     family = "test"
-    identity: dict[str, Any] = {"name": "sleeper", "weights": "0" * 64}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.asked: list[Question] = []
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"name": "sleeper", "weights": "0" * 64}
 
     def answer(self, image: Image.Image, questions: Sequence[Question], blank: bool = False) -> list[Answer]:
         if not self.asked:
@@ -66,7 +71,16 @@ def write_data(folder: Path, pictures: int = 3, kinds: tuple[str, ...] = ("choic
 @pytest.fixture
 def sleeper(monkeypatch: pytest.MonkeyPatch) -> Sleeper:
     model = Sleeper()
-    monkeypatch.setattr("deckbench.models.load.load_model", lambda ref, adapter=None: model)
+    spec = FamilySpec(
+        name="sleeper",
+        serves="sleeper",
+        known={},
+        identity=lambda ref: model.identity,
+        load=lambda ref, device, dtype: model,
+        prefixes=("sleeper",),
+    )
+    known = families.families()
+    monkeypatch.setattr(families, "families", lambda: {**known, "sleeper": spec})
     return model
 
 
@@ -199,7 +213,7 @@ def test_peak_memory_sees_what_a_model_takes(tmp_path: Path) -> None:
     assert found["memory"]["peak_bytes"] - before > 50 << 20
 
 
-@pytest.mark.parametrize("ref", PUBLISHED)
+@pytest.mark.parametrize("ref", published())
 def test_published_sizes_with_random_weights(ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(ref, tmp_path, monkeypatch)
     data = write_data(tmp_path / "data", pictures=1, kinds=("choice",))

@@ -128,12 +128,12 @@ def test_sizes_from_files_are_those_of_the_network(tmp_path: Path) -> None:
     """A folder with the published config and an official name for every tensor is counted as the name is."""
     import shutil
 
-    from deckbench.models.load import PUBLISHED
+    from deckbench.models.families import published
     from deckbench.models.phi3v.weights import official_name
-    from deckbench.models.published import skeleton
+    from deckbench.models.random_weights import skeleton
 
     folder = tmp_path / "phi"
-    shutil.copytree(PUBLISHED["phi-3-vision"], folder)
+    shutil.copytree(published()["phi-3-vision"], folder)
     header, end = {}, 0
     for name, tensor in skeleton("phi-3-vision").module.named_parameters():
         first, end = end, end + 2 * tensor.numel()

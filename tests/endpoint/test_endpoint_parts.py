@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from deckbench.artifact import canonical
 from deckbench.endpoint import faults, reply, spec
 from deckbench.errors import InputError
-from deckbench.models.load import known_models, load_model, model_identity
+from deckbench.models.families import known_models
+from deckbench.models.load import load_model, model_identity
 
 SECRET = "sk-secret-0123456789"
 

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deckbench import artifact, grade
+from deckbench.answer import Answer
 from deckbench.dataset import Sample, csv_records
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import ask, infer, predict, workers
 from deckbench.journal import read_journal
-from deckbench.models.interface import Answer
 from deckbench.predictions import COLUMNS, csv_bytes
 from tests.train import micro_world
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deckbench.models.glm4v.chat import Glm4v
+from deckbench.models.glm4v.model import Glm4v
 from tests.models.glm4v_small import make_small
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from deckbench.models.glm4v.chat import Glm4v
+from deckbench.models.glm4v.model import Glm4v
 from deckbench.models.glm4v.tiny import make_tiny
 
 SIZES = {

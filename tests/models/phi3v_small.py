@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from deckbench.models.phi3v.chat import Phi3v
+from deckbench.models.phi3v.model import Phi3v
 from deckbench.models.phi3v.tiny import make_tiny
 
 SIZES = {

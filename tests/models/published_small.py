@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deckbench.models.load import PUBLISHED
+from deckbench.models.families import published, resolve
 
 SIZES = {
     "glm-4v-9b": {
@@ -31,7 +31,7 @@ def shrink(ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the published model `ref` is small."""
     folder = tmp_path / "published"
     folder.mkdir()
-    for path in PUBLISHED[ref].iterdir():
+    for path in published()[ref].iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     raw = json.loads((folder / "config.json").read_text()) | SIZES[ref]
     if ref == "glm-4v-9b":
@@ -43,4 +43,4 @@ def shrink(ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clip |= {"num_hidden_layers": 2, "patch_size": 8, "layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"}
         raw["img_processor"] |= {"clip": clip, "image_dim_out": 32, "num_img_tokens": 4}
     (folder / "config.json").write_text(json.dumps(raw))
-    monkeypatch.setitem(PUBLISHED, ref, folder)
+    monkeypatch.setitem(resolve(ref).family.published, ref, folder)

@@ -20,13 +20,13 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from deckbench.answer import Question
 from deckbench.errors import InputError
 from deckbench.infer.predict import infer
-from deckbench.models.auto.chat import Auto, load_auto
 from deckbench.models.auto.files import Settings
+from deckbench.models.auto.model import Auto, load_auto
 from deckbench.models.auto.network import language_linears, learn_answers
 from deckbench.models.auto.prompt import Prompter
-from deckbench.models.interface import Question
 from deckbench.models.load import Blind, load_model, model_identity
 from deckbench.models.loss import IGNORE
 from deckbench.train.merge import merge

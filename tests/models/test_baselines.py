@@ -17,6 +17,7 @@ from deckbench.dataset import Sample, read_file, read_samples
 from deckbench.errors import InputError
 from deckbench.gold import write_gold
 from deckbench.models import baselines
+from deckbench.models.baselines.base import Baseline
 from deckbench.task import load_task
 
 STEP = "Protocol step: {}.\n"
@@ -77,7 +78,7 @@ def dataset(folder: Path, rows: list[dict[str, Any]], tasks: dict[str, Any] | No
     return folder
 
 
-def texts(baseline: baselines.Baseline, samples: list[Sample]) -> list[str]:
+def texts(baseline: Baseline, samples: list[Sample]) -> list[str]:
     return [answer.text for answer in baseline.answer_samples(samples)]
 
 

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from deckbench.answer import Question
 from deckbench.errors import InputError
 from deckbench.models import pack
-from deckbench.models.chat import linears_matched
+from deckbench.models.generate import Generated
 from deckbench.models.glm4v import preprocess, prompt
-from deckbench.models.glm4v.chat import Glm4v, load_glm4v
-from deckbench.models.interface import Question
+from deckbench.models.glm4v.model import Glm4v, load_glm4v
 from deckbench.models.loss import IGNORE
+from deckbench.models.vision_language import linears_matched
 
 TOLERANCE = 1e-5
 TEXTS = [
@@ -35,19 +36,23 @@ def logits_alone(model: Glm4v, frame: Image.Image, text: str, answer: str | None
     ids = prompt.question_ids(model.tokenizer, text) + (
         [] if answer is None else prompt.answer_ids(model.tokenizer, answer)
     )
-    whole = torch.tensor([[*model.prefix.ids, *ids]])
-    positions = torch.tensor(
-        [[*model.prefix.positions, *range(model.prefix.next_position, model.prefix.next_position + len(ids))]]
-    )
+    whole = torch.tensor([[*model.processor.shared.ids, *ids]])
+    shared = model.processor.shared
+    positions = torch.tensor([[*shared.positions, *range(shared.next_position, shared.next_position + len(ids))]])
     mask = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool).tril()[None, None]
     with torch.inference_mode():
         logits = model.module(whole, mask, positions, pixels_of(model, frame)).logits
-    return logits[0, len(model.prefix.ids) :]
+    return logits[0, len(model.processor.shared.ids) :]
+
+
+def greedy(model: Glm4v, frame: Image.Image, branches: list[list[int]], limit: int) -> list[Generated]:
+    limits = [limit] * len(branches)
+    return model.generate(model.processor.shared, {"pixel_values": pixels_of(model, frame)}, branches, limits)[0]
 
 
 def test_a_padded_batch_gives_the_logits_of_one_by_one(small: Glm4v, frames: list[Image.Image]) -> None:
     questions = [prompt.question_ids(small.tokenizer, text) for text in TEXTS[:4]]
-    rows = [[pack.Picture(small.prefix, i, [pack.Branch(ids)])] for i, ids in enumerate(questions)]
+    rows = [[pack.Picture(small.processor.shared, i, [pack.Branch(ids)])] for i, ids in enumerate(questions)]
     batch = pack.pack(rows, small.config.pad_token_id)
     batch.pop("labels")
     assert len({len(ids) for ids in questions}) == 4  # so there is padding
@@ -56,7 +61,7 @@ def test_a_padded_batch_gives_the_logits_of_one_by_one(small: Glm4v, frames: lis
         logits = small.module(pixel_values=pixels, **batch).logits
     assert torch.isfinite(logits).all()
     for row, (frame, text, ids) in enumerate(zip(frames, TEXTS, questions, strict=False)):
-        start = len(small.prefix.ids)
+        start = len(small.processor.shared.ids)
         difference = logits[row, start : start + len(ids)] - logits_alone(small, frame, text)
         assert difference.abs().max() <= TOLERANCE
 
@@ -79,14 +84,16 @@ def test_first_logits_and_every_greedy_token_are_those_of_a_plain_forward(
     small: Glm4v, frames: list[Image.Image]
 ) -> None:
     branches = [prompt.question_ids(small.tokenizer, text) for text in TEXTS]
-    made = small.generate(pixels_of(small, frames[0]), branches, [6] * len(branches))
+    made = small.generate(
+        small.processor.shared, {"pixel_values": pixels_of(small, frames[0])}, branches, [6] * len(branches)
+    )[0]
     for text, answer in zip(TEXTS, made, strict=True):
         assert (answer.first - logits_alone(small, frames[0], text)[-1]).abs().max() <= TOLERANCE
         ids = prompt.question_ids(small.tokenizer, text)
         for token in answer.ids:
-            whole = torch.tensor([[*small.prefix.ids, *ids]])
-            steps = range(small.prefix.next_position, small.prefix.next_position + len(ids))
-            positions = torch.tensor([[*small.prefix.positions, *steps]])
+            whole = torch.tensor([[*small.processor.shared.ids, *ids]])
+            steps = range(small.processor.shared.next_position, small.processor.shared.next_position + len(ids))
+            positions = torch.tensor([[*small.processor.shared.positions, *steps]])
             mask = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool).tril()[None, None]
             with torch.inference_mode():
                 logits = small.module(whole, mask, positions, pixels_of(small, frames[0])).logits
@@ -99,7 +106,7 @@ def test_more_questions_than_are_decoded_at_once(
 ) -> None:
     questions = [Question(text, "choice", 5) for text in TEXTS]
     whole = small.answer(frames[0], questions)
-    monkeypatch.setattr("deckbench.models.glm4v.chat.QUESTIONS_AT_ONCE", 2)
+    monkeypatch.setattr("deckbench.models.vision_language.QUESTIONS_AT_ONCE", 2)
     calls = []
     small.module.vision.register_forward_hook(lambda *_: calls.append(1))
     parts = small.answer(frames[0], questions)
@@ -123,8 +130,8 @@ def test_letter_probabilities_are_shares_of_the_whole_vocabulary(small: Glm4v, f
 
 def test_counts_limits_and_times(small: Glm4v, frames: list[Image.Image]) -> None:
     answer = small.answer(frames[0], [Question(TEXTS[0], "open", 4)])[0]
-    assert answer.tokens_in == len(small.prefix.ids) + len(small.tokenizer.encode(TEXTS[0])) + 2
-    assert len(small.prefix.ids) == 4 + 1 + small.config.vision.tokens + 1
+    assert answer.tokens_in == len(small.processor.shared.ids) + len(small.tokenizer.encode(TEXTS[0])) + 2
+    assert len(small.processor.shared.ids) == 4 + 1 + small.config.vision.tokens + 1
     assert 1 <= answer.tokens_out <= 4
     assert set(answer.seconds) == {"preprocess", "vision", "prefill", "decode", "first_token"}
     stages = sum(answer.seconds[stage] for stage in ("preprocess", "vision", "prefill"))
@@ -234,7 +241,7 @@ def test_training_and_asking_use_the_same_ids_and_positions(small: Glm4v, frames
     for index in order:
         frame, pairs = items(frames)[index]
         branches = [prompt.question_ids(small.tokenizer, question) for question, _ in pairs]
-        asked += [made.first for made in small.generate(pixels_of(small, frame), branches, [1] * len(branches))]
+        asked += [made.first for made in greedy(small, frame, branches, 1)]
     assert len(asked) == len(seen)
     assert (seen - torch.stack(asked)).abs().max() <= TOLERANCE
 
@@ -242,10 +249,12 @@ def test_training_and_asking_use_the_same_ids_and_positions(small: Glm4v, frames
 def test_the_mask_is_honoured_by_the_language_model(small: Glm4v, frames: list[Image.Image]) -> None:
     """A question's logits do not move when another question, another frame or the padding changes."""
 
+    shared = small.processor.shared
+
     def second(first_question: str, first_frame: Image.Image) -> torch.Tensor:
         rows = [
-            pack.Picture(small.prefix, 0, [pack.Branch(prompt.question_ids(small.tokenizer, first_question))]),
-            pack.Picture(small.prefix, 1, [pack.Branch(prompt.question_ids(small.tokenizer, TEXTS[0]))]),
+            pack.Picture(shared, 0, [pack.Branch(prompt.question_ids(small.tokenizer, first_question))]),
+            pack.Picture(shared, 1, [pack.Branch(prompt.question_ids(small.tokenizer, TEXTS[0]))]),
         ]
         batch = pack.pack([rows], small.config.pad_token_id)
         batch.pop("labels")

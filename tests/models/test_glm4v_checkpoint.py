@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deckbench.errors import InputError
-from deckbench.models.glm4v.chat import load_glm4v
+from deckbench.models.glm4v.model import load_glm4v
 from tests.models.models_helpers import edit_json, edit_weights
 
 

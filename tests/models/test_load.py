@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 
 from deckbench import artifact
+from deckbench.answer import Question
 from deckbench.errors import InputError
-from deckbench.models.deck_talk import slot_truth
-from deckbench.models.glm4v.chat import Glm4v
-from deckbench.models.interface import Question
-from deckbench.models.load import PACKAGED, Blind, known_models, load_model, model_identity, pick_dtype
+from deckbench.models.device import pick_dtype
+from deckbench.models.families import known_models, packaged
+from deckbench.models.glm4v.model import Glm4v
+from deckbench.models.load import Blind, load_model, model_identity
+from deckbench.models.pretrain_questions import slot_truth
 from deckbench.pool.synth import synth_pool
 from tests.models.models_helpers import edit_json, make_adapter
 
@@ -123,7 +125,7 @@ def test_blind_sees_no_frame(base: Path, frames: list[Image.Image]) -> None:
         ({"ref": "no-such-model"}, "no such model or folder"),
         ({"ref": "blind:no-such-model"}, "no such model or folder"),
         ({"ref": "majority", "adapter": Path("x")}, "a baseline takes no adapter"),
-        ({"ref": "BASE", "dtype": "int4"}, "is not a number type"),
+        ({"ref": "BASE", "dtype": "int4"}, "is not a dtype"),
         ({"ref": "BASE", "device": "toaster"}, "is not a device"),
     ],
 )
@@ -164,10 +166,10 @@ def test_a_baseline_is_not_blinded() -> None:
         load_model("blind:majority")
 
 
-@pytest.mark.parametrize("name", sorted(PACKAGED))
+@pytest.mark.parametrize("name", sorted(packaged()))
 def test_packaged_bases_name_what_they_see(name: str, tmp_path: Path) -> None:
     """Frames of a seed they have never seen: what is in each slot, and hardly so without the picture."""
-    assert sum(path.stat().st_size for path in PACKAGED[name].iterdir()) <= 8_000_000
+    assert sum(path.stat().st_size for path in packaged()[name].iterdir()) <= 8_000_000
     synth_pool(tmp_path / "pool", frames=4, seed=4711, workers=1)
     model = load_model(name)
     right: dict[bool, list[bool]] = {True: [], False: []}

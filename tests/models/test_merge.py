@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.models.glm4v.chat import load_glm4v
+from deckbench.models.glm4v.model import load_glm4v
 from deckbench.models.load import load_model
-from deckbench.models.phi3v.chat import load_phi3v
+from deckbench.models.phi3v.model import load_phi3v
 from deckbench.models.weights import LAYOUTS
 from deckbench.train.merge import merge
 from tests.models.glm4v_small import make_small
@@ -31,9 +31,9 @@ FAMILIES: dict[str, tuple[Any, Any]] = {"glm4v": (make_small, load_glm4v), "phi3
 ALONE = """
 import sys
 from safetensors.torch import load_file, save_file
-from deckbench.models.glm4v.chat import load_glm4v
+from deckbench.models.glm4v.model import load_glm4v
 from deckbench.models.load import load_model
-from deckbench.models.phi3v.chat import load_phi3v
+from deckbench.models.phi3v.model import load_phi3v
 batch = load_file(sys.argv[1])
 for folder in sys.argv[2:]:
     model = load_model(folder, device="cpu")

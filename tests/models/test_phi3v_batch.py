@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+from deckbench.answer import Question
 from deckbench.errors import InputError
-from deckbench.models.chat import linears_matched
-from deckbench.models.interface import Question
 from deckbench.models.loss import IGNORE
 from deckbench.models.phi3v import prompt
-from deckbench.models.phi3v.chat import Phi3v
+from deckbench.models.phi3v.model import Phi3v
+from deckbench.models.vision_language import linears_matched
 from tests.models.phi3v_small import make_phi
 
 TOLERANCE = 1e-5
@@ -32,17 +32,17 @@ def phi() -> Phi3v:
 
 def plain_logits(model: Phi3v, frame: Image.Image, ids: list[int], blank: bool = False) -> torch.Tensor:
     """(length, vocabulary) of one sequence behind a frame: causal mask, rotations chosen by its length alone."""
-    pixels, grid = model.tiles(frame)
-    prefix = model.prefix(grid)
+    inputs, count = model.processor.vision_inputs(frame)
+    prefix = model.processor.prefix(count)
     whole = torch.tensor([[*prefix.ids, *ids]])
     mask = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool).tril()[None, None]
     positions = torch.arange(whole.shape[1])[None]
     with torch.inference_mode():
-        return model.module(whole, mask, positions, pixels, torch.tensor([grid])).logits[0, len(prefix.ids) :]
+        return model.module(whole, mask, positions, **inputs).logits[0, len(prefix.ids) :]
 
 
 def test_the_questions_lie_on_both_sides_of_the_trained_length(phi: Phi3v, frames: list[Image.Image]) -> None:
-    before = len(phi.prefix(phi.tiles(frames[0])[1]).ids)
+    before = len(phi.processor.prefix(phi.vision_inputs(frames[0])[1]).ids)
     lengths = [before + len(prompt.question_ids(phi.tokenizer, text)) for text in TEXTS]
     assert min(lengths) < 56 and max(lengths) > 64
     assert any(length <= 64 < length + 20 for length in lengths)
@@ -52,8 +52,8 @@ def test_every_greedy_token_is_that_of_a_plain_forward(phi: Phi3v, frames: list[
     """Asked together with 20 new tokens, so that some cross the trained length: no prefix is used on both sides."""
     branches = [prompt.question_ids(phi.tokenizer, text) for text in TEXTS]
     phi.stops = frozenset()
-    pixels, grid = phi.tiles(frames[0])
-    made = phi.generate(pixels, grid, branches, [20] * len(branches))
+    inputs, count = phi.vision_inputs(frames[0])
+    made, _ = phi.generate(phi.processor.prefix(count), inputs, branches, [20] * len(branches))
     for ids, answer in zip(branches, made, strict=True):
         assert answer.steps == len(answer.ids) == 20
         logits = plain_logits(phi, frames[0], ids)[-1]
@@ -78,7 +78,7 @@ def test_groups_are_answered_as_one_by_one(
     questions = [Question(text, "choice" if "A." in text else "open", 12) for text in TEXTS]
     alone = [phi.answer(frames[2], [question])[0] for question in questions]
     together = phi.answer(frames[2], questions)
-    monkeypatch.setattr("deckbench.models.phi3v.chat.QUESTIONS_AT_ONCE", 2)
+    monkeypatch.setattr("deckbench.models.phi3v.model.QUESTIONS_AT_ONCE", 2)
     calls = []
     phi.module.vision.register_forward_hook(lambda *_: calls.append(1))
     in_parts = phi.answer(frames[2], questions)

@@ -12,7 +12,7 @@ import torch
 
 from deckbench.errors import InputError
 from deckbench.models.load import load_model, model_identity
-from deckbench.models.phi3v.chat import Phi3v, load_phi3v
+from deckbench.models.phi3v.model import Phi3v, load_phi3v
 from tests.models.models_helpers import edit_json, edit_weights
 from tests.models.phi3v_small import make_phi
 
@@ -163,7 +163,7 @@ def test_crops_are_part_of_the_reference_and_of_the_identity(folder: Path, tmp_p
     for wrong in ("?num_crops=x", "?crops=1"):
         with pytest.raises(InputError, match="not an option"):
             load_model(f"{folder}{wrong}")
-    with pytest.raises(InputError, match="only Phi-3-vision"):
+    with pytest.raises(InputError, match="option of phi-3-vision models only"):
         load_model("tiny-glm4v?num_crops=1")
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deckbench.models.check import check
-from deckbench.models.phi3v.chat import load_phi3v
+from deckbench.models.phi3v.model import load_phi3v
 from tests.models.models_helpers import edit_json, split_in_shards
 
 
@@ -64,7 +64,7 @@ def test_fewer_crops_than_the_checkpoint_says(shared: Path, tmp_path: Path) -> N
     source = shared / "oracles/phi3v/model"
     with Image.open(shared / "oracles/phi3v/cases/case2.png") as frame:
         whole, one = load_phi3v(source), load_phi3v(source, num_crops=1)
-        assert whole.tiles(frame)[1] == (2, 2) and one.tiles(frame)[1] == (1, 1)
+        assert whole.processor.tiles(frame)[1] == (2, 2) and one.processor.tiles(frame)[1] == (1, 1)
     assert whole.base_hash != one.base_hash
     model = Path(shutil.copytree(source, tmp_path / "model"))
     edit_json(model / "preprocessor_config.json", lambda c: c.update(num_crops=1))

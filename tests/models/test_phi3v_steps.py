@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from deckbench.answer import Question
 from deckbench.errors import InputError
 from deckbench.infer.predict import infer
-from deckbench.models.interface import Question
 from deckbench.models.load import load_model
 from deckbench.train.merge import merge
 from deckbench.train.run import train

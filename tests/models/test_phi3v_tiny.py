@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deckbench.models.interface import Question
-from deckbench.models.phi3v.chat import Phi3v, load_phi3v
+from deckbench.answer import Question
+from deckbench.models.phi3v.model import Phi3v, load_phi3v
 from deckbench.models.phi3v.tiny import make_tiny
 from deckbench.models.phi3v.tokenizer import parse_tokenizer
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.models import deck_talk
-from deckbench.models.load import PACKAGED
-from deckbench.models.phi3v import preprocess, teach
+from deckbench.models import pretrain_questions
+from deckbench.models.families import packaged
+from deckbench.models.phi3v import preprocess, probe_heads
 from deckbench.models.phi3v.tiny import make_tiny
 from deckbench.models.pretrain import Recipe, learning_rate, pretrain, read_scenes, scene_forms, texts_of
 from deckbench.pool.synth import synth_pool
@@ -36,9 +36,9 @@ def scenes(pool: Path) -> list[tuple[Path, dict[str, Any]]]:
     return read_scenes([pool])
 
 
-def views(scenes: list[tuple[Path, dict[str, Any]]], index: int) -> list[deck_talk.View]:
+def views(scenes: list[tuple[Path, dict[str, Any]]], index: int) -> list[pretrain_questions.View]:
     path, scene = scenes[index]
-    return deck_talk.views(Image.open(path).convert("RGB"), scene, np.random.default_rng([1, index]), 4, 2)
+    return pretrain_questions.views(Image.open(path).convert("RGB"), scene, np.random.default_rng([1, index]), 4, 2)
 
 
 def test_it_never_hears_of_right_and_wrong(scenes: list[tuple[Path, dict[str, Any]]]) -> None:
@@ -50,7 +50,7 @@ def test_it_never_hears_of_right_and_wrong(scenes: list[tuple[Path, dict[str, An
 def test_a_choice_names_what_is_there(scenes: list[tuple[Path, dict[str, Any]]]) -> None:
     letters = set()
     for index, (_, scene) in enumerate(scenes):
-        names = {deck_talk.name(o["kind"], o["state"]) for o in scene["objects"]}
+        names = {pretrain_questions.name(o["kind"], o["state"]) for o in scene["objects"]}
         for view in views(scenes, index)[1:]:
             plain = dict(view.turns)
             full = next(answer for question, answer in plain.items() if question.startswith("What is "))
@@ -68,16 +68,16 @@ def test_a_box_shows_one_state_of_tips() -> None:
         return {"kind": "tip", "state": state, "box": [x, 0.4, x + 0.015, 0.5]}
 
     objects = [tip("straight", 0.30), tip("straight", 0.485), tip("bent", 0.50), {**tip("seated", 0.5), "kind": "bin"}]
-    assert [deck_talk.clear(obj, objects) for obj in objects] == [True, False, True, True]
+    assert [pretrain_questions.clear(obj, objects) for obj in objects] == [True, False, True, True]
 
 
 def test_cells_are_where_things_are(scenes: list[tuple[Path, dict[str, Any]]]) -> None:
     _, scene = scenes[0]
     view = views(scenes, 0)[0]
-    grid = deck_talk.grid_labels(scene, view, 8, 8).reshape(8, 8, -1)
-    assert grid.shape[-1] == len(deck_talk.LABELS) + 1 and not grid[..., -1].any()
+    grid = pretrain_questions.grid_labels(scene, view, 8, 8).reshape(8, 8, -1)
+    assert grid.shape[-1] == len(pretrain_questions.LABELS) + 1 and not grid[..., -1].any()
     for obj in scene["objects"]:
-        column = deck_talk.LABELS.index((obj["kind"], obj["state"]))
+        column = pretrain_questions.LABELS.index((obj["kind"], obj["state"]))
         x0, y0, x1, y1 = (min(7, int(8 * edge)) for edge in obj["box"])
         assert grid[y0 : y1 + 1, x0 : x1 + 1, column].any()
 
@@ -87,17 +87,17 @@ def test_phis_cells_are_where_things_are(crop: tuple[float, float, float, float]
     """Colour an object's box, and the tiles' cells that are said to show it are those whose pixels are coloured."""
     model = make_tiny(["What is in slot 3?"] * 4)
     frame = Image.new("RGB", (704, 396))
-    kind, state = deck_talk.LABELS[0]
+    kind, state = pretrain_questions.LABELS[0]
     obj = {"kind": kind, "state": state, "box": [0.25, 0.3, 0.6, 0.57]}
     x0, y0, x1, y1 = (edge * side for edge, side in zip(obj["box"], frame.size * 2, strict=True))
     frame.paste((255, 0, 0), (round(x0), round(y0), round(x1), round(y1)))
-    region = crop or deck_talk.WHOLE
+    region = crop or pretrain_questions.WHOLE
     cut = frame.crop(tuple(round(edge * side) for edge, side in zip(region, frame.size * 2, strict=True)))
-    truth = teach.cells(model, {"objects": [obj]}, deck_talk.View(cut, (), region=region))
+    truth = probe_heads.token_labels(model, {"objects": [obj]}, pretrain_questions.View(cut, (), region=region))
     pixels, (rows, columns) = preprocess.tiles(cut, model.preprocessor, 128)
     grid = model.config.vision.grid
-    assert len(truth) == sum(teach.is_cell(rows, columns, grid)) == (rows * columns + 1) * grid**2
-    assert len(teach.is_cell(rows, columns, grid)) == preprocess.image_tokens(rows, columns, grid)
+    assert len(truth) == sum(probe_heads.is_cell(rows, columns, grid)) == (rows * columns + 1) * grid**2
+    assert len(probe_heads.is_cell(rows, columns, grid)) == preprocess.image_tokens(rows, columns, grid)
     # red: 1 where nothing but red is, about -0.5 where all is black, and white (padding) is not red
     red = (pixels[:, 0] > 1) & (pixels[:, 1] < 0)
     share = red.reshape(-1, grid, 32, grid, 32).mean(axis=(2, 4))
@@ -141,7 +141,7 @@ def test_same_pools_same_base(model: str, pool: Path, tmp_path: Path) -> None:
     recipe = Recipe(steps=2, frames_per_step=2, save_every=1, seed=3)
     hashes = []
     for name in ("first", "again"):
-        pretrain(model, [pool], out=tmp_path / name, recipe=recipe, init=PACKAGED.get(model))
+        pretrain(model, [pool], out=tmp_path / name, recipe=recipe, init=packaged().get(model))
         files = artifact.read(tmp_path / name, "model").content["files"]
         hashes.append(files["model.safetensors"]["sha256"])
         assert json.loads((tmp_path / name / "config.json").read_text())["torch_dtype"] == "bfloat16"

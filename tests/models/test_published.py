@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from deckbench.answer import Question
 from deckbench.errors import InputError, OutsideError
-from deckbench.models import published
-from deckbench.models.interface import Question
-from deckbench.models.load import PUBLISHED, load_model, model_identity
-from deckbench.models.published import random_model, skeleton
+from deckbench.models import random_weights
+from deckbench.models.families import published
+from deckbench.models.load import load_model, model_identity
+from deckbench.models.random_weights import random_model, skeleton
 from tests.models.published_small import shrink
 
 
@@ -62,12 +63,12 @@ def test_questions_are_about_as_long_as_with_the_published_tokenizer(shared: Pat
     real, _ = read_tokenizer(shared / "oracles/phi3v/model")
     text = "Which state has the tip in the box?\nA. straight\nB. bent\nAnswer with A or B only."
     wanted = len(real.encode(text))
-    assert all(wanted / 1.5 < len(skeleton(ref).tokenizer.encode(text)) < wanted * 1.5 for ref in PUBLISHED)
+    assert all(wanted / 1.5 < len(skeleton(ref).tokenizer.encode(text)) < wanted * 1.5 for ref in published())
 
 
-@pytest.mark.parametrize("ref", PUBLISHED)
+@pytest.mark.parametrize("ref", published())
 def test_what_does_not_fit_is_refused_before_it_is_taken(ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "free_bytes", lambda device: 3_000_000_000)
+    monkeypatch.setattr(random_weights, "free_bytes", lambda device: 3_000_000_000)
     with pytest.raises(OutsideError) as caught:
         random_model(ref, seed=0, device="cpu", dtype="bfloat16")
     needed = {"glm-4v-9b": "13,906,320,896 weights in bfloat16, 27.8 GB", "phi-3-vision": "8.3 GB"}[ref]
@@ -75,7 +76,7 @@ def test_what_does_not_fit_is_refused_before_it_is_taken(ref: str, monkeypatch: 
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize("ref", [*PUBLISHED, "phi-3-vision?num_crops=4"])
+@pytest.mark.parametrize("ref", [*published(), "phi-3-vision?num_crops=4"])
 @pytest.mark.parametrize("call", [load_model, model_identity])
 def test_without_a_checkpoint_they_are_sizes_alone(ref: str, call: Callable[[str], object]) -> None:
     with pytest.raises(InputError, match="its sizes alone are"):
@@ -89,7 +90,7 @@ def test_a_folder_of_that_name_is_that_folder(tmp_path: Path, monkeypatch: pytes
         load_model("glm-4v-9b")
 
 
-@pytest.mark.parametrize("ref", PUBLISHED)
+@pytest.mark.parametrize("ref", published())
 def test_it_answers_with_random_weights(
     ref: str, tmp_path: Path, frames: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:

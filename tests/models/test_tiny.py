@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from deckbench.answer import Question
 from deckbench.errors import OutsideError
-from deckbench.models.fresh import grid_waves
-from deckbench.models.glm4v.chat import Glm4v, load_glm4v
+from deckbench.models.glm4v.model import Glm4v, load_glm4v
 from deckbench.models.glm4v.tiny import make_tiny
-from deckbench.models.interface import Question
+from deckbench.models.init import grid_waves
 
 CORPUS = ["What is in slot 3?\nA. white plate\nB. tip rack\nAnswer with A or B only."] * 4
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deckbench import artifact
+from deckbench.answer import Answer
 from deckbench.bench.measure import Timed, summarise
 from deckbench.errors import InputError
-from deckbench.models.interface import Answer
 from deckbench.record.metrics_schema import Estimate
 from deckbench.record.read import read_record, read_samples
 from deckbench.record.samples import MAX_THUMBS, SAMPLE_COLUMNS, THUMB_WIDTH, pick_pictures, thumbnail

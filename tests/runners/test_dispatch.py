@@ -13,10 +13,11 @@ import requests
 
 from deckbench.containers.spec import load_images
 from deckbench.errors import InputError
+from deckbench.models.families import served_as, split_path
 from deckbench.runners.dispatch import Target, check_target, is_available, job_of, limits_of
 from deckbench.runners.job import GIB, Job
 from deckbench.runners.kinds import Kind, Option
-from deckbench.runners.paths import Inputs, served_as, split_model
+from deckbench.runners.paths import Inputs
 from tests.runners.options import options
 
 IMAGES = load_images()
@@ -68,9 +69,9 @@ def test_absolute_paths_and_links_lead_to_their_place(here: Path, tmp_path: Path
 
 def test_models_of_all_kinds(here: Path) -> None:
     folders("models/phi", "data/S1")
-    assert split_model("models/phi?num_crops=4") == ("", Path("models/phi"), "?num_crops=4")
-    assert split_model("blind:models/phi") == ("blind:", Path("models/phi"), "")
-    assert split_model("nearest:data/S1") == ("nearest:", Path("data/S1"), "")
+    assert split_path("models/phi?num_crops=4") == ("", Path("models/phi"), "?num_crops=4")
+    assert split_path("blind:models/phi") == ("blind:", Path("models/phi"), "")
+    assert split_path("nearest:data/S1") == ("nearest:", Path("data/S1"), "")
     for ref in (
         "tiny-glm4v",
         "rule:gold",
@@ -80,7 +81,7 @@ def test_models_of_all_kinds(here: Path) -> None:
         "no-such",
         "phi-3-vision?num_crops=4",
     ):
-        assert split_model(ref) == (ref, None, "")
+        assert split_path(ref) == (ref, None, "")
     made = job("infer", model="blind:models/phi?num_crops=4", data=Path("data/S1"), out=Path("a.csv"))
     assert made.command[1] == "--model=blind:models/phi?num_crops=4"
     assert f"/in{here}/models/phi" in seen(made)

@@ -367,7 +367,7 @@ def test_a_frozen_adapter_is_noticed(model: Path) -> None:
 
 
 def test_a_cut_off_tower_is_noticed(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:
-    from deckbench.models.glm4v.model import Glm4vModule
+    from deckbench.models.glm4v.network import Glm4vModule
 
     real = Glm4vModule.embed
     with pytest.MonkeyPatch.context() as patch:

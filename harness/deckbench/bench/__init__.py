@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.artifact import Manifest
@@ -19,6 +19,9 @@ from deckbench.dataset import Sample, dataset_hash, read_samples
 from deckbench.errors import InputError
 from deckbench.machine import hardware
 from deckbench.progress import say
+
+if TYPE_CHECKING:
+    from deckbench.bench.measure import Loaded
 
 ENGINES = ("torch",)
 WEIGHTS = ("checkpoint", "random")
@@ -79,8 +82,6 @@ def bench(
         state = hardware.state()
         loaded = load(model, adapter, weights, seed)
         identity = loaded.model.identity if weights == "checkpoint" else {**loaded.model.identity, "weights": weights}
-        if getattr(loaded.model, "drawn", None) is not None:
-            identity["tokenizer"] = "stand-in"
         inputs = {"model": identity, "data": dataset_hash(Path(data), verify=False)}
         with artifact.writing(Path(out), "bench", inputs=inputs, params=params, seed=seed) as draft:
             (draft.path / "queries.json").write_bytes(artifact.canonical(asked))
@@ -95,7 +96,7 @@ def bench(
             draft.observed["results"] = {
                 "engine": engine,
                 "weights": weights,
-                "parameters": parameters(loaded.model),
+                "parameters": loaded.model.parameters,
                 **results,
                 "hardware": hardware.describe(device=loaded.device),
                 "state": {"start": state, "end": hardware.state()},
@@ -140,39 +141,29 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def load(model: str, adapter: Path | None, weights: str, seed: int) -> Any:
+def load(model: str, adapter: Path | None, weights: str, seed: int) -> Loaded[Any]:
     """The loaded model with what loading cost. Raises InputError for what has no stages to time here."""
     from deckbench.bench.measure import load_timed
-    from deckbench.models.load import load_model, without_weights
+    from deckbench.models.families import BLIND, resolve, trainable
+    from deckbench.models.init import noise
+    from deckbench.models.load import load_model, load_trainable
 
-    if weights == "random" and without_weights(model):
-        from deckbench.models.published import random_model
-
-        if adapter is not None:
-            raise InputError("random weights take no adapter", "--adapter", "leave --adapter away")
-        return load_timed(lambda: random_model(model, seed=seed))
-    loaded = load_timed(lambda: load_model(model, adapter=adapter))
-    if not hasattr(loaded.model, "answer"):
+    found = resolve(model.removeprefix(BLIND))
+    if not found.family.engines:
         raise InputError(f"{model} is a baseline; it has no stages to time", "--model", "bench a model")
-    if loaded.model.family == "endpoint":
+    if "endpoint" in found.family.engines:
         what = "the times of a server and of the way there are not those of this machine"
         raise InputError(what, model, "bench the model where it runs")
-    if weights == "random":
-        randomise(loaded.model, seed)
-    return loaded
+    if weights == "checkpoint":
+        return load_timed(lambda: load_model(model, adapter=adapter))
+    if not trainable(model):
+        raise InputError("this model has no weights here to replace", "--weights", "remove --weights")
+    if not found.has_weights:
+        from deckbench.models.random_weights import random_model
 
-
-def parameters(model: Any) -> int | None:
-    """How many weights a model's network has, None when it has no network of its own."""
-    module = getattr(getattr(model, "model", model), "module", None)  # `blind:M` wraps M
-    return None if module is None else sum(parameter.numel() for parameter in module.parameters())
-
-
-def randomise(model: Any, seed: int) -> None:
-    """Fill a model's network with small seeded noise. Raises InputError when it has no network of its own."""
-    from deckbench.models.fresh import noise
-
-    module = getattr(model, "module", None)
-    if module is None:
-        raise InputError("this model has no weights here to replace", "--weights", "leave --weights away")
-    noise(module, seed)
+        if adapter is not None:
+            raise InputError("random weights take no adapter", "--adapter", "remove --adapter")
+        return load_timed(lambda: random_model(model, seed=seed))
+    base = load_timed(lambda: load_trainable(model, adapter=adapter))
+    noise(base.model.module, seed)
+    return base

@@ -6,24 +6,26 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from deckbench.answer import Answer, Question
 from deckbench.bench import memory
 from deckbench.dataset import Sample
-from deckbench.models.interface import Answer, Question
+from deckbench.models.interface import Model
 from deckbench.picture import open_picture
 from deckbench.progress import say
 from deckbench.stats import PERCENTILES, percentile_min_n, summarize_times
 
+M = TypeVar("M", bound=Model)
 STAGES = ("read", "preprocess", "vision", "prefill", "decode")
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Generic[M]):
     """A model ready to answer. load_s: wall time from its name to there. rss_before: bytes before it was loaded;
     peak_reset: whether the peak was started anew then."""
 
-    model: Any
+    model: M
     device: str
     load_s: float
     rss_before: int | None
@@ -40,7 +42,7 @@ class Timed:
     answer: Answer
 
 
-def load_timed(load: Callable[[], Any]) -> Loaded:
+def load_timed(load: Callable[[], M]) -> Loaded[M]:
     """The model that `load` makes, the seconds it took, the resident bytes before it. Raises what `load` does."""
     gc.collect()
     reset = memory.reset_peak()
@@ -48,17 +50,16 @@ def load_timed(load: Callable[[], Any]) -> Loaded:
     began = time.perf_counter()
     model = load()
     load_s = time.perf_counter() - began
-    inner = getattr(model, "model", model)  # `blind:M` wraps M
-    return Loaded(model, str(getattr(inner, "device", "cpu")), load_s, before, reset)
+    return Loaded(model, str(model.device or "cpu"), load_s, before, reset)
 
 
-def ask(model: Any, sample: Sample, limit: int) -> Timed:
+def ask(model: Model, sample: Sample, limit: int) -> Timed:
     """One query: read the picture, answer the question."""
     question = Question(sample.question, sample.kind, limit)
     began = time.perf_counter()
     picture = open_picture(sample.image)
     opened = time.perf_counter()
-    answer: Answer = model.answer(picture, [question])[0]
+    answer = model.answer(picture, [question])[0]
     ended = time.perf_counter()
     read = opened - began
     stages = {"read": read, **{name: answer.seconds[name] for name in STAGES if name in answer.seconds}}
@@ -67,7 +68,7 @@ def ask(model: Any, sample: Sample, limit: int) -> Timed:
 
 
 def stream(
-    model: Any, samples: Sequence[Sample], limit: int, *, min_seconds: float, max_queries: int, warmup: int
+    model: Model, samples: Sequence[Sample], limit: int, *, min_seconds: float, max_queries: int, warmup: int
 ) -> tuple[list[Timed], list[Timed]]:
     """(warm-up queries, counted queries): one after the other, round and round the samples.
 
@@ -84,7 +85,7 @@ def stream(
 
 
 def measure(
-    loaded: Loaded,
+    loaded: Loaded[Any],
     queries: Mapping[str, Sequence[Sample]],
     *,
     limits: Mapping[str, int],

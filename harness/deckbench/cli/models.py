@@ -14,7 +14,7 @@ from deckbench.progress import say
 @models_app.command("ls", epilog="Example: deckbench models ls")
 def models_ls(as_json: Json = False) -> None:
     """List the known models."""
-    from deckbench.models.load import known_models
+    from deckbench.models.families import known_models
 
     known = known_models()
     show(known, as_json, [f"{name}: {text}" for name, text in known.items()])

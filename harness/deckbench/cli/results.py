@@ -77,8 +77,8 @@ def run(
 ) -> None:
     """Run a suite up to its leaderboard; finished steps are skipped, interrupted ones resumed."""
     from deckbench.extras import require
+    from deckbench.models.families import served_as
     from deckbench.pipeline.suite import run_suite
-    from deckbench.runners.paths import served_as
     from deckbench.suite import load_suite
 
     wanted, _ = load_suite(suite)

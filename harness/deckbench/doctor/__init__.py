@@ -56,9 +56,10 @@ def check_local(model: str | None) -> Report:
     from deckbench.doctor import assess, fits, torch_check
     from deckbench.doctor.installation import installation_findings
     from deckbench.machine.local import emulated_architectures, local_machine
+    from deckbench.models.families import served_as
 
     if model is not None:
-        fits.kind_of(model)  # an unknown model is an error before anything is checked
+        served_as(model)  # an unknown model is an error before anything is checked
     process = torch_check.start()
     try:
         machine, emulated, images = local_machine(), emulated_architectures(), load_images()
@@ -81,9 +82,10 @@ def check_remote(host: str, model: str | None) -> Report:
     from deckbench.containers.spec import load_images
     from deckbench.doctor import assess, fits
     from deckbench.machine.remote import probe_machine
+    from deckbench.models.families import served_as
 
     if model is not None:
-        fits.kind_of(model)
+        served_as(model)
     machine, images = probe_machine(host), load_images()
     findings = [*assess.machine_findings(machine)]
     findings.append(Finding("Python", "good" if machine.python else "absent", machine.python or "none; none is needed"))

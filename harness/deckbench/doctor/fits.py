@@ -22,8 +22,8 @@ from deckbench.doctor.finding import GB, Finding
 from deckbench.errors import InputError
 from deckbench.machine.bandwidth import bandwidth
 from deckbench.machine.facts import THIS_MACHINE, Machine
+from deckbench.models.families import BLIND, resolve, served_as, without_weights
 from deckbench.models.files import Family, weight_files
-from deckbench.models.load import BASELINES, BLIND, ENDPOINT, PACKAGED, family_of, split_ref, without_weights
 from deckbench.progress import format_bytes, say
 
 ALLOWANCE = 0.1
@@ -59,19 +59,6 @@ class Verdict:
     findings: tuple[Finding, ...]
     facts: dict[str, Any]
     fits: bool
-
-
-def kind_of(ref: str) -> str:
-    """Under which name of containers.toml's `serves` a model goes. Raises InputError for what is no model."""
-    ref = ref.removeprefix(BLIND)
-    if ref.startswith(ENDPOINT):
-        return "endpoint"
-    if ref.partition(":")[0] in BASELINES:
-        return "baselines"
-    if ref in PACKAGED:
-        return ref
-    folder, _, _ = split_ref(ref)
-    return {"glm4v": "glm-4v-9b", "phi3v": "phi-3-vision"}.get(family_of(folder), "auto")
 
 
 def headers(folder: Path) -> dict[str, tuple[int, int]]:
@@ -129,13 +116,12 @@ def read_of(tensors: Mapping[str, int]) -> int | None:
 
 def sizes(ref: str) -> Sizes | None:
     """The sizes behind a name or a folder; None for what has no weights here. Raises InputError."""
-    kind = kind_of(ref)
-    if kind in ("endpoint", "baselines"):
+    found = resolve(ref.removeprefix(BLIND))
+    if found.folder is None:
         return None
-    ref = ref.removeprefix(BLIND)
-    if without_weights(ref):
-        return published_sizes(ref)
-    tensors = headers(split_ref(ref)[0])
+    if not found.has_weights:
+        return published_sizes(found.text)
+    tensors = headers(found.folder)
     counts = {name: count for name, (count, _) in tensors.items()}
     return Sizes(sum(counts.values()), sum(size for _, size in tensors.values()), read_of(counts))
 
@@ -143,12 +129,11 @@ def sizes(ref: str) -> Sizes | None:
 def published_sizes(ref: str) -> Sizes:
     """The sizes of a published model, counted in its network, which is made without memory for the weights."""
     say(f"counting the weights of {ref} ...")
-    from deckbench.models.published import skeleton
-    from deckbench.models.weights import stated_dtype
+    from deckbench.models.random_weights import skeleton
 
     model = skeleton(ref)
     counts = {name: parameter.numel() for name, parameter in model.module.named_parameters()}
-    kind = stated_dtype(model.config.raw)
+    kind = model.stated_dtype
     each = kind.itemsize if kind is not None else CPU_BYTES
     return Sizes(sum(counts.values()), sum(counts.values()) * each, read_of(counts))
 
@@ -203,7 +188,7 @@ def assess_model(
     torch_loads: it can run on this machine without a container. torch_gpu: free bytes of the GPU that torch computes on
     there. Raises InputError for what is no model.
     """
-    kind, known = kind_of(ref), sizes(ref)
+    kind, known = served_as(ref), sizes(ref)
     place = place_for(kind, machine, images, torch_loads=torch_loads, torch_gpu=torch_gpu)
     findings = [image_line(kind, place, machine)]
     facts: dict[str, Any] = {

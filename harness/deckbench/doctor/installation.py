@@ -59,15 +59,15 @@ def optional_package(name: str) -> Finding:
 def embedded_models() -> Finding:
     """The models that ship in the package: whether all their files are there and complete."""
     from deckbench.doctor.fits import headers
-    from deckbench.models.load import PACKAGED, family_of
+    from deckbench.models.families import family_of, packaged
 
     try:
-        for folder in PACKAGED.values():
+        for folder in packaged().values():
             family_of(folder)
             headers(folder)
     except DeckBenchError as error:
         return Finding("embedded models", "bad", printable(error.message()), "install deckbench again")
-    return Finding("embedded models", "good", ", ".join(PACKAGED))
+    return Finding("embedded models", "good", ", ".join(packaged()))
 
 
 def embedded_files() -> Finding:

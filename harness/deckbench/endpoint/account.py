@@ -15,7 +15,7 @@ def account(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(part of the content, part of what was observed) of a finished run.
 
-    facts: `Served.facts` of every answer, of all runs that made them. tokens: (in, out) of every answer that was
+    facts: `Answer.facts` of every answer, of all runs that made them. tokens: (in, out) of every answer that was
     counted. Only what was answered is counted: a request that failed may have been charged too.
     """
     tokens_in, tokens_out = sum(pair[0] for pair in tokens), sum(pair[1] for pair in tokens)

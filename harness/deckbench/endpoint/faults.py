@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from deckbench.endpoint.text import short
+
 AGAIN = frozenset({408, 409, 425, 429})  # and every 5xx
 REFUSED = frozenset({400, 403, 413, 414, 415, 422, 451})  # this question or picture; others may be answered
 QUOTA = ("insufficient_quota", "billing", "exceeded your current quota")
@@ -36,8 +38,6 @@ class Stop(Exception):
 
 def fault_of(status: int, body: Any, headers: Mapping[str, str], key_name: str) -> Again | Refused | Stop:
     """The fault behind an HTTP status. body: the answer's JSON, or its text."""
-    from deckbench.endpoint.reply import short
-
     error = body.get("error") if isinstance(body, dict) else None
     text = f"HTTP {status}: {short(error or body or 'no reason given')}"
     if status == 429 and any(word in text or word in code_of(error) for word in QUOTA):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deckbench.endpoint.faults import Again, Refused
+from deckbench.endpoint.text import short, whole
 
 ROUNDING = 0.01  # how far listed probabilities may add up to more than 1
 UNLISTED = 0.01  # P is kept where a letter that is not listed holds less than this
@@ -89,20 +90,6 @@ def text_of(message: dict[str, Any]) -> str:
     if not isinstance(content, str):
         raise Again("the answer's text is not a text")
     return whole(content)
-
-
-def whole(text: str) -> str:
-    """`text` with halves of characters (lone surrogates, which JSON can hold and UTF-8 cannot) replaced."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def short(value: Any) -> str:
-    """An error of a server in at most 200 characters, on one line."""
-    if isinstance(value, dict):
-        value = value.get("message") or value.get("detail") or value
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = " ".join("".join(mark if mark.isprintable() else " " for mark in whole(text)).split())
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def count(value: Any) -> int | None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from deckbench import artifact, grade
+from deckbench.answer import MAX_NEW_TOKENS, Answer, Unanswered
 from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, dataset_hash, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
-from deckbench.infer.workers import answer_all, answer_in_threads, ending, one_thread, processes_for
+from deckbench.infer.workers import answer_all, answer_in_threads, one_thread, processes_for
 from deckbench.journal import Journal, open_journal
 from deckbench.machine import hardware
-from deckbench.models.interface import MAX_NEW_TOKENS, Answer, Question, Unanswered
+from deckbench.models.interface import Model
 from deckbench.picture import open_picture
 from deckbench.predictions import (
     COLUMNS,
@@ -120,15 +121,14 @@ def choose(samples: Sequence[Sample], shard: str | None, limit: int | None) -> l
 
 
 def answer_rest(
-    answerer: Any, pictures: Sequence[list[Sample]], done: dict[int, Any], kept: Journal
+    answerer: Model, pictures: Sequence[list[Sample]], done: dict[int, Any], kept: Journal
 ) -> list[tuple[str, str]]:
     """Answer the pictures that are not in `done`, keep each in the journal as soon as it is there.
 
     Returns (id, reason) of the questions without an answer that may not be left out. Their pictures are in neither.
     """
     left = [number for number in range(len(pictures)) if number not in done]
-    processes, threads = processes_for(answerer, len(left)), getattr(answerer, "concurrency", 0)
-    stays_out = threads and answerer.spec.unanswered == "leave-out"
+    processes, threads = processes_for(answerer, len(left)), answerer.concurrency
     missing: list[tuple[str, str]] = []
     if threads:
         # Answers of a server may cost money, and a broken picture gives up what is answered: find it before.
@@ -139,11 +139,11 @@ def answer_rest(
         return answer_picture(answerer, pictures[number])
 
     answering = answer_in_threads(answer, left, threads) if threads else answer_all(answer, left, processes)
-    with ending(answerer), one_thread(answerer), closing(answering) as answered:
+    with closing(answerer), one_thread(answerer), closing(answering) as answered:
         for number, answers in track(answered, "answering", total=len(left)):
             entry = entry_of(number, pictures[number], answers)
             if entry.get("unanswered"):  # never in the journal: the next run asks again
-                if stays_out:
+                if answerer.omits_unanswered:
                     done[number] = entry
                 else:
                     missing += entry["unanswered"]
@@ -153,13 +153,9 @@ def answer_rest(
     return missing
 
 
-def answer_picture(answerer: Any, samples: Sequence[Sample]) -> list[Answer | Unanswered]:
-    """All questions about one picture at once; baselines that look at samples, not pictures, get those."""
-    if hasattr(answerer, "answer_samples"):
-        return list(answerer.answer_samples(samples))
-    questions = [Question(sample.question, sample.kind, MAX_NEW_TOKENS[sample.kind]) for sample in samples]
-    ask_all = answerer.answer_each if hasattr(answerer, "answer_each") else answerer.answer
-    return list(ask_all(open_picture(samples[0].image), questions))
+def answer_picture(answerer: Model, samples: Sequence[Sample]) -> list[Answer | Unanswered]:
+    """All questions about one picture at once."""
+    return answerer.answer_samples(samples)
 
 
 def entry_of(number: int, samples: Sequence[Sample], answers: Sequence[Answer | Unanswered]) -> dict[str, Any]:
@@ -171,7 +167,7 @@ def entry_of(number: int, samples: Sequence[Sample], answers: Sequence[Answer | 
         "rows": [row_of(sample, answer) for sample, answer in given],
         "times": [times_of(sample, answer, number, len(pairs)) for sample, answer in given],
     }
-    if facts := [answer.facts() for _, answer in given if hasattr(answer, "facts")]:
+    if facts := [answer.facts for _, answer in given if answer.facts is not None]:
         entry["facts"] = facts
     if left := [(sample.id, answer.reason) for sample, answer in pairs if isinstance(answer, Unanswered)]:
         entry["unanswered"] = left
@@ -201,7 +197,7 @@ def row_of(sample: Sample, answer: Answer) -> list[str]:
         share(answer.p_a),
         share(answer.p_b),
         share(p_anomaly),
-        *(str(count) if getattr(answer, "counted", True) else "" for count in (answer.tokens_in, answer.tokens_out)),
+        *(str(count) if answer.counted else "" for count in (answer.tokens_in, answer.tokens_out)),
     ]
 
 
@@ -286,12 +282,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def answered_by(answerer: Any) -> dict[str, Any]:
+def answered_by(answerer: Model) -> dict[str, Any]:
     """The machine (a server's is not known: none), the packages and the container that gave the answers."""
-    if hasattr(answerer, "account"):
+    if answerer.concurrency:
         return {"packages": hardware.packages(), "container": hardware.container()}
-    device = str(getattr(getattr(answerer, "model", answerer), "device", "cpu"))  # `blind:M` wraps M
-    here = {"hardware": hardware.describe(device=device), "packages": hardware.packages()}
+    here = {"hardware": hardware.describe(device=str(answerer.device or "cpu")), "packages": hardware.packages()}
     return {**here, "container": hardware.container()}
 
 
@@ -316,7 +311,7 @@ def publish(
     files: PredictionFiles,
     content: dict[str, Any],
     entries: Sequence[dict[str, Any]],
-    answerer: Any,
+    answerer: Model,
     *,
     observed: dict[str, Any],
 ) -> Manifest:
@@ -331,11 +326,11 @@ def publish(
     entry = {"sha256": hashlib.sha256(predictions).hexdigest(), "size": len(predictions)}
     content = {**content, "files": {"predictions.csv": entry}}
     observed = {**observed, "samples": len(rows)}
-    if hasattr(answerer, "account"):
-        facts = [fact for entry in entries for fact in entry.get("facts", [])]
-        at_in, at_out = COLUMNS.index("tokens_in"), COLUMNS.index("tokens_out")
-        tokens = [(int(row[at_in]), int(row[at_out])) for row in rows if row[at_in] and row[at_out]]
-        served, observed["endpoint"] = answerer.account(facts, tokens)
+    facts = [fact for entry in entries for fact in entry.get("facts", [])]
+    at_in, at_out = COLUMNS.index("tokens_in"), COLUMNS.index("tokens_out")
+    tokens = [(int(row[at_in]), int(row[at_out])) for row in rows if row[at_in] and row[at_out]]
+    if (account := answerer.account(facts, tokens)) is not None:
+        served, observed["endpoint"] = account
         content["endpoint"] = {**served, "unanswered": [key for key, _ in missing]}
     digest = artifact.hash_json(content)
     manifest = {"schema": artifact.SCHEMA, "content_hash": digest, "content": content, "observed": observed}

@@ -20,6 +20,7 @@ from typing import Any
 
 from deckbench.cores import usable_cores
 from deckbench.errors import DeckBenchError, InputError, OutsideError
+from deckbench.models.interface import Model
 
 AHEAD = 2  # pictures given to a process before it has answered one: it never waits for the next
 
@@ -34,20 +35,23 @@ class Failed:
     crash: bool = False
 
 
-def processes_for(answerer: Any, pictures: int) -> int:
+def on_cpu(model: Model) -> bool:
+    """Whether the model's network is in this process, on the CPU."""
+    return model.device is not None and model.device.type == "cpu"
+
+
+def processes_for(model: Model, pictures: int) -> int:
     """How many processes answer: one a core for a network on the CPU, else the first process alone (0)."""
-    network = getattr(getattr(answerer, "model", answerer), "module", None)
-    if network is None or next(network.parameters()).device.type != "cpu":
+    if not on_cpu(model):
         return 0
     cores = min(usable_cores(), pictures)
     return cores if cores > 1 and "fork" in multiprocessing.get_all_start_methods() else 0
 
 
 @contextmanager
-def one_thread(answerer: Any) -> Iterator[None]:
+def one_thread(model: Model) -> Iterator[None]:
     """torch on one thread where the network is on the CPU, as before afterwards."""
-    network = getattr(getattr(answerer, "model", answerer), "module", None)
-    if network is None or next(network.parameters()).device.type != "cpu":
+    if not on_cpu(model):
         yield
         return
     import torch
@@ -58,16 +62,6 @@ def one_thread(answerer: Any) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def ending(answerer: Any) -> Iterator[None]:
-    """Afterwards nothing of a server's model is left open; other models have nothing open."""
-    try:
-        yield
-    finally:
-        if hasattr(answerer, "close"):
-            answerer.close()
 
 
 def serve(line: Connection, answer: Callable[[int], Any]) -> None:
@@ -134,9 +128,7 @@ def answer_all(
                     open_tasks += 1
                 yield number, result
     except (EOFError, ConnectionError) as error:
-        raise OutsideError(
-            "an answering process died", None, "run again to go on (less memory per process?)"
-        ) from error
+        raise OutsideError("an answering process died", None, "rerun to resume (less memory per process?)") from error
     finally:
         for line in lines:
             line.close()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from deckbench.answer import Answer, Question
 from deckbench.errors import InputError
 from deckbench.models import pack
-from deckbench.models.interface import Answer, Question
 
 
 @dataclass(frozen=True)

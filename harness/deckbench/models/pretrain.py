@@ -1,15 +1,14 @@
 """`models pretrain tiny-glm4v`, `tiny-phi3v`: how the bases that ship in the package were made.
 
 Pools of synthetic frames go in, a checkpoint folder in the family's official layout comes out. The base learns to name
-labware and its state (`deck_talk`), helped by linear layers, dropped afterwards, that must name what each image token
-shows: without it the picture is hardly looked at for the first hour. The base never meets a question about right or
-wrong. Two processes of one thread, gradients averaged over gloo: on two cores this beats one process of two threads.
-Same pools, seed, steps and process count give the same weights.
+labware and its state (`pretrain_questions`), helped by linear probes, dropped afterwards, that must name what each
+image token shows: without them the image is hardly used for the first hour. The base never meets a question about
+right or wrong. Two processes of one thread, gradients averaged over gloo: on two cores this beats one process of two
+threads. Same pools, seed, steps and process count give the same weights.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -19,19 +18,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.models import deck_talk
-from deckbench.models.deck_talk import LABELS
+from deckbench.models import pretrain_questions
+from deckbench.models.families import packaged, resolve
+from deckbench.models.pretrain_questions import LABELS, RARE, RARE_KINDS, Scene, View
 from deckbench.progress import say
 from deckbench.resources import tasks_folder
 
-TAUGHT = ("tiny-glm4v", "tiny-phi3v")
 RARE_WEIGHT = 4.0  # of a rare state in the cells' loss
 MAX_REPEAT = 60  # characters; longer texts cost more than they teach
 FORMS = 0.7  # part of the texts to repeat that have the form of a scene answer, by far the longest there is
@@ -59,11 +58,48 @@ class Recipe:
     light: float = 0.15  # how far brightness and each colour are changed at most, as parts of one
 
 
-def teaching(name: str) -> Any:
-    """The module that knows what is to be known of the family of the tiny model `name`. Raises InputError."""
-    if name not in TAUGHT:
-        raise InputError(f"{name!r} is not pretrained here", "model", f"give {' or '.join(TAUGHT)}")
-    return importlib.import_module(f"deckbench.models.{name.removeprefix('tiny-')}.teach")
+class ProbeHeads(Protocol):
+    """What a family tells `pretrain` (a module): how its tiny model starts, and what its image tokens show.
+
+    `hook_features` reads image tokens at as many places as `widths` has numbers; a linear layer behind each must name
+    what `token_labels` says of them.
+    """
+
+    def make_tiny(self, corpus: Sequence[str], seed: int) -> Any:
+        """A tiny model with random weights and a tokenizer made from `corpus`."""
+        ...
+
+    def load(self, folder: Path, *, dtype: Any = None) -> Any:
+        """The family's loader."""
+        ...
+
+    def widths(self, model: Any) -> list[int]:
+        """Width of the image tokens at each place."""
+        ...
+
+    def hook_features(self, model: Any) -> list[Any]:
+        """Forward hooks that collect image-token features: a list that every pass appends to."""
+        ...
+
+    def token_labels(self, model: Any, scene: Scene, view: View) -> Any:
+        """What each image token of a view shows: (tokens, len(LABELS) + 1) float32, see `grid_labels`."""
+        ...
+
+    def with_labels(
+        self, model: Any, features: Sequence[Any], labels: Sequence[Any], batch: dict[str, Any]
+    ) -> tuple[list[Any], Any]:
+        """(tokens, width) at each place, and their labels (tokens, len(LABELS) + 1) in the batch's order."""
+        ...
+
+
+def probe_heads(name: str) -> ProbeHeads:
+    """What the family of the tiny model `name` tells. Raises InputError."""
+    known = [each for each in packaged() if resolve(each).family.probe_heads is not None]
+    make = resolve(name).family.probe_heads if name in known else None
+    if make is None:
+        raise InputError(f"{name!r} is not pretrained here", "model", f"give {' or '.join(known)}")
+    found: ProbeHeads = make()
+    return found
 
 
 def read_scenes(pools: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
@@ -72,7 +108,7 @@ def read_scenes(pools: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
     for pool in pools:
         file = pool / "scenes.jsonl"
         if not file.is_file():
-            raise InputError("no scenes.jsonl: only pools made by `pool synth` can teach a base", pool)
+            raise InputError("no scenes.jsonl: only pools made by `pool synth` can train a base", pool)
         for line in file.read_text(encoding="utf-8").splitlines():
             scene = json.loads(line)
             scenes.append((pool / f"{scene['frame']}.jpg", scene))
@@ -155,19 +191,19 @@ def work(
     import torch
     import torch.distributed as dist
     from torch.nn import functional as F
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, PreTrainedModel
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # sharp attention leaves numbers that the processor is slow with
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=recipe.nproc)
     home = Path(folder)
-    family = teaching(name)
+    family = probe_heads(name)
     model = family.load(home / "start")
     module = model.module.train()
     AttentionInterface.register("products", attention_by_products)
     for part in module.modules():
-        if hasattr(part, "config"):
+        if isinstance(part, PreTrainedModel):
             part.config._attn_implementation = "products"
     half = torch.bfloat16 if recipe.bf16 else torch.float32
     torch.manual_seed(recipe.seed)
@@ -175,8 +211,8 @@ def work(
     heads = torch.nn.ModuleList(torch.nn.Linear(width, len(LABELS) + 1) for width in family.widths(model))
     for head in heads:
         torch.nn.init.zeros_(head.weight)  # says nothing to the tower before it has learned something itself
-    rare = torch.tensor([float(s in deck_talk.RARE or k in deck_talk.RARE_KINDS) for k, s in LABELS] + [0.0])
-    heard = family.listen(model)
+    rare = torch.tensor([float(s in RARE or k in RARE_KINDS) for k, s in LABELS] + [0.0])
+    features = family.hook_features(model)
     params = [*module.parameters(), *heads.parameters()]
     groups = parameter_groups(module, recipe)
     groups.append({"params": list(heads.parameters()), "weight_decay": 0.0})
@@ -198,12 +234,12 @@ def work(
             path, scene = scenes[index]
             rng = np.random.default_rng([recipe.seed, step, index])
             frame = relit(Image.open(path).convert("RGB"), rng, recipe.light)
-            first, *rest = deck_talk.views(frame, scene, rng, recipe.boxes, recipe.crops)
+            first, *rest = pretrain_questions.views(frame, scene, rng, recipe.boxes, recipe.crops)
             text = forms[int(rng.integers(len(forms)))] if rng.random() < FORMS else some_text(texts, rng)
-            again = [deck_talk.repeat(text)]
+            again = [pretrain_questions.repeat(text)]
             whole.append((first.image, [*first.turns, *again]))
-            grids[0].append(family.cells(model, scene, first))
-            grids[1].extend(family.cells(model, scene, view) for view in rest)
+            grids[0].append(family.token_labels(model, scene, first))
+            grids[1].extend(family.token_labels(model, scene, view) for view in rest)
             parts += [(view.image, view.turns) for view in rest]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
@@ -214,12 +250,12 @@ def work(
         share = cells_weight(step, recipe)
         count = sum(len(cells) for grid in grids for cells in grid)
         for batch, grid in zip(packed, grids, strict=True):
-            heard.clear()
+            features.clear()
             hidden = ~batch["attention_mask"]
             batch["attention_mask"] = torch.zeros(hidden.shape, dtype=half).masked_fill(hidden, -1e4)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
                 loss = module(**batch, num_items_in_batch=tokens).loss
-                tokens_seen, truth = family.with_truth(model, heard, grid, batch)
+                tokens_seen, truth = family.with_labels(model, features, grid, batch)
                 said = [head(found) for head, found in zip(heads, tokens_seen, strict=True)]
             weight = 1 + (RARE_WEIGHT - 1) * truth * rare
             cells = sum(F.binary_cross_entropy_with_logits(x.float(), truth, weight, reduction="sum") for x in said)
@@ -317,7 +353,7 @@ def corpus_of(scenes: list[tuple[Path, dict[str, Any]]], frames: int = 400) -> l
     blank = Image.new("RGB", (704, 396))
     texts = texts_of(tasks_folder()) * 20
     for index, (_, scene) in enumerate(scenes[:frames]):
-        for view in deck_talk.views(blank, scene, np.random.default_rng([1, index])):
+        for view in pretrain_questions.views(blank, scene, np.random.default_rng([1, index])):
             texts += [text for turn in view.turns for text in turn]
     return texts
 
@@ -325,15 +361,15 @@ def corpus_of(scenes: list[tuple[Path, dict[str, Any]]], frames: int = 400) -> l
 def pretrain(
     name: str, pools: list[Path], *, out: Path, recipe: Recipe | None = None, init: Path | None = None
 ) -> None:
-    """Teach a fresh tiny model to name what it sees; writes a checkpoint folder (bfloat16 weights) at `out`.
+    """Train a tiny model to name what it sees; writes a checkpoint folder (bfloat16 weights) at `out`.
 
-    name: one of TAUGHT. init: a base to go on from, instead of a fresh one; it looks already, and the cells' loss never
-    leads. A broken run, called again, goes on from its last state in `<out>.partial`.
+    name: a packaged tiny model. init: a base to start from instead of random weights; it uses the image already, and
+    the cells' loss never leads. An interrupted run, called again, resumes from its last state in `<out>.partial`.
     """
     import torch
     import torch.multiprocessing as mp
 
-    family = teaching(name)
+    family = probe_heads(name)
     recipe = recipe or Recipe()
     if init is not None:
         recipe = replace(recipe, cells=recipe.cells_end)
@@ -342,8 +378,8 @@ def pretrain(
     home = out.with_name(f"{out.name}.partial")
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "start").is_dir():
-        fresh = family.load(init, dtype=torch.float32) if init else family.make_tiny(corpus_of(scenes), recipe.seed)
-        fresh.save(home / "start")
+        start = family.load(init, dtype=torch.float32) if init else family.make_tiny(corpus_of(scenes), recipe.seed)
+        start.save(home / "start")
     port = 20000 + os.getpid() % 20000
     texts = sorted({text for text in texts_of(tasks_folder()) if 0 < len(text) <= MAX_REPEAT})
     mp.spawn(work, args=(name, scenes, texts, str(home), recipe, port), nprocs=recipe.nproc)

@@ -190,9 +190,9 @@ def run_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings: 
 
 def keeps_features(ref: str) -> bool:
     """Whether the model takes cached features of its vision encoder: all families but `auto` do."""
-    from deckbench.models.load import family_of, split_ref
+    from deckbench.models.families import resolve
 
-    return family_of(split_ref(ref)[0]) != "auto"
+    return resolve(ref).family.caches_features
 
 
 def run_mix(run: Run, curriculum: str, parts: list[tuple[StepOutput, float]]) -> StepOutput:

@@ -12,10 +12,11 @@ from deckbench.containers.spec import Image
 from deckbench.errors import DeckBenchError, InputError
 from deckbench.machine import hardware
 from deckbench.machine.daemon import connect, failures
+from deckbench.models.families import split_path
 from deckbench.progress import say
 from deckbench.runners.job import IN, OUT, Job
 from deckbench.runners.kinds import Kind, Option
-from deckbench.runners.paths import Inputs, add_data, add_pool, inside, plain, server, split_model, split_weight
+from deckbench.runners.paths import Inputs, add_data, add_pool, inside, plain, server, split_weight
 from deckbench.runners.select_image import image_for, machine_of, models_of
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def value_inside(option: Option, mounts: Mounts) -> Any:
             folder = artifact_of(value)
             return value if folder is None else mounted(folder, Kind.INPUT, inputs)
         case Kind.MODEL:
-            before, path, after = split_model(value)
+            before, path, after = split_path(value)
             return value if path is None else f"{before}{mounted(path, Kind.INPUT, inputs)}{after}"
         case Kind.WEIGHTED_DATA:
             parts = [split_weight(text) for text in value]
@@ -315,7 +316,7 @@ def add_suite(ref: str, inputs: Inputs) -> None:
 
     suite, file = load_suite(ref)
     for model in [*(model.ref for model in suite.models), *suite.baselines]:
-        _, path, _ = split_model(model)
+        _, path, _ = split_path(model)
         if path is not None:
             inputs.as_written(path)
     if not Path(ref).is_file():  # an embedded one is in the image, with all that it names

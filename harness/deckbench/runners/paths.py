@@ -101,48 +101,10 @@ def check_rights(real: Path, named: Path) -> None:
             raise InputError(what, path, f"let them: chmod -R o+rX {named}")
 
 
-def split_model(ref: str) -> tuple[str, Path | None, str]:
-    """`blind:models/a?num_crops=4` -> ("blind:", models/a, "?num_crops=4"); None: it names no file."""
-    from deckbench.models.load import BASELINES, BLIND, ENDPOINT, PACKAGED, without_weights
-
-    if ref.startswith(BLIND):
-        before, path, after = split_model(ref.removeprefix(BLIND))
-        return BLIND + before, path, after
-    name, _, place = ref.partition(":")
-    if name in BASELINES:
-        return (f"{name}:", Path(place), "") if place not in {"", "gold"} and Path(place).exists() else (ref, None, "")
-    if ref.startswith(ENDPOINT):
-        file = Path(ref.removeprefix(ENDPOINT))
-        return (ENDPOINT, file, "") if file.is_file() else (ref, None, "")
-    if ref in PACKAGED or without_weights(ref):
-        return ref, None, ""
-    if Path(ref).exists():
-        return "", Path(ref), ""
-    folder, mark, option = ref.rpartition("?")
-    return ("", Path(folder), mark + option) if mark and Path(folder).is_dir() else (ref, None, "")
-
-
 def split_weight(text: str) -> tuple[Path, str]:
     """`data/S1:0.3` -> (data/S1, ":0.3"); no weight where a folder has that very name, or there is no colon."""
     path, colon, weight = text.rpartition(":")
     return (Path(path), colon + weight) if colon and not Path(text).exists() else (Path(text), "")
-
-
-def served_as(ref: str) -> str | None:
-    """What `serves` in containers.toml calls a model; None for a reference that leads nowhere."""
-    from deckbench.models.load import BASELINES, BLIND, ENDPOINT, family_of, without_weights
-
-    ref = ref.removeprefix(BLIND)
-    if ref.startswith(ENDPOINT):
-        return "endpoint"
-    if ref.partition(":")[0] in BASELINES:
-        return "baselines"
-    before, path, _ = split_model(ref)
-    if path is None or not path.is_dir():
-        return before.partition("?")[0] if without_weights(ref) else before or None
-    families = {"glm4v": "glm-4v-9b", "phi3v": "phi-3-vision"}
-    family = family_of(path)
-    return families.get(family, family)
 
 
 def server(ref: str, environ: Mapping[str, str] = os.environ) -> tuple[dict[str, str], bool]:

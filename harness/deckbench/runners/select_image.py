@@ -10,8 +10,8 @@ from deckbench.containers.spec import Gpu, Image, image_named, load_images
 from deckbench.errors import InputError
 from deckbench.machine import hardware
 from deckbench.machine.facts import Machine, daemon_machine
+from deckbench.models.families import served_as
 from deckbench.runners.kinds import Kind, Option
-from deckbench.runners.paths import served_as
 
 
 def machine_of(info: Mapping[str, Any], *, local: bool) -> Machine:
@@ -37,7 +37,7 @@ def image_for(models: Sequence[str], machine: Machine, named: str | None) -> Ima
     """
     if named is not None:
         return image_named(named)
-    wanted = {served_as(ref) for ref in models} - {None, "baselines", "endpoint"}
+    wanted = {served_as(ref) for ref in models} - {"baselines", "endpoint"}
     able = [image for image in load_images().values() if fits(image, machine)]
     for image in able:
         if wanted <= set(image.serves):

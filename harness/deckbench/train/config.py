@@ -19,8 +19,6 @@ from deckbench.yamlfile import Document, kind_of, read_document
 CONFIGS = Path(__file__).parent / "configs"
 # How a run is carried out, not what it computes: never part of the adapter's identity.
 EXECUTION = frozenset({"workers", "threads", "cache_mb", "feature_cache", "rank_timeout"})
-# Family -> packaged config and language width of the published model.
-TRUE_SIZE = {"glm4v": ("glm4v-9b", 4096), "phi3v": ("phi3-vision", 3072)}
 # What `init` decides unless the config says it, in which case both must agree.
 ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision", "targets")
 # What runs without them never had: said in an adapter's identity only where it is not so.
@@ -165,17 +163,19 @@ def config_of(model: str) -> Path | None:
 
     None for any other, and for what is no model at all: loading it says so.
     """
-    from deckbench.models.load import family_of, split_ref
+    from deckbench.models.families import resolve
 
     try:
-        folder, name, _ = split_ref(model)
+        found = resolve(model)
     except InputError:
         return None
-    if name in named_configs():
-        return Path(name)
-    large = TRUE_SIZE.get(family_of(folder))
-    width = json.loads((folder / "config.json").read_text(encoding="utf-8-sig")).get("hidden_size")
-    return Path(large[0]) if large is not None and width == large[1] else None
+    if found.name in named_configs():
+        return Path(found.name)
+    if found.folder is None or not found.family.train_configs:
+        return None
+    width = json.loads((found.folder / "config.json").read_text(encoding="utf-8-sig")).get("hidden_size")
+    name = found.family.train_configs.get(width)
+    return None if name is None else Path(name)
 
 
 def read_source(path: Path | None) -> Source:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deckbench import grade, task
+from deckbench.answer import MAX_NEW_TOKENS, Question
 from deckbench.dataset import Sample, read_samples, splits_of
 from deckbench.errors import InputError
-from deckbench.models.interface import MAX_NEW_TOKENS, Question
 from deckbench.picture import open_picture
 from deckbench.progress import say, track
 from deckbench.train.config import Source, TrainConfig

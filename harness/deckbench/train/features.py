@@ -24,7 +24,7 @@ from deckbench.train.config import TrainConfig
 from deckbench.train.data import Collate, Pair, PictureCache, Recent
 
 PACKAGES = ("deckbench", "torch", "transformers", "pillow", "numpy")
-# One frame of a batch: what the network's `see` takes and `key`, or `features`, ready; and how many those are.
+# One frame of a batch: what the network's `encode_image` takes and `key`, or `features`, ready; and how many those are.
 Frame = tuple[dict[str, Any], int]
 
 
@@ -36,16 +36,11 @@ def check(model: Any, config: TrainConfig, where: str) -> None:
     if config.vision != "absent":
         what = "the features of a vision tower that is trained change with every step and cannot be kept"
         raise InputError(what, where, f"set vision to absent, or {without}")
-    if not can_look(model):
+    if not model.caches_features:
         what = f"{model.name} does not take features that were made before; GLM-4V and Phi-3-vision do"
         raise InputError(what, where, without)
     if config.feature_cache.exists() and not config.feature_cache.is_dir():
         raise InputError("feature_cache is a file, a folder is needed", config.feature_cache, "give another place")
-
-
-def can_look(model: Any) -> bool:
-    """Whether this model's network takes features in place of pixels."""
-    return hasattr(model, "look")
 
 
 def decided_by(model: Any, *, autocast: bool) -> dict[str, Any]:
@@ -125,7 +120,7 @@ def seal(key: str, features: Tensor) -> bytes:
 class FrozenVision:
     """Both ends of a frame's way: `get` and `collate` where pictures are loaded, `fill` where the network is.
 
-    model: its `look` and `collate_text` are used, and `see` of its network.
+    model: its `vision_inputs` and `collate_text` are used, and `encode_image` of its network.
     """
 
     def __init__(self, model: Any, pictures: PictureCache, store: Store | None) -> None:
@@ -141,7 +136,7 @@ class FrozenVision:
             features = self.store.get(key)
             if features is not None:
                 return {"features": features}, len(features)
-        seen, count = self.model.look(self.pictures.get(path))
+        seen, count = self.model.vision_inputs(self.pictures.get(path))
         return {**seen, "key": key}, count
 
     def collate(self, items: Sequence[tuple[Frame, list[Pair]]]) -> dict[str, Any]:
@@ -172,14 +167,9 @@ def encode(module: Any, seen: Mapping[str, Tensor]) -> Tensor:
     module.vision.eval()
     try:
         with torch.no_grad():
-            return module.see(**seen)[0]  # type: ignore[no-any-return]
+            return module.encode_image(**seen)[0]  # type: ignore[no-any-return]
     finally:
         module.vision.train(was_training)
-
-
-def as_it_is(picture: Any) -> Any:
-    """For models that name no first step of their preprocessing."""
-    return picture
 
 
 def loading(model: Any, config: TrainConfig, *, bf16: bool) -> Collate:
@@ -192,8 +182,8 @@ def loading(model: Any, config: TrainConfig, *, bf16: bool) -> Collate:
     if config.feature_cache is not None:
         store = Store(config.feature_cache, decided_by(model, autocast=bf16), limit)
     # A picture whose features are kept is not opened again.
-    pictures = PictureCache(open_picture, getattr(model, "shrink", as_it_is), limit if store is None else 0)
-    if config.vision == "train" or not can_look(model):
+    pictures = PictureCache(open_picture, model.shrink, limit if store is None else 0)
+    if config.vision == "train" or not model.caches_features:
         return Collate(model.collate, pictures)
     vision = FrozenVision(model, pictures, store)
     # On the network itself, so that it works the same in helpers and under whatever wraps it (PEFT, autocast).

@@ -110,14 +110,13 @@ def pattern(model: Any, vision: str, names: Sequence[str] | None) -> str:
     layers: str = model.lora_targets(vision == "train")
     if names is None:
         return layers
-    fused = getattr(model, "fused", {})
-    own = sorted({own for name in names for own in (name, *fused.get(name, ()))})
+    own = sorted({own for name in names for own in (name, *model.fused_names.get(name, ()))})
     return rf"(?=.*\.({'|'.join(map(re.escape, own))})$)({layers})"
 
 
 def check_targets(model: Any, config: TrainConfig, where: str) -> None:
     """Every name in `targets` is one of a layer that can have an adapter. where: file and line. Raises InputError."""
-    from deckbench.models.chat import linears_matched
+    from deckbench.models.vision_language import linears_matched
 
     if config.targets is None:
         return

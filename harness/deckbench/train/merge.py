@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from deckbench import artifact
 from deckbench.artifact import Manifest
@@ -20,7 +19,8 @@ def merge(*, model: str, adapter: Path, out: Path, layout: str = "official") -> 
 
     Raises InputError when the adapter does not belong to the model.
     """
-    from deckbench.models.load import load_model
+    from deckbench.models.families import trainable
+    from deckbench.models.load import load_trainable
     from deckbench.models.weights import LAYOUTS
 
     if layout not in LAYOUTS:
@@ -28,9 +28,9 @@ def merge(*, model: str, adapter: Path, out: Path, layout: str = "official") -> 
     adapter, out = Path(adapter), Path(out)
     artifact.check_free(out)
     found = read_adapter(adapter)
-    loaded: Any = load_model(model, adapter=adapter, device="cpu")
-    if not hasattr(loaded, "save_merged"):
+    if not trainable(model):
         raise InputError(f"{model} has no weights to merge into", "--model", "give a model with weights")
+    loaded = load_trainable(model, adapter=adapter, device="cpu")
     inputs = {"base": found.base, "adapter": found.content_hash}
     with artifact.writing(out, "model", inputs=inputs, params={"layout": layout}) as draft:
         loaded.save_merged(draft.path, layout)

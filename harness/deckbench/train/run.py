@@ -198,7 +198,8 @@ def prepare(
     ranks: Ranks,
 ) -> Run:
     """Load the base and check that everything fits together. Raises InputError; writes nothing."""
-    from deckbench.models.load import load_model
+    from deckbench.models.families import trainable
+    from deckbench.models.load import load_trainable
 
     sharding = None
     if ranks.world > 1:
@@ -209,9 +210,9 @@ def prepare(
             raise InputError("DeepSpeed shares a training among ranks", "deepspeed", "give --gpus or --nproc as well")
         settings = settings.model_copy(update={"deepspeed": None})  # the lab's own yaml, and one process
     ranks.now("loading of the model")
-    base: Any = load_model(model, adapter=None)
-    if not hasattr(base, "collate"):
-        raise InputError(f"{base.name} cannot be trained", "--model", "give a model with weights, such as tiny-glm4v")
+    if not trainable(model):
+        raise InputError(f"{model} cannot be trained", "--model", "give a model with weights, such as tiny-glm4v")
+    base = load_trainable(model)
     identity = {"name": base.name, "family": base.family, "hash": base.base_hash}
     settings = lora.fit_vision(settings, base)
     if adapter is not None:
@@ -330,8 +331,7 @@ def fit(run: Run) -> Path:
     if run.init is not None:
         lora.load_weights(wrapped, run.init)
     if config.gradient_checkpointing:
-        network = getattr(model.module, "language", model.module)  # transformers' own models have no half of this name
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_gradient_checkpointing()
     device = next(model.module.parameters()).device.type
     if run.sharding is not None:
         zero.make_ready()

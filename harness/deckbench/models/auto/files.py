@@ -10,7 +10,7 @@ from typing import Any
 
 from deckbench.errors import DeckBenchError, InputError
 from deckbench.models import files
-from deckbench.models.chat import CONFIG, GENERATION
+from deckbench.models.vision_language import CONFIG, GENERATION
 
 OFFICIAL = "give a folder saved by transformers: config.json, safetensors, tokenizer and processor files"
 AUTO = files.Family("auto", "this model", OFFICIAL)
@@ -34,7 +34,7 @@ SAID = 200  # characters of another library's message: some hold whole files
 
 @dataclass(frozen=True)
 class Settings:
-    """config.json without the number types, which are those of the weights and written anew by `save`."""
+    """config.json without the dtypes, which are those of the weights and written anew by `save`."""
 
     raw: dict[str, Any]
 
@@ -52,7 +52,7 @@ def in_our_words(what: str, where: Path, fix: str = OFFICIAL) -> Iterator[None]:
 
 
 def without_types(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without its number types, those of its parts included."""
+    """A config without its dtypes, those of its parts included."""
     kept = {key: value for key, value in raw.items() if key not in ("dtype", "torch_dtype") or isinstance(value, int)}
     return {key: without_types(value) if isinstance(value, dict) else value for key, value in kept.items()}
 

@@ -20,10 +20,10 @@ from transformers.utils import logging as chatter
 
 from deckbench.errors import InputError
 from deckbench.models.auto.files import AUTO, OFFICIAL, in_our_words
-from deckbench.models.chat import CONFIG
 from deckbench.models.files import INDEX, SINGLE, weight_files
 from deckbench.models.generate import wait
 from deckbench.models.loss import IGNORE, Output, mean_loss
+from deckbench.models.vision_language import CONFIG
 from deckbench.models.weights import open_weights
 
 NEEDED = ("input_ids", "attention_mask", "logits_to_keep")  # arguments of every decoder that reads text after a frame
@@ -150,7 +150,7 @@ def language_linears(network: Any) -> str | None:
 
 
 @contextmanager
-def seen_once(network: Any, device: torch.device) -> Iterator[list[float]]:
+def encode_once(network: Any, device: torch.device) -> Iterator[list[float]]:
     """Within, the frame's features are made at the first use and then kept; gives the seconds that took.
 
     For one frame alone. Where transformers has no step of its own for them, they are made anew each time.

@@ -7,11 +7,14 @@ ontology to labels or to a detector's output.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deckbench.errors import InputError
-from deckbench.models.baselines.base import Baseline
 
-__all__ = ["Baseline", "load"]
+if TYPE_CHECKING:
+    from deckbench.models.baselines.base import Baseline
+
+__all__ = ["load"]
 
 NAMES = ("majority", "nearest", "rule")
 

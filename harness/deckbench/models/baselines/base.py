@@ -6,22 +6,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact, dataset
+from deckbench.answer import Answer, Question, Unanswered
 from deckbench.dataset import Sample
 from deckbench.errors import InputError
 from deckbench.grade import options_of
-from deckbench.models.interface import Answer
+from deckbench.models.interface import Model
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
-class Baseline(ABC):
+class Baseline(Model, ABC):
     """A model that is asked whole samples instead of a picture and questions: it needs options, box and frame.
 
     It never reads `gold`, `answer`, `anomaly` or `cls` of a sample it is asked.
     """
 
-    name: str
     family = "baseline"
 
     @property
@@ -29,8 +32,12 @@ class Baseline(ABC):
         """What decides the answers, beside the asked dataset."""
         return {"name": self.name}
 
+    def answer(self, image: Image, questions: Sequence[Question], blank: bool = False) -> list[Answer]:
+        """Raises InputError: a picture and a question are not enough."""
+        raise InputError(f"{self.name} answers the samples of a dataset only", "--model", "use `deckbench infer`")
+
     @abstractmethod
-    def answer_samples(self, samples: Sequence[Sample]) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], blank: bool = False) -> list[Answer | Unanswered]:
         """One answer per sample, in order. Raises InputError when what it learns from is missing."""
 
 

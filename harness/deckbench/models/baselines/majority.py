@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
+from deckbench.answer import Answer, Unanswered
 from deckbench.dataset import Sample
 from deckbench.models.baselines.base import Learner, say
-from deckbench.models.interface import Answer
 
 
 def most_frequent(counts: Counter[str]) -> str:
@@ -36,7 +36,7 @@ class Majority(Learner):
             found[kind] = say(most_frequent(count), *((share, 1 - share) if kind == "choice" else ()))
         return found
 
-    def answer_samples(self, samples: Sequence[Sample]) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], blank: bool = False) -> list[Answer | Unanswered]:
         """One answer per sample, in order. Raises InputError when there is no train part."""
         self.learn(samples)
         return [self.answers.get(sample.kind, say("")) for sample in samples]

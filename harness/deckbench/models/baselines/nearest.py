@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from deckbench import progress
+from deckbench.answer import Answer, Unanswered
 from deckbench.cores import in_threads
 from deckbench.dataset import Sample
 from deckbench.models.baselines.base import Learner, content, key, options, say
-from deckbench.models.interface import Answer
 from deckbench.picture import grey_thumbnail
 
 SIZE = (40, 24)  # width, height of the grey thumbnails
@@ -75,12 +75,12 @@ class Nearest(Learner):
         columns = {name: np.array(sorted(found), dtype=np.int64) for name, found in asked.items()}
         return Memory(thumbnails(list(pictures), "nearest: training pictures"), asked, columns)
 
-    def answer_samples(self, samples: Sequence[Sample]) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], blank: bool = False) -> list[Answer | Unanswered]:
         """One answer per sample, in order. Raises InputError when there is no train part or a picture is damaged."""
         self.learn(samples)
         memory = self.memory
         likeness: dict[Path, Floats] = {}
-        answers = []
+        answers: list[Answer | Unanswered] = []
         for sample in samples:
             name: object = key(sample) if key(sample) in memory.columns else sample.kind
             if name not in memory.columns:

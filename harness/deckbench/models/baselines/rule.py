@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from deckbench.answer import Answer, Unanswered
 from deckbench.dataset import Sample
 from deckbench.errors import InputError
 from deckbench.gold import read_tasks
 from deckbench.language import LANGS, Lang
 from deckbench.models.baselines.base import Baseline, dataset_of, options, say
 from deckbench.models.baselines.labels import Box, Detection, GoldLabels, LabelFolder, LabelSource
-from deckbench.models.interface import Answer
 from deckbench.ontology import Ontology
 from deckbench.questions import REGIONS, BankQuestion, render
 from deckbench.task import Task, load_task
@@ -61,7 +61,7 @@ class Rule(Baseline):
             return {"name": self.name, "labels": self.labels.content_hash}
         return {"name": self.name}
 
-    def answer_samples(self, samples: Sequence[Sample]) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], blank: bool = False) -> list[Answer | Unanswered]:
         """One answer per sample. Raises InputError when the labels are missing or broken (with file and line)."""
         if not samples:
             return []

@@ -1,107 +1,101 @@
-"""The whole GLM-4V network: vision tower and transformers' GLM, joined at the image's place in the prompt."""
+"""A loaded GLM-4V."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import GlmConfig, GlmForCausalLM
-from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
+from torch import Tensor
 
-from deckbench.models.glm4v.config import Glm4vConfig
-from deckbench.models.glm4v.vision import VisionTower
-from deckbench.models.loss import Output, answer_loss, answers_only
+from deckbench.errors import InputError
+from deckbench.models import files
+from deckbench.models.backend import TorchBackend
+from deckbench.models.glm4v import prompt, weights
+from deckbench.models.glm4v.config import CONFIG, GLM4V, TOKENIZER, Glm4vConfig, read_config, read_json
+from deckbench.models.glm4v.network import Glm4vModule
+from deckbench.models.glm4v.processor import Glm4vProcessor
+from deckbench.models.glm4v.tokenizer import Tokenizer, read_tokenizer
+from deckbench.models.vision_language import GENERATION, NativeModel
+from deckbench.models.weights import Entry, stated_dtype
 
-
-def language_config(config: Glm4vConfig) -> Any:
-    """transformers' config of the language half. Half of each head is rotated, base 10000 times `rope_ratio`."""
-    theta = 10000.0 * config.rope_ratio
-    language = GlmConfig(
-        vocab_size=config.padded_vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.ffn_hidden_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.multi_query_group_num,
-        head_dim=config.kv_channels,
-        rms_norm_eps=config.layernorm_epsilon,
-        attention_bias=config.add_qkv_bias,
-        attention_dropout=config.attention_dropout,
-        max_position_embeddings=config.seq_length,
-        pad_token_id=config.pad_token_id,
-        eos_token_id=list(config.eos_token_id),
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5},
-    )
-    # The masks built here are boolean, which only this attention reads as "may attend".
-    language._attn_implementation = "sdpa"
-    return language
+LANGUAGE_LINEARS = r"language\.model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate_up_proj|down_proj))"
+# The official names of the language model's linear layers, which the tower uses too.
+FUSED = {
+    "query_key_value": ("q_proj", "k_proj", "v_proj"),
+    "dense": ("o_proj",),
+    "dense_h_to_4h": ("gate_up_proj",),
+    "dense_4h_to_h": ("down_proj",),
+}
+VISION_LINEARS = (
+    r"vision\.transformer\.layers\.\d+\.(attention\.(query_key_value|dense)|mlp\.fc[12])"
+    r"|vision\.linear_proj\.(linear_proj|gate_proj|dense_h_to_4h|dense_4h_to_h)"
+)
 
 
-class Glm4vModule(nn.Module):  # type: ignore[misc]
-    """`vision` and `language`. All inputs are laid out by `pack`; nothing here knows tokens but the image's ids."""
+class Glm4v(NativeModel):
+    """GLM-4V behind DeckBench's model interface."""
 
-    accepts_loss_kwargs = True  # transformers' Trainer then passes num_items_in_batch
+    family, checkpoint = GLM4V.name, GLM4V
+    fused_names = FUSED
+    module: Glm4vModule
+    config: Glm4vConfig
+    processor: Glm4vProcessor
 
-    def __init__(self, config: Glm4vConfig) -> None:
-        super().__init__()
-        self.glm4v_config = config
-        self.vision = VisionTower(config)
-        self.language = GlmForCausalLM(language_config(config))
+    def __init__(self, module: Glm4vModule, config: Glm4vConfig, tokenizer: Tokenizer, **named: Any) -> None:
+        super().__init__(module, config, tokenizer, **named)
+        self.processor = Glm4vProcessor(config, tokenizer)
+        self.backend = TorchBackend(module, pad_id=config.pad_token_id, stops=config.eos_token_id)
 
-    def fill_buffers(self, device: torch.device) -> None:
-        """Make the rotation frequencies, which are no weights, for a module built on the meta device."""
-        self.language.model.rotary_emb = GlmRotaryEmbedding(self.language.config).to(device)
+    def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        return weights.official_state(self.module, self.config, dtype)
 
-    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor:
-        """Token embeddings (rows, length, width), the images' places filled with `features`.
+    def entries(self) -> dict[str, Entry]:
+        return weights.entries(self.config, self.module.state_dict())
 
-        input_ids: (rows, length), every image expanded. features: (pictures, tokens + 2, width), in the order in which
-        the images stand in input_ids, row by row.
-        """
-        text = self.language.model.embed_tokens(input_ids)
-        row, start = (input_ids == self.glm4v_config.boi_token_id).nonzero(as_tuple=True)
-        column = start[:, None] + torch.arange(features.shape[1], device=input_ids.device)
-        return text.index_put((row[:, None].expand_as(column), column), features.to(text.dtype))  # type: ignore[no-any-return]
+    def describe(self, weights: Any) -> dict[str, Any]:
+        small = {name: self.files[name] for name in TOKENIZER}
+        return files.identity(self.name, GLM4V, self.config.raw, small, weights)
 
-    def see(self, pixel_values: Tensor) -> Tensor:
-        """Features (pictures, tokens + 2, width) of pixels (pictures, 3, size, size) float."""
-        return self.vision(pixel_values.to(self.vision.boi.dtype))  # type: ignore[no-any-return]
+    def lora_targets(self, vision: bool) -> str:
+        """The full-match pattern of the linear layers that get adapters: all of the language model's, and with
+        `vision` all of the tower's and the projector's. Embeddings and output head never."""
+        return f"{LANGUAGE_LINEARS}|{VISION_LINEARS}" if vision else LANGUAGE_LINEARS
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        pixel_values: Tensor | None = None,
-        features: Sequence[Tensor] | None = None,
-        pixel_index: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Output:
-        """One pass over a batch made by `pack`.
 
-        pixel_values: as for `see`, or else features, what `see` made of each picture: (tokens + 2, width). In the
-        images' order or in that which pixel_index names.
-        input_ids, position_ids, labels: (rows, length) int64. attention_mask: (rows, 1, length, length) bool, True
-        where a position (row) may attend to another (column).
-        The loss is that of `answer_loss`, num_items_in_batch its `count`.
-        """
-        order = slice(None) if pixel_index is None else pixel_index
-        if features is None:
-            assert pixel_values is not None
-            seen = self.see(pixel_values[order])
-        else:
-            seen = torch.stack(list(features))[order]
-        with answers_only(self.language.model.layers[-1], labels):
-            hidden = self.language.model(
-                inputs_embeds=self.embed(input_ids, seen),
-                # Always four-dimensional: without a mask transformers takes the repeated position of the image tokens
-                # for the borders of packed sequences and cuts the prompt apart.
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                use_cache=False,
-            ).last_hidden_state
-        return answer_loss(self.language.lm_head, hidden, labels, num_items_in_batch)
+def check_ids(config: Glm4vConfig, tokenizer: Tokenizer, where: Path) -> None:
+    """Refuse a config and a tokenizer that do not belong together. Raises InputError."""
+    fix = "config.json and the tokenizer files must come from one checkpoint"
+    for key, name in (("boi_token_id", prompt.IMAGE[0]), ("eoi_token_id", prompt.IMAGE[2])):
+        if config.raw[key] != tokenizer.special[name]:
+            what = f"{key!r} is not the tokenizer's id of {name} ({tokenizer.special[name]})"
+            raise InputError(what, where, fix)
+    most = max(*tokenizer.bytes_of, *tokenizer.special.values())
+    if most >= config.padded_vocab_size:
+        what = f"the tokenizer has ids up to {most}, 'padded_vocab_size' is {config.padded_vocab_size}"
+        raise InputError(what, where, fix)
+
+
+def load_glm4v(
+    folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", name: str | None = None
+) -> Glm4v:
+    """Load an official checkpoint folder.
+
+    dtype None takes the one that the config states. name: how results call it (default: the folder's name). Raises
+    InputError with file and key or tensor for anything missing, misshaped or damaged; no code from the folder is run.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    tokenizer, small_files = read_tokenizer(folder)
+    check_ids(config, tokenizer, folder / CONFIG)
+    if (folder / GENERATION).is_file():
+        read_json(folder / GENERATION)
+        small_files[GENERATION] = (folder / GENERATION).read_bytes()
+    device = torch.device(device)
+    with torch.device("meta"):
+        module = Glm4vModule(config)
+    state = weights.load_state(folder, config, module.state_dict(), dtype or stated_dtype(config.raw), device)
+    module.load_state_dict(state, strict=True, assign=True)
+    module.fill_buffers(device)
+    module.eval()
+    return Glm4v(module, config, tokenizer, name=name or folder.resolve().name, small_files=small_files, source=folder)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from deckbench.models.chat import GENERATION
-from deckbench.models.fresh import fill, grid_waves
 from deckbench.models.glm4v import tokenizer
-from deckbench.models.glm4v.chat import Glm4v
 from deckbench.models.glm4v.config import parse_config
-from deckbench.models.glm4v.model import Glm4vModule
+from deckbench.models.glm4v.model import Glm4v
+from deckbench.models.glm4v.network import Glm4vModule
 from deckbench.models.glm4v.tiny_vocab import SPECIAL, vocabulary_files
+from deckbench.models.init import fill, grid_waves
+from deckbench.models.vision_language import GENERATION
 
 NAME = "tiny-glm4v"
 VOCABULARY = 1500  # text tokens; the embedding is padded to a multiple of 32 behind the specials
@@ -35,7 +35,7 @@ def tiny_config(text_tokens: int = VOCABULARY, **sizes: Any) -> dict[str, Any]:
         "intermediate_size": 640,
         "layer_norm_eps": 1e-06,
         "image_size": 320,
-        # The published model divides by 8 because its projector ends large; a fresh one starts at the right size.
+        # The published model divides by 8 because its projector ends large; a new one starts at the right size.
         "scaling_factor": 1,
         **sizes.pop("vision_config", {}),
     }
@@ -79,7 +79,7 @@ def tiny_config(text_tokens: int = VOCABULARY, **sizes: Any) -> dict[str, Any]:
 
 
 def initialise(module: Glm4vModule, seed: int) -> None:
-    """Fill a fresh module's weights, a pure function of seed and sizes.
+    """Fill a module's weights, a pure function of seed and sizes.
 
     The vision positions start as waves over rows and columns, since random ones take most of the training to find
     places.
@@ -97,7 +97,7 @@ def initialise(module: Glm4vModule, seed: int) -> None:
 
 
 def make_tiny(corpus: Iterable[str], seed: int = 0, *, vocabulary: int = VOCABULARY, **sizes: Any) -> Glm4v:
-    """A fresh model with a vocabulary trained on `corpus` (at most `vocabulary` text tokens) and random weights.
+    """A model with a vocabulary trained on `corpus` (at most `vocabulary` text tokens) and random weights.
 
     sizes: overrides for `tiny_config`. Float32 on the CPU.
     """

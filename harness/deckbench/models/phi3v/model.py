@@ -1,156 +1,154 @@
-"""The whole Phi-3-vision network: the vision tower and transformers' Phi-3, joined at the image's place."""
+"""A loaded Phi-3-vision."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import Phi3Config, Phi3ForCausalLM
+from torch import Tensor
 
-from deckbench.models.loss import Output, answer_loss, answers_only
-from deckbench.models.phi3v.config import Phi3vConfig
-from deckbench.models.phi3v.vision import VisionTower
+from deckbench.errors import InputError
+from deckbench.models.backend import TorchBackend
+from deckbench.models.phi3v import prompt, weights
+from deckbench.models.phi3v.config import (
+    CONFIG,
+    OFFICIAL,
+    PHI3V,
+    PREPROCESSOR,
+    Phi3vConfig,
+    Preprocessor,
+    json_bytes,
+    parse_config,
+    read_json,
+    read_preprocessor,
+)
+from deckbench.models.phi3v.files import identity
+from deckbench.models.phi3v.network import Phi3vModule
+from deckbench.models.phi3v.processor import Phi3vProcessor
+from deckbench.models.phi3v.tokenizer import Tokenizer, read_tokenizer
+from deckbench.models.vision_language import GENERATION, QUESTIONS_AT_ONCE, NativeModel
+from deckbench.models.weights import Entry, stated_dtype
 
-
-class LongRope(nn.Module):  # type: ignore[misc]
-    """Rotations (cos, sin) of positions, at frequencies that depend on how long a token's sequence is.
-
-    A sequence longer than `trained` tokens is rotated with the long factors, from its first token on. A row of a batch
-    may hold several sequences, and a prefix is computed before the rest of its sequence is known: so `long` says which
-    tokens belong to a long one (a truth value or (rows, length) bool). None: all do when any position says so.
-    """
-
-    def __init__(self, config: Phi3vConfig) -> None:
-        super().__init__()
-        self.trained = config.original_max_position_embeddings
-        self.long: Tensor | bool | None = None
-        stretched = config.max_position_embeddings / self.trained
-        self.scale = math.sqrt(1 + math.log(stretched) / math.log(self.trained)) if stretched > 1 else 1.0
-        steps = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-        for name, factor in (("short", config.short_factor), ("long", config.long_factor)):
-            frequencies = 1.0 / (torch.tensor(factor, dtype=torch.float32) * config.rope_theta**steps)
-            self.register_buffer(f"{name}_frequencies", frequencies, persistent=False)
-
-    @contextmanager
-    def length(self, long: Tensor | bool | None) -> Iterator[None]:
-        """Within, tokens belong to long sequences as `long` says."""
-        before, self.long = self.long, long
-        try:
-            yield
-        finally:
-            self.long = before
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """x: gives type and device. position_ids: (rows, length). Returns two (rows, length, head width)."""
-        long = bool(position_ids.max() >= self.trained) if self.long is None else self.long
-        mask = torch.as_tensor(long, device=x.device)[..., None]
-        # Kept in float32 whatever the model's type: half precision cannot tell far positions apart.
-        chosen = torch.where(mask, self.long_frequencies.to(x.device), self.short_frequencies.to(x.device))
-        angles = position_ids[..., None].float() * chosen
-        both = torch.cat((angles, angles), dim=-1)
-        return (both.cos() * self.scale).to(x.dtype), (both.sin() * self.scale).to(x.dtype)
+CACHE_BYTES = 4 << 30  # of the copies of the prefix's keys and values: without grouped heads they are large
+LANGUAGE_LINEARS = r"language\.model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj|down_proj))"
 
 
-def language_config(config: Phi3vConfig) -> Any:
-    """transformers' config of the language half; its rotations are replaced by `LongRope`."""
-    language = Phi3Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        rms_norm_eps=config.rms_norm_eps,
-        attention_dropout=config.attention_dropout,
-        max_position_embeddings=config.max_position_embeddings,
-        original_max_position_embeddings=config.original_max_position_embeddings,
-        pad_token_id=None,
-        eos_token_id=list(config.eos_token_id),
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-    )
-    # The masks built here are boolean, which only this attention reads as "may attend".
-    language._attn_implementation = "sdpa"
-    return language
+class Phi3v(NativeModel):
+    """Phi-3-vision behind DeckBench's model interface. stops: end tokens beside the config's and the prompt's own."""
 
+    family, checkpoint = PHI3V.name, PHI3V
+    module: Phi3vModule
+    config: Phi3vConfig
+    processor: Phi3vProcessor
 
-class Phi3vModule(nn.Module):  # type: ignore[misc]
-    """`vision` and `language`. All inputs are laid out by `pack`; a negative id is a place of an image."""
-
-    accepts_loss_kwargs = True  # transformers' Trainer then passes num_items_in_batch
-
-    def __init__(self, config: Phi3vConfig) -> None:
-        super().__init__()
-        self.phi3v_config = config
-        self.vision = VisionTower(config)
-        self.language = Phi3ForCausalLM(language_config(config))
-        self.fill_buffers()
-
-    def fill_buffers(self, device: torch.device | None = None) -> None:
-        """Make what is no weight anew, for a module built on the meta device and then loaded."""
-        self.language.model.rotary_emb = LongRope(self.phi3v_config).to(device)
-        if device is not None:
-            self.vision.img_processor.fill_places(device)
-
-    @property
-    def rope(self) -> LongRope:
-        return self.language.model.rotary_emb  # type: ignore[no-any-return]
-
-    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor:
-        """Token embeddings (rows, length, width), the images' places filled with `features`.
-
-        input_ids: (rows, length), every image expanded to negative ids. features: (places, width), in the order in
-        which the places stand in input_ids, row by row.
-        """
-        text = self.language.model.embed_tokens(input_ids.clamp(min=0))
-        return text.index_put((input_ids < 0).nonzero(as_tuple=True), features.to(text.dtype))  # type: ignore[no-any-return]
-
-    def see(self, pixel_values: Tensor, grids: Tensor) -> list[Tensor]:
-        """Features (places, width) of each frame.
-
-        pixel_values: (tiles, 3, size, size) float, all tiles of the first frame, then of the next. grids: (frames, 2)
-        int64, rows and columns of tiles.
-        """
-        tiles = pixel_values.to(self.vision.glb_GN.dtype)
-        return self.vision(tiles, [(int(r), int(c)) for r, c in grids.tolist()])  # type: ignore[no-any-return]
-
-    def forward(
+    def __init__(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        pixel_values: Tensor | None = None,
-        grids: Tensor | None = None,
-        features: Sequence[Tensor] | None = None,
-        long: Tensor | None = None,
-        pixel_index: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Output:
-        """One pass over a batch made by `pack`.
+        module: Phi3vModule,
+        config: Phi3vConfig,
+        preprocessor: Preprocessor,
+        tokenizer: Tokenizer,
+        *,
+        stops: Sequence[int] = (),
+        **named: Any,
+    ) -> None:
+        super().__init__(module, config, tokenizer, **named)
+        self.preprocessor = preprocessor
+        self.processor = Phi3vProcessor(config, preprocessor, tokenizer)
+        ends = (tokenizer.special[token] for token in (prompt.END, prompt.OVER))
+        self.stops = frozenset([*config.eos_token_id, *stops, *ends])
+        self.backend = TorchBackend(
+            module,
+            pad_id=tokenizer.special[prompt.OVER],
+            stops=self.stops,
+            rotation=lambda long: module.rope.length(long),
+        )
 
-        pixel_values, grids: as for `see`, or else features, what `see` made of each frame: (places, width). input_ids,
-        position_ids, labels: (rows, length) int64. attention_mask: (rows, 1, length, length) bool, True where a
-        position (row) may attend to another (column). long: (rows, length) bool, as for `LongRope`. pixel_index: the
-        frame at each image of input_ids, when not in their order.
-        The loss is that of `answer_loss`, num_items_in_batch its `count`.
-        """
-        if features is None:
-            assert pixel_values is not None and grids is not None
-            features = self.see(pixel_values, grids)
-        order = range(len(features)) if pixel_index is None else pixel_index.tolist()
-        with self.rope.length(long), answers_only(self.language.model.layers[-1], labels):
-            hidden = self.language.model(
-                inputs_embeds=self.embed(input_ids, torch.cat([features[i] for i in order])),
-                # Always four-dimensional: without a mask transformers takes positions that start again for the
-                # borders of packed sequences and cuts the prompt apart.
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                use_cache=False,
-            ).last_hidden_state
-        return answer_loss(self.language.lm_head, hidden, labels, num_items_in_batch)
+    def official_state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        return weights.official_state(self.module, dtype)
+
+    def entries(self) -> dict[str, Entry]:
+        return weights.entries(self.module.state_dict())
+
+    def describe(self, weights: Any) -> dict[str, Any]:
+        return identity(self.name, self.config.raw, self.preprocessor, self.files, weights)
+
+    def at_once(self, length: int) -> int:
+        """How many copies of a prefix's keys and values fit into memory; a pure function of sizes."""
+        config = self.config
+        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length
+        return max(1, min(QUESTIONS_AT_ONCE, CACHE_BYTES // (numbers * int(self.dtype.itemsize))))
+
+    def lora_targets(self, vision: bool) -> str:
+        """The full-match pattern of the linear layers that get adapters: all of the language model's, and with
+        `vision` all that are run of the tower's and the projector's. Embeddings and output head never."""
+        if not vision:
+            return LANGUAGE_LINEARS
+        run = "|".join(str(layer) for layer in range(self.config.vision.num_hidden_layers - 1))
+        tower = rf"vision\.img_processor\.vision_model\.encoder\.layers\.({run})\.(self_attn\.\w+_proj|mlp\.fc[12])"
+        return rf"{LANGUAGE_LINEARS}|{tower}|vision\.img_projection\.[02]"
+
+
+def check_ids(config: Phi3vConfig, tokenizer: Tokenizer, where: Path) -> None:
+    """Refuse a config and a tokenizer that do not belong together. Raises InputError."""
+    if tokenizer.largest >= config.vocab_size:
+        what = f"the tokenizer has ids up to {tokenizer.largest}, 'vocab_size' is {config.vocab_size}"
+        raise InputError(what, where, "config.json and the tokenizer files must come from one checkpoint")
+
+
+def read_stops(folder: Path) -> list[int]:
+    """The end tokens of generation_config.json, where there is one. Raises InputError."""
+    if not (folder / GENERATION).is_file():
+        return []
+    data = read_json(folder / GENERATION)
+    stops = data.get("eos_token_id", []) if isinstance(data, dict) else None
+    stops = [stops] if isinstance(stops, int) else stops
+    if not isinstance(stops, list) or not all(isinstance(i, int) for i in stops):
+        raise InputError("the key 'eos_token_id' must be a token id or a list of them", folder / GENERATION, OFFICIAL)
+    return stops
+
+
+def load_phi3v(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    name: str | None = None,
+    num_crops: int | None = None,
+) -> Phi3v:
+    """Load an official checkpoint folder.
+
+    dtype None takes the one that the config states. name: how results call it (default: the folder's name). num_crops:
+    most tiles of a frame, in place of the checkpoint's own number. Raises InputError with file and key or tensor for
+    anything missing, misshaped or damaged; no code from the folder is run.
+    """
+    folder = Path(folder)
+    raw = read_json(folder / CONFIG)
+    parse_config(raw, folder / CONFIG)
+    config = parse_config(raw, folder / CONFIG, weights.vision_shapes(folder))
+    preprocessor = read_preprocessor(folder, num_crops)
+    tokenizer, small_files = read_tokenizer(folder)
+    check_ids(config, tokenizer, folder / CONFIG)
+    own = (folder / PREPROCESSOR).read_bytes()
+    small_files[PREPROCESSOR] = own if num_crops is None else json_bytes(preprocessor.raw)
+    stops = read_stops(folder)
+    if (folder / GENERATION).is_file():
+        small_files[GENERATION] = (folder / GENERATION).read_bytes()
+    device = torch.device(device)
+    with torch.device("meta"):
+        module = Phi3vModule(config)
+    state = weights.load_state(folder, module.state_dict(), dtype or stated_dtype(raw), device)
+    module.load_state_dict(state, strict=True, assign=True)
+    module.fill_buffers(device)
+    module.eval()
+    return Phi3v(
+        module,
+        config,
+        preprocessor,
+        tokenizer,
+        name=name or folder.resolve().name,
+        small_files=small_files,
+        stops=stops,
+        source=folder,
+    )

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from deckbench.models.fresh import fill, grid_waves
+from deckbench.models.init import fill, grid_waves
 from deckbench.models.phi3v import tokenizer
-from deckbench.models.phi3v.chat import Phi3v
 from deckbench.models.phi3v.config import PREPROCESSOR, json_bytes, parse_config, parse_preprocessor
-from deckbench.models.phi3v.model import Phi3vModule
+from deckbench.models.phi3v.model import Phi3v
+from deckbench.models.phi3v.network import Phi3vModule
 from deckbench.models.phi3v.tiny_vocab import vocabulary_files
 
 NAME = "tiny-phi3v"
@@ -91,7 +91,7 @@ def tiny_config(tokens: int, over: int, **sizes: Any) -> dict[str, Any]:
 
 
 def initialise(module: Phi3vModule, seed: int) -> None:
-    """Fill a fresh module's weights, a pure function of seed and sizes.
+    """Fill a module's weights, a pure function of seed and sizes.
 
     The vision positions start as waves over rows and columns, since random ones take most of the training to find
     places.
@@ -114,7 +114,7 @@ def initialise(module: Phi3vModule, seed: int) -> None:
 def make_tiny(
     corpus: Iterable[str], seed: int = 0, *, vocabulary: int = VOCABULARY, num_crops: int | None = None, **sizes: Any
 ) -> Phi3v:
-    """A fresh model with a vocabulary trained on `corpus` (at most `vocabulary` text tokens) and random weights.
+    """A model with a vocabulary trained on `corpus` (at most `vocabulary` text tokens) and random weights.
 
     num_crops: most tiles of a frame. sizes: overrides for `tiny_config`. Float32 on the CPU.
     """

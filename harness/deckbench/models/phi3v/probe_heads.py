@@ -1,4 +1,4 @@
-"""What `models pretrain` needs to know of Phi-3-vision: where to listen for what each image token shows."""
+"""What `models pretrain` needs to know of Phi-3-vision: which features of its image tokens are probed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deckbench.models.deck_talk import Scene, View, grid_labels
 from deckbench.models.phi3v import preprocess
-from deckbench.models.phi3v.chat import Phi3v
-from deckbench.models.phi3v.chat import load_phi3v as load
+from deckbench.models.phi3v.model import Phi3v
+from deckbench.models.phi3v.model import load_phi3v as load
 from deckbench.models.phi3v.tiny import make_tiny
+from deckbench.models.pretrain_questions import Scene, View, grid_labels
 
-__all__ = ["cells", "listen", "load", "make_tiny", "widths", "with_truth"]
+__all__ = ["hook_features", "load", "make_tiny", "token_labels", "widths", "with_labels"]
 
 
 def widths(model: Phi3v) -> list[int]:
-    """Of what `listen` hears at both places."""
+    """Width of the image tokens at both places."""
     return [4 * model.config.vision.hidden_size, model.config.hidden_size]
 
 
-def listen(model: Phi3v) -> list[Tensor]:
-    """A list that every pass adds the image tokens to, (tokens, width): before and behind the projector."""
-    heard: list[Tensor] = []
-    model.module.vision.img_projection.register_forward_hook(lambda _, given, output: heard.extend((given[0], output)))
-    return heard
+def hook_features(model: Phi3v) -> list[Tensor]:
+    """Forward hooks that collect image-token features, (tokens, width): before and behind the projector."""
+    features: list[Tensor] = []
+    model.module.vision.img_projection.register_forward_hook(
+        lambda _, given, output: features.extend((given[0], output))
+    )
+    return features
 
 
 def tile_grid(model: Phi3v, view: View) -> tuple[int, int]:
@@ -36,8 +38,8 @@ def tile_grid(model: Phi3v, view: View) -> tuple[int, int]:
     return preprocess.tiles_of(view.image.width, view.image.height, model.preprocessor.num_crops, size)
 
 
-def cells(model: Phi3v, scene: Scene, view: View) -> Any:
-    """What each image token of a view shows, as `deck_talk.grid_labels`, separators left out: tiles, then overview.
+def token_labels(model: Phi3v, scene: Scene, view: View) -> Any:
+    """What each image token of a view shows, as `grid_labels`, separators left out: tiles, then overview.
 
     The view is padded to whole tiles, so its cells reach beyond it.
     """
@@ -74,10 +76,10 @@ def is_cell(rows: int, columns: int, grid: int) -> list[bool]:
     return [*lines(rows, columns), False, *lines(1, 1)]
 
 
-def with_truth(
-    model: Phi3v, heard: Sequence[Tensor], truths: Sequence[Any], batch: dict[str, Any]
+def with_labels(
+    model: Phi3v, features: Sequence[Tensor], labels: Sequence[Any], batch: dict[str, Any]
 ) -> tuple[list[Tensor], Tensor]:
-    """(tokens, width) of both places, and (tokens, labels) what they show. truths: of `cells`, a picture each."""
+    """(tokens, width) of both places, and (tokens, labels) what they show. labels: of `token_labels`, one a picture."""
     grid = model.config.vision.grid
     shown = torch.tensor([real for frame in batch["grids"].tolist() for real in is_cell(frame[0], frame[1], grid)])
-    return [tokens[shown] for tokens in heard], torch.cat([torch.from_numpy(truth) for truth in truths])
+    return [tokens[shown] for tokens in features], torch.cat([torch.from_numpy(found) for found in labels])

@@ -1,4 +1,4 @@
-"""Asking a server: one request a question, several pictures at once, patient where patience helps."""
+"""The client of a server: one request a question, several frames at once, retries where they can help."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ import random
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deckbench.endpoint.account import account
+from deckbench.answer import Answer, Question, Unanswered
 from deckbench.endpoint.faults import Again, Refused, Stop, fault_of, field_named
-from deckbench.endpoint.reply import Reply, read_reply, whole
-from deckbench.endpoint.spec import FAMILY, KEY, EndpointSpec, Server, find_server, identity_of, read_spec
+from deckbench.endpoint.reply import Reply, read_reply
+from deckbench.endpoint.spec import KEY, EndpointSpec, Server
+from deckbench.endpoint.text import whole
 from deckbench.errors import OutsideError
-from deckbench.extras import require
-from deckbench.models.interface import Answer, Question, Unanswered
 from deckbench.progress import say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
-BLIND = "blind:"
 BACKOFF_S, LONGEST_S = 1.0, 60.0  # the wait doubles from the one to the other
 PATIENCE_S = 600.0  # a server that wants to be left alone for longer is come back to another day
 RATE_LIMITED = 60  # waits for one question's rate limit
@@ -35,42 +32,15 @@ BLANK = (123, 117, 104)  # what most vision towers turn into zeros: CLIP's mean 
 PROBABILITIES = ("logprobs", "top_logprobs")  # one is of no use without the other
 
 
-@dataclass(frozen=True)
-class Served(Answer):
-    """An answer of a server. counted: it said how many tokens there were (else they are 0).
+class Client:
+    """One server. Answers may be asked for from several threads; requests share one event loop.
 
-    strange: why its probabilities were not believed. dropped: fields it would not take. tries: requests it took.
-    answer_s: of the last one, from here and back. cut: the answer ran into its limit.
+    name: of the model, for messages. What one request learns spares the others: fields the server refuses, and how
+    long it wants to be left alone.
     """
 
-    counted: bool
-    strange: str
-    dropped: tuple[str, ...]
-    tries: int
-    answer_s: float
-    cut: bool
-    model: str
-    fingerprint: str
-    address: str
-
-    def facts(self) -> dict[str, Any]:
-        """What is kept of it beside its row."""
-        kept = ("counted", "strange", "dropped", "tries", "cut", "model", "fingerprint", "address")
-        return {**{name: getattr(self, name) for name in kept}, "answer_s": round(self.answer_s, 6)}
-
-
-class Endpoint:
-    """A model behind a server. Answers may be asked for from several threads; requests share one event loop.
-
-    What one request learns spares the others: fields the server refuses, and how long it wants to be left alone.
-    """
-
-    family = FAMILY
-
-    def __init__(self, spec: EndpointSpec, server: Server, *, blind: bool = False) -> None:
-        self.spec, self.server, self.blind = spec, server, blind
-        self.base = identity_of(spec)
-        self.name = f"{BLIND if blind else ''}{self.base['name']}"
+    def __init__(self, spec: EndpointSpec, server: Server, name: str) -> None:
+        self.spec, self.server, self.name = spec, server, name
         self.lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.client: Any = None
@@ -80,52 +50,26 @@ class Endpoint:
         self.lost = self.refused = 0  # in a row
         self.quiet_until = 0.0
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Names and settings; what the server computes with is not known."""
-        return {**self.base, "name": self.name, "blank": True} if self.blind else dict(self.base)
-
-    @property
-    def concurrency(self) -> int:
-        """Pictures asked about at once."""
-        return self.spec.concurrency
-
     # From threads
 
-    def answer(self, image: Image, questions: Sequence[Question], blank: bool = False) -> list[Answer]:
-        """Answers to all questions about a frame. Raises OutsideError when one has none."""
-        answers: list[Answer] = []
-        for given in self.answer_each(image, questions, blank):
-            if isinstance(given, Unanswered):
-                raise OutsideError(f"no answer: {given.reason}", self.name, "fix it at the server, then run again")
-            answers.append(given)
-        return answers
+    def answer(self, image: Image, questions: Sequence[Question], *, blank: bool = False) -> list[Answer | Unanswered]:
+        """Answers to all questions about a frame, in order.
 
-    def answer_each(
-        self, image: Image, questions: Sequence[Question], blank: bool = False
-    ) -> list[Served | Unanswered]:
-        """One after the other, so that a server that keeps the picture's part of a prompt can use it again.
+        They are asked one after the other, so that a server that keeps the frame's part of a prompt can use it again.
+        blank: a frame of the same size in one colour is sent.
 
-        Raises OutsideError where no question will be answered until something is fixed.
+        Raises:
+            OutsideError: no question will be answered until something is fixed.
         """
-        url = data_url(image, self.spec, blank or self.blind)
+        url = data_url(image, self.spec, blank)
 
-        async def ask_all() -> list[Served | Unanswered]:
+        async def ask_all() -> list[Answer | Unanswered]:
             return [await self._ask(url, question) for question in questions]
 
         try:
             return self._run(ask_all())
         except Stop as stop:
             raise OutsideError(self._scrub(str(stop)), self.server.address, stop.fix) from None
-
-    def account(
-        self, facts: Sequence[Mapping[str, Any]], tokens: Sequence[tuple[int, int]]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `account.account`; says so when a run was answered by more than one model."""
-        served, observed = account(self.spec, facts, tokens)
-        if len(observed["models"]) > 1:
-            say(f"{self.name}: answered by several models: {', '.join(observed['models'])}")
-        return served, observed
 
     def close(self) -> None:
         """Give up what is being asked. The next question opens everything anew."""
@@ -150,7 +94,7 @@ class Endpoint:
 
     # On the loop
 
-    async def _ask(self, url: str, question: Question) -> Served | Unanswered:
+    async def _ask(self, url: str, question: Question) -> Answer | Unanswered:
         """The first question of each kind goes alone: the fields it has to drop are then known to all others."""
         if question.kind in self.settled:
             return await self._ask_now(url, question)
@@ -159,7 +103,7 @@ class Endpoint:
                 return await self._ask_now(url, question)
         return await self._ask_now(url, question)
 
-    async def _ask_now(self, url: str, question: Question) -> Served | Unanswered:
+    async def _ask_now(self, url: str, question: Question) -> Answer | Unanswered:
         dropped = set(self.dropped)
         tries = requests = limits = 0
         while True:
@@ -182,13 +126,23 @@ class Endpoint:
                 continue
             return self._answered(question, reply, dropped, requests, time.perf_counter() - began)
 
-    def _answered(self, question: Question, reply: Reply, dropped: set[str], tries: int, took: float) -> Served:
+    def _answered(self, question: Question, reply: Reply, dropped: set[str], tries: int, took: float) -> Answer:
         self.settled.add(question.kind)
         self.lost = self.refused = 0
         for name in sorted(dropped - self.dropped):
             say(f"{self.name}: the server refuses the field {name!r}; it is left out from here on")
         self.dropped |= dropped
-        return Served(
+        facts = {
+            "strange": reply.strange,
+            "dropped": sorted(dropped),
+            "tries": tries,
+            "cut": reply.cut,
+            "model": self._scrub(reply.model, 8),
+            "fingerprint": self._scrub(reply.fingerprint, 8),
+            "address": self.server.address,
+            "answer_s": round(took, 6),
+        }
+        return Answer(
             text=self._scrub(reply.text, 8),
             p_a=reply.p_a,
             p_b=reply.p_b,
@@ -196,14 +150,7 @@ class Endpoint:
             tokens_out=reply.tokens_out or 0,
             seconds={},  # a server does not say what its stages took, and the way there is none of them
             counted=reply.tokens_in is not None and reply.tokens_out is not None,
-            strange=reply.strange,
-            dropped=tuple(sorted(dropped)),
-            tries=tries,
-            answer_s=took,
-            cut=reply.cut,
-            model=self._scrub(reply.model, 8),
-            fingerprint=self._scrub(reply.fingerprint, 8),
-            address=self.server.address,
+            facts=facts,
         )
 
     def _lost(self, fault: Again, requests: int) -> Unanswered:
@@ -346,14 +293,3 @@ def data_url(image: Image, spec: EndpointSpec, blank: bool) -> str:
     else:
         image.save(buffer, "PNG", compress_level=3)
     return f"data:image/{spec.picture};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def load_endpoint(ref: str) -> Endpoint:
-    """The endpoint behind `endpoint:...` or `blind:endpoint:...`; no request is made yet.
-
-    Raises InputError for wrong settings, a key that is missing, or when the `openai` package is not installed.
-    """
-    spec = read_spec(ref.removeprefix(BLIND))
-    server = find_server(spec)
-    require("openai", ref)
-    return Endpoint(spec, server, blind=ref.startswith(BLIND))

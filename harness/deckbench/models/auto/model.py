@@ -16,14 +16,14 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
+from deckbench.answer import Answer, Question
 from deckbench.errors import InputError
 from deckbench.models import files
 from deckbench.models.auto.files import AUTO, Settings, read_settings, read_small
-from deckbench.models.auto.network import language_linears, load_config, load_network, seen_once
+from deckbench.models.auto.network import encode_once, language_linears, load_config, load_network
 from deckbench.models.auto.prompt import Prompter, load_processor
-from deckbench.models.chat import Chat
 from deckbench.models.generate import Generated, answers, check_lengths, wait
-from deckbench.models.interface import Answer, Question
+from deckbench.models.vision_language import VisionLanguageModel
 
 GREY = (127, 127, 127)  # no pixel of it is 0 after preprocessing, which some models take for padding
 
@@ -41,7 +41,7 @@ class FirstLogits(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-class Auto(Chat):
+class Auto(VisionLanguageModel):
     """A transformers model behind DeckBench's model interface. module: the network, under transformers' own names."""
 
     family, checkpoint = AUTO.name, AUTO
@@ -66,7 +66,7 @@ class Auto(Chat):
     def save_merged(self, folder: Path, layout: str = "official") -> None:
         """As `save`: the names in such a folder are transformers' own, the only ones there are. Raises InputError."""
         if layout != "official":
-            fix = "leave --layout out: the names are transformers' own"
+            fix = "remove --layout: the names are transformers' own"
             raise InputError(f"{self.name} has no {layout} layout", "--layout", fix)
         self.save(folder)
 
@@ -105,10 +105,10 @@ class Auto(Chat):
         self.module.eval()
         done, prefill_s = [], 0.0
         try:
-            with seen_once(self.module, device) as vision:
+            with encode_once(self.module, device) as vision:
                 for inputs, limit in zip(asked, limits, strict=True):
                     start, first = time.perf_counter(), FirstLogits(device)
-                    given = {name: self.placed(value) for name, value in inputs.items()}
+                    given = {name: self.to_device(value) for name, value in inputs.items()}
                     ids = self.module.generate(
                         **given, max_new_tokens=limit, do_sample=False, logits_processor=LogitsProcessorList([first])
                     )
@@ -122,8 +122,8 @@ class Auto(Chat):
             seconds |= {"vision": vision[0], "prefill": prefill_s - vision[0]}
         return done
 
-    def placed(self, value: Tensor) -> Tensor:
-        """An input where the network is, in its number type if it is a number."""
+    def to_device(self, value: Tensor) -> Tensor:
+        """An input where the network is, in its dtype if it is floating point."""
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
 
     # Training

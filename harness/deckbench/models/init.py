@@ -1,4 +1,4 @@
-"""How the weights of a fresh network start, whatever its family."""
+"""Initial weights of a network, whatever its family."""
 
 from __future__ import annotations
 

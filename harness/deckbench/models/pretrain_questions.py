@@ -1,8 +1,8 @@
-"""What the base of a tiny model is taught: to name what stands on a deck and in which state it is.
+"""Questions and answers that a tiny base is pretrained on: what stands on a deck, and in which state it is.
 
 From one line of a pool's `scenes.jsonl` (the renderer's full truth) and its picture this makes several views (whole
 frame, frame with a box drawn, crop), each with several short questions and answers. Everything is a pure function of
-the scene and a random generator. No question asks whether something is normal or wrong: the stages teach that.
+the scene and a random generator. No question asks whether something is normal or wrong: the stages train that.
 """
 
 from __future__ import annotations

@@ -1,0 +1,43 @@
+"""The family of models that a server runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deckbench.extras import require
+from deckbench.models.interface import FamilySpec, Model, Reference
+
+
+def identity(ref: Reference) -> dict[str, Any]:
+    from deckbench.endpoint.spec import endpoint_identity
+
+    return endpoint_identity(ref.text)
+
+
+def load(ref: Reference, device: str, dtype: str) -> Model:
+    """No request is made yet. Raises InputError for wrong settings, a missing key, or where `openai` is missing."""
+    from deckbench.endpoint.spec import find_server, read_spec
+    from deckbench.models.endpoint.model import Endpoint
+
+    spec = read_spec(ref.text)
+    server = find_server(spec)
+    require("openai", ref.text)
+    return Endpoint(spec, server)
+
+
+def path_in(place: str) -> Path | None:
+    """The file of settings."""
+    return Path(place) if Path(place).is_file() else None
+
+
+SPEC = FamilySpec(
+    name="endpoint",
+    serves="endpoint",
+    known={"endpoint:NAME, endpoint:FILE.yaml": "a model behind an OpenAI-compatible server; docs/endpoints.md"},
+    identity=identity,
+    load=load,
+    prefixes=("endpoint:",),
+    engines=("endpoint",),
+    path_in=path_in,
+)
