@@ -243,6 +243,26 @@ def test_an_image_holds_what_deckbench_depends_on(tmp_path: Path) -> None:
     assert not any(line.startswith(("docker", "deepspeed", "deckbench")) for line in wanted)
 
 
+def test_an_extra_may_name_other_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = [
+        "numpy>=1",
+        "deckbench[models]; extra == 'train'",
+        "accelerate; extra == 'train'",
+        "torch>=2.4; extra == 'models'",
+        "openai; extra == 'endpoint'",
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needs)
+    (tmp_path / "requirements.in").write_text("deckbench[train]\n")
+    assert sorted(expand(an_image(tmp_path))) == ["accelerate", "numpy>=1", "torch>=2.4"]
+
+
+def test_every_image_names_the_extras_that_bring_its_models() -> None:
+    """The locks are made from these: without them an image would have no torch of DeckBench's choice."""
+    for image in load_images().values():
+        first = (image.folder / "requirements.in").read_text().splitlines()[0]
+        assert "train" in first.partition("[")[2].partition("]")[0].split(","), image.name
+
+
 @pytest.mark.parametrize("name", ["x86-cpu", "arm64-cpu", "x86-cuda", "l4t-jp7"])
 def test_the_locks_that_travel_with_the_package_fit_their_platform(name: str) -> None:
     image = load_images()[name]
