@@ -133,6 +133,17 @@ def test_a_missing_package_is_one_message(tmp_path: Path, words: list[str], pack
     assert sorted(place.rglob("*")) == before
 
 
+def test_doctor_without_torch(tmp_path: Path) -> None:
+    """torch is looked for in a process of its own, which sees none here: a Python that reads no site-packages."""
+    from deckbench.doctor.torch_check import PROGRAM, collect, findings
+
+    command = [sys.executable, "-S", "-E", str(PROGRAM)]
+    check = collect(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+    assert check.is_absent and not check.loads
+    (found,) = findings(check)
+    assert (found.state, found.fix) == ("absent", "pip install 'deckbench[models]'")
+
+
 def test_the_table_of_extras_is_that_of_the_package() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra, needs in extras.items():

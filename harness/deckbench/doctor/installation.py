@@ -11,17 +11,18 @@ from pathlib import Path
 from deckbench import __version__
 from deckbench.doctor.finding import GB, Finding
 from deckbench.errors import DeckBenchError
+from deckbench.extras import EXTRAS, install_command
 from deckbench.machine import hardware
 from deckbench.machine.facts import printable
 from deckbench.progress import format_bytes
 
 LITTLE_DISK = 2 * GB  # the demo writes somewhat above 1 GB
-# Optional packages: what each is for, and how it is installed.
+# Optional packages and what each is for. torch is checked in a process of its own.
 OPTIONAL = {
-    "openai": ("models behind a server", "pip install 'deckbench[endpoint]'"),
-    "docker": ("container images and remote machines", "pip install 'deckbench[containers]'"),
-    "uv": ("resolving the images' locks", "pip install 'deckbench[containers]'"),
-    "deepspeed": ("ZeRO in training", "pip install --no-build-isolation 'deckbench[deepspeed]'"),
+    "openai": "models behind a server",
+    "docker": "container images and remote machines",
+    "uv": "resolving the images' locks",
+    "deepspeed": "ZeRO in training",
 }
 
 
@@ -43,7 +44,7 @@ def container_name() -> str:
 
 def optional_package(name: str) -> Finding:
     """One optional package; it is not imported, some take seconds and some print."""
-    purpose, fix = OPTIONAL[name]
+    purpose, fix = OPTIONAL[name], install_command(EXTRAS[name])
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.doctor.finding import Finding
+from deckbench.extras import install_command
 from deckbench.machine.facts import printable
 from deckbench.progress import format_bytes, say
 
@@ -35,6 +36,11 @@ class TorchCheck:
     def loads(self) -> bool:
         """Whether torch loads."""
         return any("version" in one for one in self.of("torch"))
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether torch is not installed: datasets, scores and reports need none."""
+        return any(one.get("absent") for one in self.of("torch"))
 
     @property
     def gpu_free(self) -> int | None:
@@ -96,6 +102,8 @@ def findings(check: TorchCheck) -> list[Finding]:
     again = "pip install --force-reinstall 'torch>=2.4', then check `python -c 'import torch'`"
     if not check.loads:
         parts = check.of("torch")
+        if check.is_absent:
+            return [Finding("torch", "absent", "not installed; for models on this machine", install_command("models"))]
         why = printable(parts[0]["fault"]) if parts else ending(check.code)
         return [Finding("torch", "bad", f"does not load: {why}", again)]
     one = check.of("torch")[0]

@@ -40,7 +40,7 @@ def main() -> None:
     try:
         import torch
     except BaseException as error:
-        emit("torch", fault=message(error))
+        emit("torch", fault=message(error), absent=isinstance(error, ModuleNotFoundError) and error.name == "torch")
         return
     emit(
         "torch",
