@@ -253,7 +253,7 @@ def test_what_others_may_not_read_is_said_before(here: Path) -> None:
     Path("data/S1/test.jsonl").touch(mode=0o600)
     with pytest.raises(InputError, match="others may not read this") as said:
         job("infer", model="majority", data=Path("data/S1"), out=Path("x"))
-    assert said.value.fix == "let them: chmod -R o+rX data/S1"
+    assert said.value.fix == "make it readable: chmod -R o+rX data/S1"
 
 
 class Answers:

@@ -13,10 +13,11 @@ from deckbench.errors import DeckBenchError, InputError
 from deckbench.machine import hardware
 from deckbench.machine.daemon import connect, failures
 from deckbench.models.families import split_path
+from deckbench.predictions import PredictionFiles
 from deckbench.progress import say
 from deckbench.runners.job import IN, OUT, Job
 from deckbench.runners.kinds import Kind, Option
-from deckbench.runners.paths import Inputs, add_data, add_pool, inside, plain, server, split_weight
+from deckbench.runners.paths import Inputs, absolute, add_data, add_pool, container_path, server_access, split_weight
 from deckbench.runners.select_image import image_for, machine_of, models_of
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def job_of(verb: str, options: Sequence[Option], image: Image, target: Target) -
         InputError: A container cannot do what is asked, or a file that the options name is wrong.
     """
     output = output_of(options)
-    mounts = Mounts(image, output=f"{OUT}/{Path(plain(Path(output.value))).name}")
+    mounts = Mounts(image, output=f"{OUT}/{Path(absolute(Path(output.value))).name}")
     flags: list[str] = []
     arguments: list[str] = []
     for option in options:
@@ -168,7 +169,7 @@ def job_of(verb: str, options: Sequence[Option], image: Image, target: Target) -
     served = [ref for ref in models_of(options) if ref.removeprefix("blind:").startswith(ENDPOINT)]
     env, loopback = dict[str, str](), False
     for ref in served:
-        variables, here = server(ref.removeprefix("blind:"))
+        variables, here = server_access(ref.removeprefix("blind:"))
         env |= variables
         loopback |= here
     if loopback and target.host is not None:
@@ -264,15 +265,15 @@ def mounted(value: Path | str, kind: Kind, inputs: Inputs) -> str:
     if kind is Kind.DATA and path.is_file():
         return rewritten(path, add_data(inputs, path))
     if kind is Kind.PREDICTIONS:
-        manifest = path.with_name(f"{path.stem}.manifest.json")
+        manifest = PredictionFiles(path).manifest
         if manifest.is_file():
-            inputs.add(manifest, str(Path(inside(path)).with_name(manifest.name)))
+            inputs.add(manifest, str(Path(container_path(path)).with_name(manifest.name)))
     return rewritten(path, inputs.add(path))
 
 
 def rewritten(path: Path, place: str) -> str:
     """A relative path stays as it was written where it leads to the same file there."""
-    return place if path.is_absolute() or f"{IN}{plain(path)}" != place else str(path)
+    return place if path.is_absolute() or f"{IN}{absolute(path)}" != place else str(path)
 
 
 def renumbered(gpus: str, image: Image) -> str:
@@ -307,7 +308,7 @@ def add_training_files(options: Sequence[Option], inputs: Inputs) -> None:
     folders = [Path(), *([] if config is None else [config.parent, config.parent.parent])]
     file = next((folder / name for folder in folders if name and (folder / name).is_file()), None)
     if file is not None:
-        inputs.add(file, f"{IN}{plain(file)}")
+        inputs.add(file, f"{IN}{absolute(file)}")
 
 
 def add_suite(ref: str, inputs: Inputs) -> None:
@@ -318,20 +319,20 @@ def add_suite(ref: str, inputs: Inputs) -> None:
     for model in [*(model.ref for model in suite.models), *suite.baselines]:
         _, path, _ = split_path(model)
         if path is not None:
-            inputs.as_written(path)
+            inputs.add_as_written(path)
     if not Path(ref).is_file():  # an embedded one is in the image, with all that it names
         return
-    inputs.as_written(Path(ref))
+    inputs.add_as_written(Path(ref))
     beside = file.parent
     for pool in suite.pools.values():
         if pool.path is not None and (beside / pool.path).exists():
             place = add_pool(inputs, beside / pool.path)
-            if place != f"{IN}{plain(beside / pool.path)}" or Path(pool.path).is_absolute():
-                inputs.as_written(beside / pool.path)
+            if place != f"{IN}{absolute(beside / pool.path)}" or Path(pool.path).is_absolute():
+                inputs.add_as_written(beside / pool.path)
     for spec in suite.data.values():
         for name in (spec.ontology, spec.qa):
             if name and (beside / name).exists():
-                inputs.as_written(beside / name)
+                inputs.add_as_written(beside / name)
 
 
 def limits_of(text: str | None) -> dict[str, Any]:

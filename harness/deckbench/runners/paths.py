@@ -1,7 +1,7 @@
-"""Which files of this machine a step reads, and where a container sees them.
+"""Which files of this machine a step reads, and where they are mounted in a container.
 
-A container sees an input at `/in` and its whole path here, and stands in the folder that the caller stands in: relative
-paths, in the command line as in a suite's yaml, lead to the same files inside as outside.
+An input is mounted at `/in` plus its absolute path on this machine, and the working directory is mapped likewise:
+relative paths, on the command line as in a suite's yaml, lead to the same files inside as outside.
 """
 
 from __future__ import annotations
@@ -13,71 +13,71 @@ from pathlib import Path, PurePosixPath
 from deckbench.errors import InputError
 from deckbench.runners.job import IN, user
 
-# Nothing of this machine is put there: it would stand before the image's own files.
+# Nothing of this machine is mounted there: it would hide the image's own files.
 TAKEN = ("/bin", "/boot", "/dev", "/etc", "/in", "/lib", "/lib64", "/opt/deckbench", "/out", "/proc", "/root", "/run",
          "/sbin", "/sys", "/usr")  # fmt: skip
 MOST_LINKS = 100
 
 
-def inside(path: Path) -> str:
-    """Where a container sees a path; links are followed."""
+def container_path(path: Path) -> str:
+    """The path in the container; links are followed."""
     return f"{IN}{path.resolve()}".rstrip("/")
 
 
-def plain(path: Path) -> str:
-    """An absolute path without `..`, links not followed."""
+def absolute(path: Path) -> str:
+    """The absolute path without `..`, links not followed."""
     return os.path.normpath(Path.cwd() / path)
 
 
 class Inputs:
-    """What a container is to see: path there -> path here. Files below one that is seen already are left out."""
+    """The inputs of a step: path in the container -> path on this machine."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, Path] = {}
+        self.places: dict[str, Path] = {}
 
     def add(self, path: Path, place: str | None = None) -> str:
-        """See an existing path, and what its links lead to; returns where. place: default, `inside`.
+        """Mount an existing path, and what its links lead to; returns where. place: default, `container_path`.
 
         Raises InputError where the step's user may not read it, or it lies where the image's own files are.
         """
-        place = place or inside(path)
-        self.put(place, path)
+        place = place or container_path(path)
+        self.place(place, path)
         real = path.resolve()
-        check_rights(real, path)
-        for number, link in enumerate(leaving(real) if real.is_dir() else ()):
+        check_permissions(real, path)
+        for number, link in enumerate(outward_links(real) if real.is_dir() else ()):
             if number == MOST_LINKS:
-                what = "more than a hundred links lead out of this folder; a container does not see where they lead"
+                what = "more than a hundred links lead out of this folder; their targets are not mounted"
                 raise InputError(what, path, "make a copy with the files themselves: cp -rL")
             here = PurePosixPath(place, link.relative_to(real)).parent / link.readlink()
-            self.put(os.path.normpath(here), link.resolve())
+            self.place(os.path.normpath(here), link.resolve())
         return place
 
-    def as_written(self, path: Path) -> None:
-        """See a path where a file that names it will look for it: an absolute one at its own place."""
+    def add_as_written(self, path: Path) -> None:
+        """Mount a path where a file that names it will look for it: an absolute one at its own place."""
         if path.is_absolute():
-            self.add(path, plain(path))
+            self.add(path, absolute(path))
         else:
-            self.add(path, f"{IN}{plain(path)}")
+            self.add(path, f"{IN}{absolute(path)}")
 
-    def put(self, place: str, path: Path) -> None:
-        """Remember one; refuse a place of the image's own. Raises InputError."""
+    def place(self, place: str, path: Path) -> None:
+        """Note a mount. Raises InputError for a place of the image's own files."""
         if place == "/" or any(place == taken or place.startswith(f"{taken}/") for taken in TAKEN if taken != IN):
-            what = f"a container cannot see this: its place there would be {place}, where the image has its own files"
+            what = f"this cannot be mounted in a container: it would be at {place}, where the image has its own files"
             raise InputError(what, path, "copy it to another folder, or write its path relative to this one")
-        self.seen[place] = path
+        self.places[place] = path
 
     def mounts(self) -> tuple[tuple[str, Path], ...]:
-        """(path in the container, path here), outer folders first."""
+        """(path in the container, path on this machine), outer folders first; without those below one of them."""
         found: list[tuple[str, Path]] = []
-        for place, path in sorted(self.seen.items()):
+        for place, path in sorted(self.places.items()):
             real = path.resolve()
             if not any(place.startswith(f"{o}/") and real == p.resolve() / place[len(o) + 1 :] for o, p in found):
                 found.append((place, path))
         return tuple(found)
 
 
-def leaving(folder: Path) -> Iterator[Path]:
-    """The links below a folder that lead to something outside it, such as in a cache of downloaded models."""
+def outward_links(folder: Path) -> Iterator[Path]:
+    """Links below a folder whose targets are outside it, such as in a cache of downloaded models."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(parent, name)
@@ -85,8 +85,8 @@ def leaving(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def check_rights(real: Path, named: Path) -> None:
-    """Raises InputError for what the step's user may not read. Only root's steps run as somebody else."""
+def check_permissions(real: Path, named: Path) -> None:
+    """Raises InputError for what the step's user may not read. Only root's steps run as another user."""
     if os.getuid() != 0:
         return
     uid, gid = user()
@@ -98,7 +98,7 @@ def check_rights(real: Path, named: Path) -> None:
         needed = 5 if path.is_dir() else 4
         if (state.st_mode >> shift) & needed != needed:
             what = "a step in a container does not run as root, and others may not read this"
-            raise InputError(what, path, f"let them: chmod -R o+rX {named}")
+            raise InputError(what, path, f"make it readable: chmod -R o+rX {named}")
 
 
 def split_weight(text: str) -> tuple[Path, str]:
@@ -107,7 +107,7 @@ def split_weight(text: str) -> tuple[Path, str]:
     return (Path(path), colon + weight) if colon and not Path(text).exists() else (Path(text), "")
 
 
-def server(ref: str, environ: Mapping[str, str] = os.environ) -> tuple[dict[str, str], bool]:
+def server_access(ref: str, environ: Mapping[str, str] = os.environ) -> tuple[dict[str, str], bool]:
     """For `endpoint:...`: (the variables that the step needs, whether the server is on this machine).
 
     Raises InputError where the settings are wrong or a key is missing.
@@ -125,7 +125,7 @@ def server(ref: str, environ: Mapping[str, str] = os.environ) -> tuple[dict[str,
 
 
 def add_data(inputs: Inputs, file: Path) -> str:
-    """See a data file and the pictures that it names, but nothing else that lies beside it; returns where it is seen.
+    """Mount a data file and the images that it names, but nothing else next to it; returns where.
 
     Raises InputError where the file cannot be read.
     """
@@ -133,46 +133,46 @@ def add_data(inputs: Inputs, file: Path) -> str:
     from deckbench.dataset import named_pictures
 
     folder = file.parent
-    place = f"{inside(folder)}/{file.name}"
-    pictures = [PurePosixPath(name) for name in named_pictures(file)]
-    flat = [path for path in pictures if path.parent == PurePosixPath()]
-    if (folder / MANIFEST).is_file() or len(flat) > MOST_LINKS:  # the folder is a dataset, or one of pictures
+    place = f"{container_path(folder)}/{file.name}"
+    images = [PurePosixPath(name) for name in named_pictures(file)]
+    flat = [path for path in images if path.parent == PurePosixPath()]
+    if (folder / MANIFEST).is_file() or len(flat) > MOST_LINKS:  # the folder is a dataset, or one of images
         inputs.add(folder)
         return place
     inputs.add(file, place)
-    for path in {*flat, *(path.parent for path in pictures if path not in flat)}:
+    for path in {*flat, *(path.parent for path in images if path not in flat)}:
         # What leaves the folder is refused by the step itself.
         if not path.is_absolute() and ".." not in path.parts and (folder / path).exists():
-            inputs.add(folder / path, f"{inside(folder)}/{path}")
+            inputs.add(folder / path, f"{container_path(folder)}/{path}")
     return place
 
 
 def add_pool(inputs: Inputs, pool: Path) -> str:
-    """See a pool (folder or yaml) and what its yaml names; returns where it is seen."""
+    """Mount a pool (folder or yaml) and what its yaml names; returns where."""
     from deckbench.errors import DeckBenchError
     from deckbench.yolo.dataset_yaml import read_yaml
     from deckbench.yolo.read import Finder
 
     base = pool if pool.is_dir() else pool.parent
-    place = inside(base) if pool.is_dir() else f"{inside(base)}/{pool.name}"
+    place = container_path(base) if pool.is_dir() else f"{container_path(base)}/{pool.name}"
     inputs.add(pool, place)
     try:
         found = read_yaml(pool)
         finder = Finder(found)
         finder.run()
-    except DeckBenchError:  # the step says what is wrong with it
+    except DeckBenchError:  # the step reports it
         return place
-    for folder in [found.root, *finder.allowed, *(path.parent for path in entries_of(found.entries))]:
+    for folder in [found.root, *finder.allowed, *(path.parent for path in entry_paths(found.entries))]:
         if not folder.is_dir():
             continue
-        if folder.is_relative_to(plain(base)):
-            inputs.add(folder, f"{inside(base)}/{folder.relative_to(plain(base))}".removesuffix("/."))
+        if folder.is_relative_to(absolute(base)):
+            inputs.add(folder, f"{container_path(base)}/{folder.relative_to(absolute(base))}".removesuffix("/."))
         elif not (pool.is_dir() and folder.resolve().is_relative_to(base.resolve())):
             inputs.add(folder)
-            inputs.add(folder, plain(folder))  # where a yaml that names whole paths looks for it
+            inputs.add(folder, absolute(folder))  # where a yaml that names whole paths looks for it
     return place
 
 
-def entries_of(entries: Mapping[str, tuple[Path, ...]]) -> list[Path]:
+def entry_paths(entries: Mapping[str, tuple[Path, ...]]) -> list[Path]:
     """All folders and lists that a pool's yaml names."""
     return [path for paths in entries.values() for path in paths]

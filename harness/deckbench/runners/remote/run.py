@@ -23,7 +23,7 @@ from deckbench.runners.job import OUT, Job, create_arguments
 from deckbench.runners.local.cleanup import recover
 from deckbench.runners.local.container import check_daemon, container_word, places_of, signals, staging_of, verdict
 from deckbench.runners.local.staging import Staging, claimed
-from deckbench.runners.paths import plain
+from deckbench.runners.paths import absolute
 from deckbench.runners.remote import store
 from deckbench.runners.remote.capacity import check_memory, image_at, resources
 from deckbench.runners.remote.cleanup import remove_leftovers
@@ -94,7 +94,7 @@ def placed(job: Job) -> Job:
 
     Raises InputError for a path that cannot be written so.
     """
-    output = Path(plain(job.output))
+    output = Path(absolute(job.output))
     if output.name != PurePosixPath(job.inside).name or output.resolve() != job.output.resolve():
         what = "the path does not say what the output is called"
         raise InputError(what, job.output, "write the path without `..`, of a folder below /")
