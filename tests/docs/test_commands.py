@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 import typer.main
+from PIL import Image
 
 from tests.build.old_tree import make_tree
-from tests.docs.commands import Command, block_commands, spans, stray_lines
+from tests.docs.commands import Command, block_commands, fenced_blocks, spans, stray_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,6 +135,12 @@ def test_links_lead_somewhere() -> None:
     assert not dead
 
 
+@pytest.mark.parametrize("page", [*PAGES, *CHINESE], ids=name_of)
+def test_named_files_exist(page: Path) -> None:
+    named = re.findall(r"`((?:harness|tests|benchmarks|tasks)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_every_room_is_on_a_floor() -> None:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     floors = set(re.findall(r"\w+", page.partition("## Floors")[2].split("```")[1]))
@@ -162,6 +169,22 @@ def test_one_version_everywhere() -> None:
 )
 def test_a_wrong_command_is_noticed(words: str, wrong: str) -> None:
     assert wrong in problem(words.split(), whole=True)
+
+
+def test_the_smallest_family_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import deckbench.models
+    from deckbench.answer import Question
+    from deckbench.models.families import resolve
+
+    blocks = fenced_blocks(ROOT / "docs/adding-a-model.md")
+    code = next("\n".join(line for _, line in block.lines) for block in blocks if block.language == "python")
+    (tmp_path / "always_a").mkdir()
+    (tmp_path / "always_a/__init__.py").touch()
+    (tmp_path / "always_a/family.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(deckbench.models, "__path__", [*deckbench.models.__path__, str(tmp_path)])
+    found = resolve("always-a")
+    answer = found.family.load(found, "cpu", "auto").answer(Image.new("RGB", (8, 8)), [Question("?", "choice", 1)])
+    assert [one.text for one in answer] == ["A"]
 
 
 # -- running them ------------------------------------------------------------------------------------------------------
