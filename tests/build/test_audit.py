@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from deckbench.build.audit import audit, understand, wilson
+from deckbench.build.audit import audit
+from deckbench.build.shortcuts import Result, understand
 from deckbench.dataset import read_samples
 from deckbench.errors import InputError
 
@@ -246,10 +247,9 @@ def test_options_are_undone(tmp_path: Path) -> None:
     assert first.stem == third.stem == "Is it normal? Answer with A or B only."
 
 
-def test_wilson_against_known_values() -> None:
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
+def test_the_interval_of_a_result() -> None:
+    assert Result(8, 10, 5).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert Result(0, 0, 0).interval == (0.0, 1.0)
 
 
 # --- broken input ------------------------------------------------------------------------------------------------

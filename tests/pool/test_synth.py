@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deckbench.errors import InputError, OutsideError
-from deckbench.pool.synth import draw, scene, synth_pool
+from deckbench.pool.synth import draw, sample, scene, synth_pool
 from deckbench.pool.synth import geometry as geo
+from deckbench.pool.synth.anomalies import in_frame
 from deckbench.pool.synth.camera import Camera, area, clip_to_frame, hull
-from deckbench.pool.synth.session import Scripted, in_frame, list_objects, script_session
+from deckbench.pool.synth.session import Scripted, list_objects, script_session
 from deckbench.pool.synth.stage import Stage
 
 SIZE = (352, 198)
@@ -33,7 +34,7 @@ SIZE = (352, 198)
 def script(seed: int, sessions: int, shifted: bool) -> list[tuple[Stage, Scripted]]:
     frames = []
     for session in range(sessions):
-        stage = Stage(scene.sample_plan(seed, session, 8, SIZE, shifted))
+        stage = Stage(sample.sample_plan(seed, session, 8, SIZE, shifted))
         frames += [(stage, frame) for frame in script_session(stage, seed, shifted)]
     return frames
 
@@ -237,8 +238,8 @@ def test_rack_gaps_are_off_the_used_columns(scripted: list[tuple[Stage, Scripted
 
 
 def test_shifted_frames_have_other_poses_lights_and_things() -> None:
-    usual = [scene.sample_plan(5, n, 8, SIZE, False) for n in range(60)]
-    shifted = [scene.sample_plan(5, n, 8, SIZE, True) for n in range(60)]
+    usual = [sample.sample_plan(5, n, 8, SIZE, False) for n in range(60)]
+    shifted = [sample.sample_plan(5, n, 8, SIZE, True) for n in range(60)]
 
     def spread(plans: list[scene.Plan], axis: int) -> tuple[float, float]:
         values = [p.camera.place[axis] for p in plans]
@@ -271,7 +272,7 @@ def test_sessions_differ_and_frames_of_one_are_alike(pool: Path) -> None:
 
 def test_a_missing_tip_has_the_box_of_a_present_one() -> None:
     for session in range(30):
-        stage = Stage(scene.sample_plan(2, session, 8, SIZE, False))
+        stage = Stage(sample.sample_plan(2, session, 8, SIZE, False))
         if stage.plan.channels == 8:
             break
     truth = next(iter(script_session(stage, 2, False))).truth
@@ -286,7 +287,7 @@ def test_a_missing_tip_has_the_box_of_a_present_one() -> None:
 
 def test_what_hides_is_drawn_last() -> None:
     """The id picture agrees with the distance: a tip rack in slot 4 hides the foot of what stands in slot 5."""
-    stage = Stage(scene.sample_plan(1, 0, 8, SIZE, False))
+    stage = Stage(sample.sample_plan(1, 0, 8, SIZE, False))
     assert stage.order.index(6) < stage.order.index(5) < stage.order.index(4)
     assert stage.order.index(12) < stage.order.index(7)
     ids = stage.id_picture(stage.plan.stations, None)
@@ -319,7 +320,7 @@ def test_an_emphasis_changes_which_anomalies_there_are_and_not_how_many() -> Non
     def kinds(emphasis: tuple[tuple[str, float], ...]) -> list[set[str]]:
         found = []
         for session in range(12):
-            plan = replace(scene.sample_plan(3, session, 8, SIZE, False), emphasis=emphasis)
+            plan = replace(sample.sample_plan(3, session, 8, SIZE, False), emphasis=emphasis)
             found += [set(made.scene["anomalies"]) for made in script_session(Stage(plan), 3, False)]
         return found
 

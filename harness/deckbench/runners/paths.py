@@ -151,7 +151,7 @@ def add_pool(inputs: Inputs, pool: Path) -> str:
     """Mount a pool (folder or yaml) and what its yaml names; returns where."""
     from deckbench.errors import DeckBenchError
     from deckbench.yolo.dataset_yaml import read_yaml
-    from deckbench.yolo.read import Finder
+    from deckbench.yolo.find import Finder
 
     base = pool if pool.is_dir() else pool.parent
     place = container_path(base) if pool.is_dir() else f"{container_path(base)}/{pool.name}"

@@ -14,6 +14,7 @@ from deckbench.pool.synth import draw
 from deckbench.pool.synth import geometry as geo
 from deckbench.pool.synth.brush import IDS, SUPER, Brush, scaled, shade
 from deckbench.pool.synth.camera import hull
+from deckbench.pool.synth.room import draw_room
 from deckbench.pool.synth.scene import Colour, Hand, Item, Plan, Puddle, Station, Tip, Truth
 
 Array = NDArray[np.float64]
@@ -55,7 +56,7 @@ class Stage:
         self.sprites: OrderedDict[Station, Sprite] = OrderedDict()
         self.order = self.sort_slots()
         brush = Brush(self.camera, self.look)
-        draw.draw_room(brush, self.look.clutter)
+        draw_room(brush, self.look.clutter)
         self.room = Image.new("RGB", self.wide, scaled(self.look.room, 0.5))
         brush.paint(self.room, None, None)
         self.gain = self.light_field()

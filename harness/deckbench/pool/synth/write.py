@@ -20,8 +20,9 @@ from deckbench import artifact, progress
 from deckbench.artifact import Manifest
 from deckbench.cores import usable_cores
 from deckbench.errors import InputError, OutsideError
+from deckbench.pool.synth.anomalies import WEIGHTS
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
-from deckbench.pool.synth.session import WEIGHTS, make_session
+from deckbench.pool.synth.session import make_session
 
 MIN_SIZE, MAX_SIDE = (160, 90), 4096
 JPEG = {"quality": 90, "subsampling": 1}
@@ -101,11 +102,24 @@ def synth_pool(
     frames_per_session: int = 8,
     emphasis: Mapping[str, float] | None = None,
 ) -> Manifest:
-    """Render a synthetic pool of labelled OT-2 frames into the new folder `out`.
+    """Render a synthetic pool of labelled OT-2 frames.
 
-    size: width and height in pixels. shifted: camera poses, lights, labware and anomaly shapes outside the normal
-    range. workers: processes (default: one per core); the bytes do not depend on it. emphasis: kinds of anomaly (those
-    of `session.WEIGHTS`) that are so many times as likely as usual. Raises InputError.
+    Args:
+        out: The pool's folder; must not exist yet.
+        frames: Number of frames.
+        size: Width and height in pixels.
+        seed: Random seed.
+        shifted: Camera poses, lighting, labware and anomaly shapes outside the normal range.
+        workers: Processes; default: all cores. The bytes do not depend on it.
+        frames_per_session: Frames with one camera pose and one deck.
+        emphasis: Kind of anomaly (those of `anomalies.WEIGHTS`) -> how many times as likely as usual.
+
+    Returns:
+        The manifest of the pool.
+
+    Raises:
+        InputError: Something given cannot be rendered; nothing is written.
+        OutsideError: The disk or a worker process fails.
     """
     size = (int(size[0]), int(size[1])) if len(size) == 2 else size
     check_request(frames, size, seed, workers, frames_per_session)
