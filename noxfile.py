@@ -42,29 +42,40 @@ def demo(session: nox.Session) -> None:
     verb(session, "run", "demo", parts="[containers,train]" if asked else "[train]")
 
 
+def group(name: str) -> list[str]:
+    """What a dependency group of pyproject.toml holds."""
+    return [str(one) for one in nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), name)]
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests. `nox -s tests -- -m slow` runs the slow ones, `-- PATH` some."""
-    install(session, *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test"), parts="[train]")
+    install(session, *group("test"), parts="[train]")
     picked = [] if any(arg.startswith("-m") for arg in session.posargs) else ["-m", "not slow", "-n", "2"]
-    session.run("pytest", *picked, *session.posargs, env=OFFLINE)
+    session.run("pytest", "--durations=10", *picked, *session.posargs, env=OFFLINE)
+
+
+@nox.session(name="tests-core", venv_backend="uv|virtualenv", python=["3.10", "3.12", "3.13"])
+def tests_core(session: nox.Session) -> None:
+    """The fast tests of what needs no torch, on the other Pythons: `nox -s tests` has the rest, on its own."""
+    session.install("-e", ".[containers,endpoint]", *group("test"))
+    session.run("pytest", "--durations=10", "-m", "not slow and not docker", *session.posargs, env=OFFLINE)
 
 
 @nox.session(name="tests-deepspeed")
 def tests_deepspeed(session: nox.Session) -> None:
     """The tests that need DeepSpeed, in an environment of their own: transformers imports it wherever it is."""
-    groups = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
     session.install(TORCH, "setuptools", "wheel", "packaging", "psutil", "py-cpuinfo", "ninja")  # its setup.py asks
     session.install("--no-build-isolation", "deepspeed>=0.19")
-    session.install("-e", ".[train]", *groups)
+    session.install("-e", ".[train]", *group("test"))
     picked = ["tests/train/test_ranks.py", "-k", "zero or sharding or deepspeed"]
-    session.run("pytest", *picked, *session.posargs, env=OFFLINE)
+    session.run("pytest", "--durations=10", *picked, *session.posargs, env=OFFLINE)
 
 
 @nox.session(venv_backend="uv|virtualenv")
 def lint(session: nox.Session) -> None:
     """ruff, the import contracts, codespell; mypy --strict and the dependencies for every supported Python."""
-    session.install(*nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lint"))
+    session.install(*group("lint"))
     commands = [["ruff", "check", "."], ["ruff", "format", "--check", "."]]
     commands += [["lint-imports", "--no-logo"], ["codespell"]]
     for version in PYTHONS:

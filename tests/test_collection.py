@@ -19,6 +19,7 @@ def collected(node: pytest.Collector) -> Iterator[Path]:
             yield from collected(child)
 
 
+@pytest.mark.torch
 def test_pytest_collects_every_test_file(request: pytest.FixtureRequest) -> None:
     folder = pytest.Package.from_parent(request.session, path=TESTS)
     assert sorted(collected(folder)) == sorted(TESTS.rglob("test_*.py"))

@@ -39,6 +39,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+TORCH = pytest.mark.torch
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -52,18 +55,20 @@ def test_help_loads_nothing_heavy() -> None:
         (["import", "nowhere", "--out", "out"], "nowhere"),
         (["mix", "a:x", "--out", "out"], "cannot read the weight 'x'"),
         (["audit", "nowhere"], "nowhere"),
-        (["train", "--model", "tiny-glm4v", "--data", "nowhere", "--out", "out"], "nowhere"),
+        pytest.param(["train", "--model", "tiny-glm4v", "--data", "nowhere", "--out", "out"], "nowhere", marks=TORCH),
         (["train", "--model", "tiny-glm4v", "--data", "d", "--out", "out", "--set", "lr"], "cannot read 'lr'"),
         (["build", "t", "--pool", "p", "--out", "o", "--set", "a=[1"], "--set a: not valid YAML"),
         (["infer", "--model", "no-such-model", "--data", "nowhere", "--out", "out.csv"], "no"),
         (["score", "nowhere.csv", "--out", "out.json"], "nowhere.csv"),
         (["compare", "a.csv", "b.csv"], "a.csv"),
         (["run", "no-such-suite"], "no such suite"),
-        (["run", "smoke", "--only", "x"], "the suite has no row 'x'"),
+        pytest.param(["run", "smoke", "--only", "x"], "the suite has no row 'x'", marks=TORCH),
         (["report", "--records", "nowhere", "--out", "out"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),
-        (["models", "check", "nowhere", "--cases", "nowhere"], "nowhere"),
-        (["models", "pretrain", "glm-4v-9b", "--pool", "p", "--out", "out"], "is not pretrained here"),
+        pytest.param(["models", "check", "nowhere", "--cases", "nowhere"], "nowhere", marks=TORCH),
+        pytest.param(
+            ["models", "pretrain", "glm-4v-9b", "--pool", "p", "--out", "out"], "is not pretrained here", marks=TORCH
+        ),
     ],
 )
 def test_wrong_input_is_one_message_and_exit_2(tmp_path: Path, words: list[str], message: str) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +14,11 @@ import pytest
 from deckbench.containers.resolve import uv
 from deckbench.containers.spec import image_named
 from deckbench.containers.wheels import wheels_folder
-from tests.docker_daemon import cannot
+from tests.real_images import CHECKOUT, deckbench
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-CHECKOUT = Path(__file__).resolve().parents[2]
+x86, arm64 = pytest.mark.xdist_group("x86-cpu"), pytest.mark.xdist_group("arm64-cpu")
 PARTS = ("harness", "tasks", "containers", "pyproject.toml")
-
-
-def deckbench(*words: str | Path, checkout: Path = CHECKOUT, fails: bool = False) -> str:
-    """Run `deckbench WORDS` of a checkout; what it printed. Fails the test unless it ends well."""
-    command = [sys.executable, "-m", "deckbench", *map(str, words)]
-    env = {**os.environ, "PYTHONPATH": str(checkout / "harness")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert (done.returncode != 0) == fails, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
-
-
-def needs_bootstrap(architecture: str) -> None:
-    """Skip with the reason (under CI: fail) where mmdebstrap or the emulation is missing."""
-    if shutil.which("mmdebstrap") is None or os.getuid() != 0:
-        cannot("a base of Debian packages takes root and mmdebstrap")
-    native = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine())
-    if architecture != native and not Path("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists():
-        cannot("qemu for arm64 is not registered (binfmt_misc)")
-
-
-@pytest.fixture(scope="module")
-def definitions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """containers/ with today's Debian packages in place of the locked ones, which Debian takes away after a while."""
-    folder = tmp_path_factory.mktemp("containers") / "containers"
-    shutil.copytree(CHECKOUT / "containers", folder)
-    for lock in folder.glob("*/debian.lock"):
-        lock.unlink()
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -63,58 +33,30 @@ def other_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def x86_cpu(daemon: Any, definitions: Path) -> str:
-    """x86-cpu, locked and built; its identity."""
-    if platform.machine() != "x86_64":
-        pytest.skip("x86-cpu is for x86")
-    needs_bootstrap("amd64")
-    deckbench("containers", "lock", "x86-cpu", "--base", "bootstrap", "--only", "base", "--folder", definitions)
-    deckbench("containers", "wheels", "x86-cpu", "--folder", definitions)
-    said = deckbench("containers", "build", "x86-cpu", "--base", "bootstrap", "--folder", definitions, "--json")
-    made = json.loads(said)[0]
-    assert made["locked"]
-    return str(made["identity"])
-
-
-@pytest.fixture(scope="module")
-def arm64_cpu(daemon: Any, definitions: Path) -> str:
-    """arm64-cpu, built with real aarch64 wheels; its identity. The base is not locked: that would make it once more."""
-    needs_bootstrap("arm64")
-    deckbench("containers", "wheels", "arm64-cpu", "--folder", definitions)
-    said = deckbench(
-        "containers", "build", "arm64-cpu", "--base", "bootstrap", "--unlocked", "--folder", definitions, "--json"
-    )
-    return str(json.loads(said)[0]["identity"])
-
-
+@x86
 def test_x86_built_again_from_another_checkout_is_the_same(
     x86_cpu: str, definitions: Path, other_checkout: Path
 ) -> None:
+    """All of it made again: the Debian base, too."""
     words = ("containers", "verify", "x86-cpu", "--base", "bootstrap", "--folder", definitions, "--json")
     found = json.loads(deckbench(*words, checkout=other_checkout))[0]
     assert found["same"] and found["identity"] == x86_cpu
 
 
+@arm64
 def test_arm64_built_again_from_another_checkout_is_the_same(
-    arm64_cpu: str, definitions: Path, other_checkout: Path
+    arm64_cpu: str, definitions: Path, other_checkout: Path, kept_bases: Path
 ) -> None:
-    words = (
-        "containers",
-        "verify",
-        "arm64-cpu",
-        "--base",
-        "bootstrap",
-        "--unlocked",
-        "--folder",
-        definitions,
-        "--json",
-    )
-    found = json.loads(deckbench(*words, checkout=other_checkout))[0]
+    """Its packages and DeckBench are; an arm64 base takes minutes under emulation, and is made as the x86 one is."""
+    words = ("containers", "verify", "arm64-cpu", "--base", "bootstrap", "--unlocked", "--folder", definitions)
+    found = json.loads(deckbench(*words, "--json", checkout=other_checkout, bases=kept_bases))[0]
     assert found["same"] and found["identity"] == arm64_cpu
 
 
-def test_a_base_that_moved_since_it_was_locked_is_refused(x86_cpu: str, definitions: Path, tmp_path: Path) -> None:
+@x86
+def test_a_base_that_moved_since_it_was_locked_is_refused(
+    x86_cpu: str, definitions: Path, kept_bases: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "containers"
     shutil.copytree(definitions, folder)
     lock = folder / "x86-cpu/debian.lock"
@@ -122,7 +64,8 @@ def test_a_base_that_moved_since_it_was_locked_is_refused(x86_cpu: str, definiti
     moved = [f"{line}-older" if line.startswith("libc6=") else line for line in lines]
     moved = [f"rootfs sha256:{'0' * 64}" if line.startswith("rootfs") else line for line in moved]
     lock.write_text("\n".join(moved) + "\n")
-    deckbench("containers", "build", "x86-cpu", "--base", "bootstrap", "--folder", folder, fails=True)
+    words = ("containers", "build", "x86-cpu", "--base", "bootstrap", "--folder", folder)
+    deckbench(*words, bases=kept_bases, fails=True)
 
 
 def contents(work: Path) -> dict[str, str]:
@@ -141,18 +84,12 @@ def records(work: Path) -> dict[str, dict[str, Any]]:
     return {place.parent.name.rpartition("-")[0]: json.loads(place.read_text()) for place in found}
 
 
-@pytest.fixture(scope="module")
-def inside(x86_cpu: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of the smoke suite, run in the container."""
-    work = tmp_path_factory.mktemp("smoke") / "inside"
-    deckbench("run", "smoke", "--work", work, "--runner", "docker")
-    return work
-
-
+@x86
 def test_the_smoke_suite_gives_the_same_content_inside_and_outside(
-    x86_cpu: str, inside: Path, definitions: Path, tmp_path: Path
+    x86_cpu: str, definitions: Path, tmp_path: Path
 ) -> None:
-    outside = tmp_path / "outside"
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    deckbench("run", "smoke", "--work", inside, "--runner", "docker")
     python = next(
         (path for path in ("/usr/bin/python3.11", shutil.which("python3.11")) if path and Path(path).is_file()), None
     )
@@ -179,12 +116,14 @@ def test_the_smoke_suite_gives_the_same_content_inside_and_outside(
     assert len(told) >= 12 and told == again
 
 
+@arm64
 def test_the_arm64_image_runs_doctor_pool_check_and_report_under_emulation(
-    arm64_cpu: str, daemon: Any, inside: Path
+    arm64_cpu: str, daemon: Any, tmp_path: Path
 ) -> None:
     tag = image_named("arm64-cpu").tag
-    pool = next((inside / "pools").glob("deck-*"))
-    folders = {str(pool): {"bind": "/pool", "mode": "ro"}, str(inside / "records"): {"bind": "/records", "mode": "ro"}}
+    pool, records = tmp_path / "pool", CHECKOUT / "results/records"
+    deckbench("pool", "synth", pool, "--frames", "12")
+    folders = {str(place): {"bind": f"/{place.name}", "mode": "ro"} for place in (pool, records)}
 
     def run(*words: str) -> str:
         out: bytes = daemon.containers.run(

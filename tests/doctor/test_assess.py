@@ -34,6 +34,7 @@ def at(release: str) -> Machine:
     return replace(ORIN, tegra=f"# {release}, GCID: 1, BOARD: generic")
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("release", "state", "word", "image"),
     [
@@ -56,6 +57,7 @@ def test_releases_of_l4t(release: str, state: str, word: str, image: str | None)
     assert verdict.fits == (image is not None)
 
 
+@pytest.mark.torch
 def test_glm4v_on_an_orin() -> None:
     verdict = fits.assess_model("glm-4v-9b", ORIN, IMAGES)
     assert verdict.fits and verdict.facts["device"] == "cuda"
@@ -68,6 +70,7 @@ def test_glm4v_on_an_orin() -> None:
     assert verdict.facts["disk_needed_bytes"] == 2 * 13_906_320_896 + fits.IMAGE
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("change", "line", "word"),
     [
@@ -83,12 +86,14 @@ def test_what_keeps_glm4v_off_an_orin(change: dict[str, object], line: str, word
     assert named(verdict.findings, line).state == "bad" and word in named(verdict.findings, line).found
 
 
+@pytest.mark.torch
 def test_a_container_may_take_less_than_is_free() -> None:
     verdict = fits.assess_model("glm-4v-9b", replace(ORIN, free_memory=63 << 30), IMAGES)
     assert verdict.facts["free_bytes"] == 56 << 30
     assert "allowed by l4t-jp6" in named(verdict.findings, "memory for it").found
 
 
+@pytest.mark.torch
 def test_glm4v_on_an_h100_and_on_a_cpu() -> None:
     big = fits.assess_model("glm-4v-9b", H100, IMAGES)
     assert (big.fits, big.facts["image"], big.facts["free_bytes"]) == (True, "x86-cuda", 79 << 30)
@@ -124,6 +129,7 @@ def test_bandwidth_is_of_the_very_card() -> None:
     assert bandwidth(PLAIN) is None
 
 
+@pytest.mark.torch
 def test_sizes_from_files_are_those_of_the_network(tmp_path: Path) -> None:
     """A folder with the published config and an official name for every tensor is counted as the name is."""
     import shutil

@@ -27,6 +27,7 @@ def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]
     return {one["name"]: one for one in json.loads(done.stdout)["findings"]}
 
 
+@pytest.mark.torch
 def test_this_machine() -> None:
     done = doctor("--json")
     assert done.returncode == 0, done.stderr
@@ -41,6 +42,7 @@ def test_this_machine() -> None:
     }
 
 
+@pytest.mark.torch
 def test_lines_for_people() -> None:
     done = doctor("--model", "tiny-glm4v")
     assert done.returncode == 0, done.stderr
@@ -49,6 +51,7 @@ def test_lines_for_people() -> None:
     assert all(line.startswith(("good  ", "bad   ", "absent", "      ")) for line in lines)
 
 
+@pytest.mark.torch
 def test_no_daemon_is_no_crash(tmp_path: Path) -> None:
     done = doctor("--json", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert done.returncode == 0, done.stderr

@@ -44,6 +44,7 @@ def test_torch_is_asked_in_a_process_that_may_die(tmp_path: Path, monkeypatch: p
     assert torch_check.findings(asked)[0].found == "does not load: the process was killed by SIGSEGV"
 
 
+@pytest.mark.torch
 def test_torch_here() -> None:
     asked = torch_check.collect(torch_check.start())
     assert asked.loads and asked.code == 0

@@ -27,6 +27,7 @@ def test_the_state_is_json() -> None:
     assert json.loads(json.dumps(hardware.state())) == hardware.state() or "load_1min" in hardware.state()
 
 
+@pytest.mark.torch
 def test_capability_is_what_torch_says_and_needs_no_torch() -> None:
     script = (
         "from deckbench.machine import hardware; import sys; mine = hardware.cpu_capability(); "

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from deckbench.containers.spec import Image, image_named
+from deckbench.containers.spec import image_named
 from deckbench.errors import InputError
 from deckbench.machine import ssh
-from deckbench.machine.daemon import LABEL, REMOTE_JOB, connect
+from deckbench.machine.daemon import LABEL, REMOTE_JOB
 from deckbench.machine.facts import Machine
 from deckbench.pipeline import bench_orin
-from tests.docker_daemon import any_daemon, cannot
+from tests.docker_daemon import cannot
 from tests.runners import orin_namespace
 
 DROP_S = 20
@@ -111,27 +111,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "S3"
 
 
-def built(name: str) -> Image:
-    """An image of containers.toml that this machine's daemon has. Skips where it has not; fails under CI."""
-    image = image_named(name)
-    if not any_daemon().images.list(name=image.tag):
-        cannot(f"the image {image.tag} is not built (deckbench containers build {name})")
-    return image
-
-
 BENCH = ("--model", "tiny-glm4v", "--min-seconds", "25", "--max-queries", "400")
 
 
 @pytest.mark.docker
 @pytest.mark.slow
 def test_a_bench_at_the_stand_in_with_packets_dropped_in_the_middle(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    x86_cpu: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`bench-orin --host`: the link is gone for twenty seconds while it runs; the artifact comes home whole. And the
     same predictions, byte for byte, there as in a container here."""
     if reason := orin_namespace.missing():
         cannot(reason)
-    image = built("x86-cpu")
+    image = image_named("x86-cpu")
     with orin_namespace.stand_in() as place:  # the image travels too
         monkeypatch.setenv(ssh.CONFIG_VARIABLE, str(place.ssh_config))
         out = tmp_path / "bench" / "orin"
@@ -176,14 +168,12 @@ def answered(where: Sequence[str], dataset: Path, folder: Path) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_emulated_it_says_so(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.xdist_group("arm64-cpu")
+def test_emulated_it_says_so(arm64_cpu: str, dataset: Path, tmp_path: Path) -> None:
     """The arm64 image under qemu: it runs, and what it wrote is labelled."""
-    built("arm64-cpu")
-    if not Path("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists():
-        cannot("qemu for arm64 is not registered (binfmt_misc)")
-    assert connect().ping()
     out = tmp_path / "bench"
-    done = deckbench("bench-orin", "--emulate", "--model", "tiny-glm4v", "--data", str(dataset), "--out", str(out))
+    words = ["--model", "tiny-glm4v", "--data", str(dataset), "--out", str(out), "--min-seconds", "1", "--warmup", "1"]
+    done = deckbench("bench-orin", "--emulate", *words)
     assert done.returncode == 0, done.stderr
     assert "emulated: this proves that it runs on arm64" in done.stderr
     hardware = json.loads((out / "manifest.json").read_text())["observed"]["results"]["hardware"]
