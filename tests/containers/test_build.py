@@ -22,7 +22,7 @@ from deckbench.containers.lock import base_digest, base_of, wheels_text
 from deckbench.containers.spec import Debian, Image
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.runners.job import Job
-from deckbench.runners.local.container import find_image, tell_of_another
+from deckbench.runners.local.container import find_image, warn_other_version
 from tests.containers.test_lock import a_wheel, an_image
 
 pytestmark = pytest.mark.docker
@@ -107,8 +107,11 @@ def test_an_image_is_known_by_the_deckbench_it_holds(
     assert capfd.readouterr().err == ""
 
     attrs["RootFS"]["Layers"].append("sha256:" + "0" * 64)
-    tell_of_another(attrs, job)
-    assert f"holds another DeckBench than this one; `deckbench containers build {probe.name}`" in capfd.readouterr().err
+    warn_other_version(attrs, job)
+    assert (
+        f"holds another version of DeckBench than this one; `deckbench containers build {probe.name}`"
+        in capfd.readouterr().err
+    )
 
 
 def test_the_base_is_the_one_that_is_locked(probe: Image) -> None:

@@ -20,7 +20,7 @@ from deckbench.machine.daemon import LABEL, REMOTE_JOB
 from deckbench.machine.facts import Machine
 from deckbench.pipeline import bench_orin
 from tests.docker_daemon import cannot
-from tests.runners import orin_namespace
+from tests.runners.remote import orin_namespace
 
 DROP_S = 20
 
@@ -119,8 +119,8 @@ BENCH = ("--model", "tiny-glm4v", "--min-seconds", "25", "--max-queries", "400")
 def test_a_bench_at_the_stand_in_with_packets_dropped_in_the_middle(
     x86_cpu: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`bench-orin --host`: the link is gone for twenty seconds while it runs; the artifact comes home whole. And the
-    same predictions, byte for byte, there as in a container here."""
+    """`bench-orin --host`: the connection is lost for twenty seconds while it runs; the artifact is downloaded whole.
+    And the same predictions, byte for byte, there as in a container here."""
     if reason := orin_namespace.missing():
         cannot(reason)
     image = image_named("x86-cpu")
@@ -142,7 +142,7 @@ def test_a_bench_at_the_stand_in_with_packets_dropped_in_the_middle(
         done = deckbench("bench-orin", *words)
         thread.join()
         assert done.returncode == 0, done.stderr
-        assert "broke; trying again" in done.stderr and "is back after" in done.stderr
+        assert "lost the connection to" in done.stderr and "reconnected to" in done.stderr
         lines = [line for line in done.stderr.splitlines() if line.startswith("bench ")]
         assert len(lines) == len(set(lines)) == 4  # two kinds begin, two end
         manifest = json.loads((out / "manifest.json").read_text())

@@ -277,7 +277,7 @@ PLAIN = {"Name": "lab", "Architecture": "x86_64", "SecurityOptions": [], "Runtim
     ("client", "image", "said"),
     [
         (Answers(PLAIN), None, "runner: docker, "),
-        (Answers({**PLAIN, "SecurityOptions": ["name=rootless"]}), None, "local; this docker daemon gives containers"),
+        (Answers({**PLAIN, "SecurityOptions": ["name=rootless"]}), None, "local; this docker daemon maps user ids"),
         (Answers(PLAIN), "x86-cuda", "local; this docker daemon has no nvidia runtime"),
         (Answers(PLAIN, "http://10.0.0.7:2375"), None, "local; this docker daemon is on no socket of this machine"),
         (Answers(None), None, "local; asking the daemon: lost the connection to the Docker daemon"),

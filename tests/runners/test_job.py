@@ -19,8 +19,16 @@ from deckbench.containers.spec import Image, load_images
 from deckbench.errors import InputError, OutsideError
 from deckbench.machine import jetson, process_identity
 from deckbench.machine.facts import Machine
-from deckbench.runners.job import GIB, Job, create_arguments, groups, user, with_visible_cards, within
-from deckbench.runners.local.container import check_daemon, verdict
+from deckbench.runners.job import (
+    GIB,
+    Job,
+    create_arguments,
+    step_groups,
+    step_user,
+    with_visible_gpus,
+    within_memory_of,
+)
+from deckbench.runners.local.container import check_daemon, exit_code_of
 from deckbench.runners.select_image import gpu_of, image_for, machine_of, models_of
 from tests.runners.options import options
 
@@ -63,11 +71,11 @@ def test_limits_can_be_others() -> None:
 
 
 def test_no_limit_is_above_the_machine_s_memory() -> None:
-    small = within(a_job(memory_gib=64), {"MemTotal": 8 * GIB})
+    small = within_memory_of(a_job(memory_gib=64), {"MemTotal": 8 * GIB})
     assert arguments(small)["mem_limit"] == 8 * GIB
-    assert within(a_job(), {"MemTotal": 8 * GIB}).memory == 8  # the image's own limit too
+    assert within_memory_of(a_job(), {"MemTotal": 8 * GIB}).memory == 8  # the image's own limit too
     for info in ({"MemTotal": 64 * GIB}, {"MemTotal": 0}, {}):
-        assert within(a_job(), info) == a_job()
+        assert within_memory_of(a_job(), info) == a_job()
 
 
 def test_a_server_is_reached_only_where_declared() -> None:
@@ -102,18 +110,18 @@ def test_a_shared_server_s_cards(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if variable is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    asked = arguments(with_visible_cards(a_job(IMAGES["x86-cuda"], gpus=given)))["device_requests"][0]
+    asked = arguments(with_visible_gpus(a_job(IMAGES["x86-cuda"], gpus=given)))["device_requests"][0]
     assert (asked["DeviceIDs"], asked["Count"]) == (cards, 0 if cards else -1)
 
 
 @pytest.mark.parametrize("variable", ["", "-1"])
 def test_no_card_at_all(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    made = with_visible_cards(a_job(IMAGES["x86-cuda"]))
+    made = with_visible_gpus(a_job(IMAGES["x86-cuda"]))
     assert "device_requests" not in arguments(made)
     check_daemon(made, GOOD)  # it then needs no nvidia runtime
     orin = a_job(IMAGES["l4t-jp6"])
-    assert with_visible_cards(orin) is orin
+    assert with_visible_gpus(orin) is orin
 
 
 def test_the_gpu_of_a_jetson() -> None:
@@ -154,9 +162,9 @@ def test_a_step_has_the_caller_s_groups_too(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("os.getgroups", lambda: [0, 27, 100, 4242])
     monkeypatch.setattr("os.getgid", lambda: 100)
     monkeypatch.setattr("os.getuid", lambda: 1000)
-    assert groups() == (27, 4242)
+    assert step_groups() == (27, 4242)
     monkeypatch.setattr("os.getuid", lambda: 0)
-    assert groups() == ()
+    assert step_groups() == ()
 
 
 def test_docker_takes_the_arguments() -> None:
@@ -188,7 +196,7 @@ def test_what_a_daemon_cannot_do_is_said() -> None:
     with pytest.raises(InputError, match="this machine is amd64"):
         check_daemon(a_job(IMAGES["arm64-cpu"]), GOOD)
     check_daemon(a_job(IMAGES["arm64-cpu"], emulate=True), GOOD)
-    with pytest.raises(OutsideError, match="other user numbers"):
+    with pytest.raises(OutsideError, match="maps user ids"):
         check_daemon(a_job(), {**GOOD, "SecurityOptions": ["name=rootless"]})
 
 
@@ -203,8 +211,8 @@ class Silent:
         ({"ExitCode": 3, "OOMKilled": True}, "", "out of memory"),  # a worker was killed, and the step said so
         ({"ExitCode": 137}, "", "ended from outside"),
         ({"ExitCode": 139}, "", r"the step crashed \(SIGSEGV\)"),
-        ({"ExitCode": 132}, "", r"the step crashed \(SIGILL\)\n  fix: a package in the image is not made for this"),
-        ({"ExitCode": 135}, "", r"the step crashed \(SIGBUS\)\n  fix: /dev/shm was full"),
+        ({"ExitCode": 132}, "", r"the step crashed \(SIGILL\)\n  fix: a package in the image is not built for this"),
+        ({"ExitCode": 135}, "", r"the step crashed \(SIGBUS\)\n  fix: /dev/shm or the disk was full"),
         ({"ExitCode": 143}, "time", "time limit"),
         ({"ExitCode": 143}, "SIGTERM", "stopped by SIGTERM"),
         ({"ExitCode": 127}, "", "could not be started"),
@@ -212,14 +220,14 @@ class Silent:
 )
 def test_each_end_has_its_own_message(state: dict[str, Any], reason: str, words: str) -> None:
     with pytest.raises(OutsideError, match=words) as said:
-        verdict(a_job(minutes=1), state, reason, Silent())  # type: ignore[arg-type]
+        exit_code_of(a_job(minutes=1), state, reason, Silent())  # type: ignore[arg-type]
     assert said.value.exit_code == 3
     assert said.value.fix is not None
 
 
 def test_the_step_s_own_exit_codes_are_its_own() -> None:
     for code in (0, 1, 2, 3, 4, 130):
-        assert verdict(a_job(), {"ExitCode": code}, "", Silent()) == code  # type: ignore[arg-type]
+        assert exit_code_of(a_job(), {"ExitCode": code}, "", Silent()) == code  # type: ignore[arg-type]
 
 
 def test_the_image_for_a_machine() -> None:
@@ -321,5 +329,5 @@ def test_an_owner_that_proc_does_not_show_is_not_dead() -> None:
 
 
 def test_a_step_never_runs_as_root() -> None:
-    assert 0 not in user()
-    assert user() == (65534, 65534) if os.getuid() == 0 else user() == (os.getuid(), os.getgid())
+    assert 0 not in step_user()
+    assert step_user() == (65534, 65534) if os.getuid() == 0 else step_user() == (os.getuid(), os.getgid())

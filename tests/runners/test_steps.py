@@ -18,7 +18,7 @@ from deckbench import artifact
 from deckbench.errors import OutsideError
 from deckbench.runners.dispatch import Target, job_of
 from deckbench.runners.job import PLACE, Job
-from deckbench.runners.local.cleanup import labelled
+from deckbench.runners.local.cleanup import containers_with
 from deckbench.runners.local.container import run_job
 from tests.docker_daemon import program, python_image
 from tests.runners.options import options
@@ -106,10 +106,10 @@ def test_killed_inside_and_resumed_outside(daemon: Any, there: Path, capfd: pyte
         time.sleep(0.1)
     process.kill()
     process.wait()
-    assert len(labelled(daemon, PLACE, str(staging))) == 1
+    assert len(containers_with(daemon, PLACE, str(staging))) == 1
     given = [f"--set={word}" for word in (*SETTINGS, *words)]
     locally("train", "--model", "m", "--data", "d", "--out", "killed", "--resume", *given)
-    assert labelled(daemon, PLACE, str(staging)) == []
+    assert containers_with(daemon, PLACE, str(staging)) == []
     locally("train", "--model", "m", "--data", "d", "--out", "whole", *given)
     assert artifact.read(Path("killed")).content_hash == artifact.read(Path("whole")).content_hash
     assert sorted(path.name for path in there.iterdir() if path.name not in "md") == [

@@ -1,4 +1,4 @@
-"""One deckbench command in a container: what it sees, what it may write, how much it may take."""
+"""One deckbench command in a container: its inputs, its output, its limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOME = "/tmp"
 OWNER, NUMBER, PLACE = f"{LABEL}.owner", f"{LABEL}.job", f"{LABEL}.place"  # labels, beside LABEL itself
 NOBODY = 65534
 GIB = 1 << 30
-# A step has no name in the image's /etc/passwd and no home: everything that wants one is told where it may write.
+# A step has no user name in the image's /etc/passwd and no home: these say where it may write instead.
 SCRATCH = {
     "HOME": HOME,
     "USER": LABEL,
@@ -30,14 +30,14 @@ SCRATCH = {
     "TRITON_CACHE_DIR": f"{HOME}/cache/triton",
     "TORCHINDUCTOR_CACHE_DIR": f"{HOME}/cache/inductor",
     "PYTHONPYCACHEPREFIX": f"{HOME}/pycache",
-    "PYTHONDONTWRITEBYTECODE": "",  # images set it while they are built; ranks and workers would compile all again
+    "PYTHONDONTWRITEBYTECODE": "",  # set while images are built; ranks and workers would compile everything again
     "PYTHONUNBUFFERED": "1",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
-# Ranks meet over the loopback: there is no other network, and torch would say so at every connection.
-ALONE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-# Of the caller's environment, what changes how a step computes.
+# Ranks connect over the loopback: there is no other network, and torch would warn at every connection.
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+# Variables of the caller's environment that change how a step computes.
 PASSED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY", "TOKENIZERS_PARALLELISM", "DS_ACCELERATOR")
 EMULATED = "DECKBENCH_EMULATED"
 CONTAINER = "DECKBENCH_CONTAINER"
@@ -47,14 +47,14 @@ CONTAINER = "DECKBENCH_CONTAINER"
 class Job:
     """One deckbench command in a container.
 
-    command: deckbench's arguments, paths as the container sees them. inputs: (path in the container, path on this
-    machine), read-only. output: what the command writes on this machine, a file or a folder, its siblings
-    (FILE.manifest.json, X.partial ...) with it; inside: the same in the container, `/out/NAME`. in_place: the output
-    is a folder that the command goes on with by itself (`run`), and is written directly. more: further outputs, as
-    inputs are given, in `/out` too. env: variables of the step; they may hold a key, so they are never shown.
-    network: only for models behind a server; loopback: that server is on this machine. gpus: numbers of NVIDIA cards,
-    none: all. cwd: where the command stands. memory_gib, pids, minutes: in place of the image's; minutes 0: no limit.
-    program: in place of the image's entrypoint.
+    command: deckbench's arguments, with paths in the container. inputs: (path in the container, path on this machine),
+    read-only. output: what the command writes on this machine, a file or a folder, its siblings (FILE.manifest.json,
+    X.partial ...) with it; inside: the same in the container, `/out/NAME`. in_place: the output is a folder that the
+    command resumes by itself (`run`), and is written directly. more: further outputs, given as inputs are, in `/out`
+    too. env: variables of the step; they may hold a key, so they are never shown. network: only for models behind a
+    server; loopback: that server is on this machine. gpus: indices of NVIDIA GPUs, none: all. cwd: working directory.
+    memory_gib, pids, minutes: in place of the image's limits; minutes 0: no limit. program: in place of the image's
+    entrypoint.
     """
 
     image: Image
@@ -86,37 +86,36 @@ class Job:
         return 60 * (self.image.minutes if self.minutes is None else self.minutes)
 
 
-def user() -> tuple[int, int]:
+def step_user() -> tuple[int, int]:
     """(uid, gid) of a step: the caller's own; never root."""
     uid, gid = os.getuid(), os.getgid()
     return (NOBODY, NOBODY) if uid == 0 else (uid, gid)
 
 
-def groups() -> tuple[int, ...]:
-    """The caller's further groups: what these may read, a step may read too. None of root's, nor root's own."""
+def step_groups() -> tuple[int, ...]:
+    """The caller's further groups: what these may read, a step may read too. None for root, nor root's own group."""
     return () if os.getuid() == 0 else tuple(sorted({*os.getgroups()} - {0, os.getgid()}))
 
 
-def with_visible_cards(job: Job) -> Job:
-    """A job here that names no cards is given those that the caller's CUDA_VISIBLE_DEVICES leaves, as without a
-    container; where it leaves none, none."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None or job.gpus or job.image.gpu != "devices":
+def with_visible_gpus(job: Job) -> Job:
+    """The job limited to the GPUs in the caller's CUDA_VISIBLE_DEVICES, as without a container, where it names none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or job.gpus or job.image.gpu != "devices":
         return job
-    cards = [entry.strip() for entry in named.split(",")]
-    end = next((at for at, entry in enumerate(cards) if entry in {"", "-1"}), len(cards))  # CUDA stops there too
+    gpus = [entry.strip() for entry in visible.split(",")]
+    end = next((at for at, entry in enumerate(gpus) if entry in {"", "-1"}), len(gpus))  # CUDA stops there too
     if end == 0:
         return replace(job, image=job.image.model_copy(update={"gpu": "none"}))
-    return replace(job, gpus=tuple(cards[:end]))
+    return replace(job, gpus=tuple(gpus[:end]))
 
 
-def within(job: Job, info: Mapping[str, Any]) -> Job:
-    """A job that is limited to the memory of the daemon's machine: a limit above it is none.
+def within_memory_of(job: Job, info: Mapping[str, Any]) -> Job:
+    """The job with its memory limit lowered to the memory of the daemon's machine: a limit above it is none.
 
-    info: what the daemon says of itself.
+    info: `docker info`.
     """
-    there = float(info.get("MemTotal") or 0) / GIB
-    return replace(job, memory_gib=there) if 0 < there < job.memory else job
+    total = float(info.get("MemTotal") or 0) / GIB
+    return replace(job, memory_gib=total) if 0 < total < job.memory else job
 
 
 def create_arguments(
@@ -138,7 +137,7 @@ def create_arguments(
     """
     joined = dict.fromkeys((*groups, *(jetson.groups if job.image.gpu == "jetson" else ())))
     memory = int(job.memory * GIB)
-    # Its user's own: it gets the rights that /tmp has in the image. Compiled kernels of a GPU are loaded from there.
+    # Owned by its user: else it gets the permissions of /tmp in the image. Compiled GPU kernels are loaded from there.
     scratch = f"size={min(memory // 4, 8 * GIB)},uid={who[0]},gid={who[1]},mode=1777" + (
         "" if job.image.gpu == "none" else ",exec"
     )
@@ -149,13 +148,13 @@ def create_arguments(
         "environment": {
             **{name: os.environ[name] for name in PASSED if name in os.environ},
             **SCRATCH,
-            **({} if job.network else ALONE),
+            **({} if job.network else LOOPBACK),
             **({EMULATED: "1"} if job.emulate else {}),
             **job.env,
             CONTAINER: container,
         },
         "working_dir": job.cwd,
-        "hostname": "localhost",  # ranks look themselves up; there is no name server
+        "hostname": "localhost",  # ranks look up their own name; there is no name server
         "user": f"{who[0]}:{who[1]}",
         **({"group_add": [str(group) for group in joined]} if joined else {}),
         "network_mode": network_mode(job),
@@ -169,14 +168,14 @@ def create_arguments(
         "memswap_limit": memory,
         "pids_limit": job.image.pids if job.pids is None else job.pids,
         "shm_size": min(memory // 2, 8 * GIB),
-        "log_config": {"type": "none"},  # what it says is streamed; nothing is kept with the daemon
+        "log_config": {"type": "none"},  # output is streamed; the daemon keeps nothing
         "labels": {LABEL: JOB, **labels},
         **gpu_arguments(job),
     }
 
 
 def network_mode(job: Job) -> str:
-    """None at all, unless declared; the machine's own where the server is on this machine."""
+    """No network unless declared; the host's where the server is on this machine."""
     if not job.network:
         return "none"
     return "host" if job.loopback else "bridge"
@@ -200,5 +199,5 @@ def gpu_arguments(job: Job) -> dict[str, Any]:
         # The Jetson's memory is shared between CPU and GPU, and its driver talks to the machine's own IPC objects.
         # Docker takes no size for a /dev/shm that is the machine's.
         return {"runtime": "nvidia", "ipc_mode": "host", "shm_size": None, "ulimits": locked}
-    asked: dict[str, Any] = {"Driver": "", "Count": 0 if job.gpus else -1, "DeviceIDs": list(job.gpus)}
-    return {"device_requests": [{**asked, "Capabilities": [["gpu"]], "Options": {}}], "ulimits": locked}
+    request: dict[str, Any] = {"Driver": "", "Count": 0 if job.gpus else -1, "DeviceIDs": list(job.gpus)}
+    return {"device_requests": [{**request, "Capabilities": [["gpu"]], "Options": {}}], "ulimits": locked}

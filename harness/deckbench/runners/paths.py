@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from deckbench.errors import InputError
-from deckbench.runners.job import IN, user
+from deckbench.runners.job import IN, step_user
 
 # Nothing of this machine is mounted there: it would hide the image's own files.
 TAKEN = ("/bin", "/boot", "/dev", "/etc", "/in", "/lib", "/lib64", "/opt/deckbench", "/out", "/proc", "/root", "/run",
@@ -89,7 +89,7 @@ def check_permissions(real: Path, named: Path) -> None:
     """Raises InputError for what the step's user may not read. Only root's steps run as another user."""
     if os.getuid() != 0:
         return
-    uid, gid = user()
+    uid, gid = step_user()
     for path in [real, *(Path(parent, name) for parent, f, n in os.walk(real) for name in (*f, *n))]:
         if path.is_symlink():
             continue

@@ -1,4 +1,4 @@
-"""Remove what dead steps left behind, and images that newer builds have replaced."""
+"""Remove what killed steps left behind, and images that newer builds have replaced."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ if TYPE_CHECKING:
 
 
 def prune(client: DockerClient, *, store: bool = False, uncollected: bool = False) -> dict[str, Any]:
-    """Clean a daemon of DeckBench's leftovers; returns how many of each were removed.
+    """Remove DeckBench's leftovers from a daemon.
 
-    Containers go whose caller is gone; those of living processes and of other machines stay, and so do finished steps
-    whose output nobody has fetched yet. uncollected: these go too, where this machine started them. store: also the
-    volume in which inputs are kept for later steps. Images in use stay, the newest build of each, and the
-    packages of today's locks. Raises OutsideError.
+    Containers are removed whose caller has ended; those of running processes and of other machines stay. Images in use
+    stay, as do the newest build of each and the packages of the current locks.
+
+    Args:
+        client: the daemon's.
+        store: also remove the volume that caches inputs for later steps.
+        uncollected: also remove finished steps whose output was not downloaded, if this machine started them.
+
+    Returns:
+        How many `containers` and `images` were removed.
+
+    Raises:
+        OutsideError: the daemon fails.
     """
     import docker.errors
 
@@ -34,10 +43,10 @@ def prune(client: DockerClient, *, store: bool = False, uncollected: bool = Fals
         containers += len(remove_old(client, uncollected=uncollected))
         jobs = client.api.containers(all=True, filters={"label": [f"{LABEL}={REMOTE_JOB}"]})
         if waiting := sum(job["State"] == "exited" for job in jobs):
-            say(f"{waiting} finished steps stay, their output waits to be fetched: run their commands again")
+            say(f"{waiting} finished steps stay: rerun their commands to download the output")
         # A running step reads the store by its path, so the daemon does not know that it is in use.
         if store and (jobs or not remove_store(client)):
-            say("the store stays: a step uses it")
+            say("the store stays: a step is using it")
         images = 0
         current = wanted_tags()
         for kind in ("image", PACKAGES, LAYERS):
@@ -52,7 +61,7 @@ def prune(client: DockerClient, *, store: bool = False, uncollected: bool = Fals
 
 
 def wanted_tags() -> set[str]:
-    """The tags of containers.toml's images, and of the packages that their locks of today name."""
+    """The tags of containers.toml's images, and of the packages of their current locks."""
     images = load_images().values()
     locked = [image for image in images if (image.folder / WHEELS).is_file()]
     return {image.tag for image in images} | {packages_tag(image, base) for image in locked for base in BASES}

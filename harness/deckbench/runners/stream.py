@@ -1,4 +1,4 @@
-"""What a container says, as it says it: line by line to this terminal, its paths as this machine has them."""
+"""Stream a container's output line by line, with its paths replaced by those of this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILE = b"file://"
 
 
 def translator(places: Mapping[str, Path]) -> Callable[[bytes], bytes]:
-    """A function that writes other folders for the keys of `places` in a line, wherever a path begins with one.
+    """A function that replaces the keys of `places` in a line, wherever a path begins with one.
 
-    places: absolute folder in the container -> the folder here, as the user wrote it; `.` is left out: `/out/a.csv`
-    becomes `a.csv`. Addresses (`file:///out/...`) get the whole path.
+    places: absolute folder in the container -> local folder, as the user wrote it; `.` is left out: `/out/a.csv`
+    becomes `a.csv`. Addresses (`file:///out/...`) get the full path.
     """
     known = {key.encode(): path for key, path in places.items()}
     if not known:
@@ -42,15 +42,15 @@ class Pump(threading.Thread):
     """Writes a container's output to stdout and stderr, in a thread of its own, until the stream ends.
 
     frames: (bytes of stdout or None, bytes of stderr or None), as docker's attach gives them. change: applied to every
-    line. failed: what went wrong with reading or writing; what comes after is taken and dropped. hushed: lines of
-    stderr that begin so are left out.
+    line. failed: the error of reading or writing; later output is read and dropped. suppressed: lines of stderr that
+    begin so are left out.
     """
 
     def __init__(self, frames: Iterable[tuple[bytes | None, bytes | None]], change: Callable[[bytes], bytes]) -> None:
         super().__init__(daemon=True, name="container output")
         self.frames, self.change = frames, change
         self.failed: BaseException | None = None
-        self.hushed: bytes | None = None
+        self.suppressed: bytes | None = None
         self.rests = [b"", b""]
 
     def run(self) -> None:
@@ -61,15 +61,15 @@ class Pump(threading.Thread):
                         self.take(number, data)
             for number, rest in enumerate(self.rests):
                 self.write(number, rest)
-        except Exception as error:  # the connection broke, or nobody reads our stdout any more: the caller decides
+        except Exception as error:  # the connection was lost, or nobody reads our stdout any more: the caller decides
             self.failed = error
-            # A container whose output nobody takes stands still, and so does every question to the daemon about it.
+            # A container whose output nobody reads blocks, and so does every request to the daemon about it.
             with contextlib.suppress(Exception):
                 for _ in self.frames:
                     pass
 
     def take(self, number: int, data: bytes) -> None:
-        """Write the whole lines; keep the rest until it is one. A line that never ends is not kept for ever."""
+        """Write the complete lines; buffer the rest, up to a limit."""
         text = self.rests[number] + data
         end = 0
         for found in ENDS.finditer(text):
@@ -81,7 +81,7 @@ class Pump(threading.Thread):
             self.rests[number] = b""
 
     def write(self, number: int, line: bytes) -> None:
-        if not line or (number == 1 and self.hushed and line.startswith(self.hushed)):
+        if not line or (number == 1 and self.suppressed and line.startswith(self.suppressed)):
             return
         stream: IO[str] = (sys.stdout, sys.stderr)[number]
         raw: Any = getattr(stream, "buffer", None)
@@ -97,7 +97,7 @@ class Pump(threading.Thread):
 
 
 def silence(stream: IO[str]) -> None:
-    """Lead a stream that has failed to nowhere: what it still holds would fail once more when Python ends, and its
-    exit code would be Python's own."""
-    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+    """Redirect a failed stream to /dev/null: flushing its buffer would fail again when Python exits, and
+    change the exit code."""
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as devnull:
+        os.dup2(devnull.fileno(), stream.fileno())

@@ -1,4 +1,4 @@
-"""Run a job in a container of the daemon here: inputs bound read-only, one folder writable, removed at every end."""
+"""Run a job in a container of the local daemon: inputs mounted read-only, one folder writable, always removed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from deckbench.runners.job import (
     PLACE,
     Job,
     create_arguments,
-    groups,
-    user,
-    with_visible_cards,
-    within,
+    step_groups,
+    step_user,
+    with_visible_gpus,
+    within_memory_of,
 )
-from deckbench.runners.local.cleanup import patient, remove_dead, remove_job, remove_of
-from deckbench.runners.local.permissions import as_it_is, give_back, hand_over, under_umask
-from deckbench.runners.local.staging import Staging, bring_out, claimed, drop_empty, missing_parents, move_in
+from deckbench.runners.local.cleanup import remove_dead, remove_job, remove_writers_of, retry
+from deckbench.runners.local.permissions import apply_umask, change_owner, restore_owners, snapshot
+from deckbench.runners.local.staging import Staging, locked_staging, missing_parents, move_in, move_out, remove_empty
 from deckbench.runners.stream import Pump, translator
 
 if TYPE_CHECKING:
@@ -44,94 +44,105 @@ if TYPE_CHECKING:
 
 UNIX_SOCKET = "http+docker://localhost"  # what docker's package calls every socket of this machine
 LOOK_S = 0.1
-GRACE_S = 10.0  # for a step that was asked to end, before it is killed
-AGAIN = "run the same command again to go on"
-ENDS = (0, 1, 2, 3, 4, 130)  # exit codes that are the step's own
+GRACE_S = 10.0  # between the signal that ends a step and SIGKILL
+AGAIN = "rerun the same command to resume"
+STEP_CODES = (0, 1, 2, 3, 4, 130)  # exit codes of deckbench itself
 KILLED = 128 + signal.SIGKILL
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What to do where a step ends with a signal of its own making.
-ANYHOW = "run it without a container, or in another --image, to see whether the image is at fault"
+# What to do where a step crashes.
+ELSEWHERE = "run it without a container, or in another --image, to check whether the image is at fault"
 CRASHES: Mapping[int, str] = {
-    signal.SIGILL: f"a package in the image is not made for this processor: {ANYHOW}",
-    signal.SIGBUS: f"/dev/shm was full, or the disk: `--limits memory=GIB` makes it larger, or free some; then {AGAIN}",
-    signal.SIGSYS: f"docker forbids something that a package in the image asks of the system: {ANYHOW}",
-    **dict.fromkeys((signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGTRAP), ANYHOW),
+    signal.SIGILL: f"a package in the image is not built for this processor: {ELSEWHERE}",
+    signal.SIGBUS: f"/dev/shm or the disk was full: raise `--limits memory=GIB`, or free disk space; then {AGAIN}",
+    signal.SIGSYS: f"docker forbids a system call of a package in the image: {ELSEWHERE}",
+    **dict.fromkeys((signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGTRAP), ELSEWHERE),
 }
-HUSHED = b"deckbench: interrupted"  # the caller says it
+SUPPRESSED = b"deckbench: interrupted"  # reported by the caller
 
 
 def run_job(job: Job, client: DockerClient) -> int:
-    """Run a job in a container and return the step's exit code; its output is streamed to this process's.
+    """Run a job in a container of the local docker daemon; its output is streamed, its results are moved into place.
 
-    The container is gone at every end but SIGKILL of this process; then the next call removes it. What the step wrote,
-    finished or not, is in its place afterwards. Raises OutsideError for all that is not the step's own doing (see
-    `verdict`), KeyboardInterrupt on Ctrl-C.
+    The container is always removed; after SIGKILL of this process, by the next call.
+
+    Args:
+        job: the command, its inputs and limits.
+        client: the daemon's.
+
+    Returns:
+        The step's exit code.
+
+    Raises:
+        InputError: the image cannot run on this machine.
+        OutsideError: anything that is not the step's own failure (see `exit_code_of`); what the step wrote, finished or
+            not, is in place.
+        KeyboardInterrupt: Ctrl-C; the step was ended.
     """
     check_socket(client)
-    job = with_visible_cards(job)
+    job = with_visible_gpus(job)
     image = find_image(job, client)
     with failures("asking the daemon"):
         info = client.info()
     check_daemon(job, info)
-    job = within(job, info)
+    job = within_memory_of(job, info)
     remove_dead(client)
-    staging, number, who = staging_of(job), secrets.token_hex(6), user()
-    with signals() as asked, claimed(staging) as left:
-        remove_of(client, staging)
+    staging, number, who = staging_of(job), secrets.token_hex(6), step_user()
+    with signals() as received, locked_staging(staging) as left:
+        remove_writers_of(client, staging)
         if left:
-            bring_out(staging)
-        before = as_it_is(job.output) if job.in_place else {}
-        made: list[Path] = []
+            move_out(staging)
+        before = snapshot(job.output) if job.in_place else {}
+        created: list[Path] = []
         try:
-            made = prepare(job, staging, who)
+            created = prepare(job, staging, who)
             labels = {OWNER: process_identity.own_identity(), NUMBER: number, PLACE: str(staging.folder)}
-            word = container_word(job, image)
+            described = container_json(job, image)
             mounts = list(mounts_of(job, staging))
             given = create_arguments(
                 job,
                 image=image.id,
                 mounts=mounts,
                 labels=labels,
-                container=word,
+                container=described,
                 who=who,
                 jetson=jetson.local_jetson(),
-                groups=groups(),
+                groups=step_groups(),
             )
-            return contained(job, client, f"{LABEL}-{number}", given, asked)
+            return run_container(job, client, f"{LABEL}-{number}", given, received)
         finally:
-            # As long as a container may write there (the daemon is away), the next start has to do this.
+            # While a container may still write there (no daemon answers), this is left to the next start.
             if remove_job(client, number):
-                bring_out(staging)
+                move_out(staging)
                 if job.in_place:
-                    give_back(job.output, before, who)
-                    under_umask(job.output, before)
-                drop_empty(made)
+                    restore_owners(job.output, before, who)
+                    apply_umask(job.output, before)
+                remove_empty(created)
 
 
 def staging_of(job: Job) -> Staging:
-    """Where a job's step writes, by absolute paths."""
+    """The staging of a job's output, with absolute paths."""
     more = tuple((PurePosixPath(inside).name, path.absolute()) for inside, path in job.more)
     return Staging(job.output.absolute(), more, job.in_place)
 
 
 def prepare(job: Job, staging: Staging, who: tuple[int, int]) -> list[Path]:
-    """Make the place ready that the step writes to, and give it to its user. Returns folders that were made for it."""
+    """Prepare the folder that the step writes to, owned by its user. Returns folders that were created for it."""
     made: list[Path] = []
     if job.in_place:
         made = [job.output, *missing_parents(job.output)] if not job.output.exists() else []
         if job.output.exists() and not job.output.is_dir():
-            raise InputError("a file stands where a folder is needed", job.output, "choose another output")
+            raise InputError("a file exists where a directory is expected", job.output, "choose another output")
         artifact.make_parent(job.output / "x")
-        hand_over(job.output, who)
+        change_owner(job.output, who)
     else:
         with failures("preparing the container's folder", str(staging.folder)):
             move_in(staging)
-        hand_over(staging.folder, who)
+        change_owner(staging.folder, who)
     return made
 
 
 def mounts_of(job: Job, staging: Staging) -> Iterator[Any]:
-    """The mounts of a job: its inputs, its output, and what is finished there already, read-only."""
+    """The mounts of a job: inputs (read-only), output, and an output that is finished already (read-only)."""
     from docker.types import Mount
 
     for inside, path in job.inputs:
@@ -156,26 +167,26 @@ def find_image(job: Job, client: DockerClient) -> Any:
     except OutsideError as error:
         if not isinstance(error.__cause__, docker.errors.ImageNotFound):
             raise
-        fix = f"build it with `deckbench containers build {job.image.name}`, then run the same command again"
+        fix = f"build it with `deckbench containers build {job.image.name}`, then rerun"
         raise OutsideError("the daemon does not have this image", tag, fix) from None
     wanted = job.image.architecture
     if image.attrs["Architecture"] != wanted:
         what = f"the image is for {image.attrs['Architecture']}, containers.toml says {wanted}"
         raise OutsideError(what, tag, f"build it again with `deckbench containers build {job.image.name}`")
-    tell_of_another(image.attrs, job)
+    warn_other_version(image.attrs, job)
     return image
 
 
-def tell_of_another(attrs: Mapping[str, Any], job: Job) -> None:
-    """Say so where the image holds another DeckBench than the one that runs here: results are those of the image's."""
+def warn_other_version(attrs: Mapping[str, Any], job: Job) -> None:
+    """Warn where the image holds another version of DeckBench than this one: results are those of the image's."""
     labels = (attrs.get("Config") or {}).get("Labels") or {}
     if labels.get(LABEL) == "image" and not holds_this(attrs):
-        fix = f"`deckbench containers build {job.image.name}` puts this one in"
-        say(f"the image {job.image.tag} holds another DeckBench than this one; {fix}")
+        fix = f"`deckbench containers build {job.image.name}` installs this one"
+        say(f"the image {job.image.tag} holds another version of DeckBench than this one; {fix}")
 
 
 def check_socket(client: DockerClient) -> None:
-    """Raises InputError for a daemon behind a network: the folders that it would bind are another machine's."""
+    """Raises InputError for a daemon behind a network: the folders that it would mount are another machine's."""
     url = str(client.api.base_url)
     if url != UNIX_SOCKET:
         where = os.environ.get("DOCKER_HOST", url)
@@ -187,7 +198,7 @@ def check_socket(client: DockerClient) -> None:
 def check_daemon(job: Job, info: Mapping[str, Any]) -> None:
     """Raises OutsideError where the daemon cannot do what the job needs, InputError where the job cannot run there.
 
-    info: what the daemon says of itself (`docker info`).
+    info: `docker info`.
     """
     check_image(job.image, info, emulate=job.emulate)
     if info.get("MemoryLimit") is False or info.get("PidsLimit") is False:
@@ -204,7 +215,7 @@ def check_image(image: Image, info: Mapping[str, Any], *, emulate: bool = False)
         raise InputError(what, "--image", "choose another image; --emulate runs it slowly where a command has that")
     options = " ".join(info.get("SecurityOptions") or ())
     if "name=rootless" in options or "name=userns" in options:
-        what = "this docker daemon gives containers other user numbers, so nothing a step writes would be yours"
+        what = "this docker daemon maps user ids of containers, so files that a step writes would not be yours"
         raise OutsideError(what, where, "use a daemon without rootless mode and userns-remap, or run without it")
     if not has_gpu(image, machine):
         fix = "install nvidia-container-toolkit there, then `nvidia-ctk runtime configure` and restart docker"
@@ -217,63 +228,63 @@ def has_gpu(image: Image, machine: Machine) -> bool:
     return image.gpu == "none" or machine.has_nvidia_runtime or (image.gpu == "devices" and machine.has_nvidia_devices)
 
 
-def container_word(job: Job, image: Any) -> str:
-    """The value of DECKBENCH_CONTAINER: which image a step runs in, for what it writes."""
+def container_json(job: Job, image: Any) -> str:
+    """The value of DECKBENCH_CONTAINER: the image that a step runs in, for its manifests."""
     attrs = image.attrs
-    word = {"name": job.image.name, "identity": identity(attrs), "locked": is_locked(attrs)}
-    return json.dumps(word, sort_keys=True)
+    image_facts = {"name": job.image.name, "identity": identity(attrs), "locked": is_locked(attrs)}
+    return json.dumps(image_facts, sort_keys=True)
 
 
-def contained(job: Job, client: DockerClient, name: str, given: Mapping[str, Any], asked: list[int]) -> int:
-    """Create, start and watch a container. Returns the step's exit code; the container is still there."""
+def run_container(job: Job, client: DockerClient, name: str, given: Mapping[str, Any], received: list[int]) -> int:
+    """Create, start and follow a container. Returns the step's exit code; the container still exists."""
     with failures("starting the container", job.image.tag):
         container = client.containers.create(name=name, **given)
         # Before the start: on a container that has ended, attaching never returns.
         frames = container.attach(stream=True, stdout=True, stderr=True, demux=True)
         container.start()
-    pump = Pump(frames, translator(places_of(job)))
+    pump = Pump(frames, translator(path_map(job)))
     pump.start()
-    reason = watch(container, pump, job.seconds, asked)
+    reason = wait_for_end(container, pump, job.seconds, received)
     pump.join(GRACE_S)
-    return verdict(job, state_of(container), reason, pump)
+    return exit_code_of(job, state_of(container), reason, pump)
 
 
-def places_of(job: Job) -> dict[str, Path]:
-    """Folders in the container that messages may name -> the folders here."""
-    # `run` prints whole paths wherever it runs.
+def path_map(job: Job) -> dict[str, Path]:
+    """Folders in the container that messages may name -> local folders."""
+    # `run` prints absolute paths wherever it runs.
     folder = job.output.absolute().parent if job.in_place else job.output.parent
     return {OUT: folder, IN: Path("/"), **{inside: path for inside, path in job.inputs}}
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C, SIGTERM and SIGHUP in a list instead of ending at once; the third one ends after all.
+    """Collect Ctrl-C, SIGTERM and SIGHUP in a list instead of ending at once; the third raises KeyboardInterrupt.
 
     Outside the main thread nothing is collected.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        if len(asked) > 2:
+    def collect(number: int, frame: Any) -> None:
+        received.append(number)
+        if len(received) > 2:
             raise KeyboardInterrupt
 
     before: dict[signal.Signals, Any] = {}
     with contextlib.suppress(ValueError):  # not the main thread
         for number in STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                before[number] = signal.signal(number, note)
+                before[number] = signal.signal(number, collect)
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def watch(container: Any, pump: Pump, seconds: float, asked: list[int]) -> str:
+def wait_for_end(container: Any, pump: Pump, seconds: float, received: list[int]) -> str:
     """Wait until the container has ended, or end it. Returns why it was ended: "", "time", "output" or a signal.
 
-    seconds: the time limit; 0: none. asked: signals that this process got.
+    seconds: the time limit; 0: none. received: signals that this process got.
     """
     deadline = time.monotonic() + seconds if seconds else float("inf")
     reason, kill_at = "", float("inf")
@@ -286,23 +297,23 @@ def watch(container: Any, pump: Pump, seconds: float, asked: list[int]) -> str:
                 return reason
             time.sleep(10 * LOOK_S)
         if not reason:
-            if asked:
-                reason = signal.Signals(asked[0]).name
+            if received:
+                reason = signal.Signals(received[0]).name
             elif now > deadline:
                 reason = "time"
             elif isinstance(pump.failed, BrokenPipeError):
                 reason = "output"
             if reason:
-                pump.hushed = HUSHED
-                end(container, "SIGINT" if reason == "SIGINT" else "SIGTERM")
+                pump.suppressed = SUPPRESSED
+                send_signal(container, "SIGINT" if reason == "SIGINT" else "SIGTERM")
                 kill_at = now + GRACE_S
-        elif now > kill_at or len(asked) > 1:
-            end(container, "SIGKILL")
-            kill_at, asked[1:] = float("inf"), []
+        elif now > kill_at or len(received) > 1:
+            send_signal(container, "SIGKILL")
+            kill_at, received[1:] = float("inf"), []
 
 
-def end(container: Any, signal_name: str) -> None:
-    """Send the step a signal; one that has ended meanwhile is none the worse."""
+def send_signal(container: Any, signal_name: str) -> None:
+    """Send the step a signal; no error where it has ended meanwhile."""
     import docker.errors
 
     with contextlib.suppress(docker.errors.APIError), failures("ending the container"):
@@ -310,28 +321,28 @@ def end(container: Any, signal_name: str) -> None:
 
 
 def state_of(container: Any) -> dict[str, Any]:
-    """What the daemon says of a container's state; waits a while for a daemon that is being restarted.
+    """A container's state; waits for a daemon that is being restarted.
 
     Raises OutsideError when it does not come back.
     """
     import docker.errors
 
-    def ask() -> dict[str, Any]:
+    def inspect() -> dict[str, Any]:
         try:
             state: dict[str, Any] = container.client.api.inspect_container(container.id)["State"]
         except docker.errors.NotFound:
             return {"Running": False, "ExitCode": KILLED, "Gone": True}
         return state
 
-    found: dict[str, Any] = patient(ask, "asking for the container's state")
+    found: dict[str, Any] = retry(inspect, "asking for the container's state")
     return found
 
 
-def verdict(job: Job, state: Mapping[str, Any], reason: str, pump: Pump) -> int:
-    """What the end of a step means: its exit code where that is its own.
+def exit_code_of(job: Job, state: Mapping[str, Any], reason: str, pump: Pump) -> int:
+    """The exit code of a step that ended by itself.
 
-    reason: why it was ended from here, if it was. Raises OutsideError for the time limit, a signal, memory, a start
-    that failed, a crash, an end from outside, and where nobody reads our output; KeyboardInterrupt for Ctrl-C.
+    reason: why this process ended it, if it did. Raises OutsideError for the time limit, a signal, memory, a failed
+    start, a crash, a kill from outside, and where nobody reads our output; KeyboardInterrupt for Ctrl-C.
     """
     code, where = int(state.get("ExitCode", KILLED)), job.image.name
     if reason == "SIGINT":
@@ -355,7 +366,7 @@ def verdict(job: Job, state: Mapping[str, Any], reason: str, pump: Pump) -> int:
     if code - 128 in CRASHES:
         what = f"the step crashed ({signal.Signals(code - 128).name})"
         raise OutsideError(what, where, CRASHES[code - 128])
-    if code not in ENDS:
+    if code not in STEP_CODES:
         what = f"the container was ended from outside (exit code {code}): by hand, or with the docker daemon"
         raise OutsideError(what, where, AGAIN)
     return code

@@ -15,12 +15,12 @@ from deckbench.machine.facts import Machine, daemon_machine
 from deckbench.machine.remote import probe_resources
 from deckbench.progress import format_bytes, say
 from deckbench.runners.job import Job
-from deckbench.runners.remote.connection import Far
+from deckbench.runners.remote.connection import RemoteDaemon
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-INTERPRETER_ROOM = 1 << 30  # memory besides the weights
+INTERPRETER_BYTES = 1 << 30  # memory besides the weights
 WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".engine")
 
 
@@ -34,21 +34,21 @@ def resources(host: str, info: Mapping[str, Any]) -> Machine:
 
 
 def check_memory(job: Job, machine: Machine, host: str) -> None:
-    """Raises OutsideError when weights among the inputs do not fit into the memory there: the models of a suite run one
-    after the other, so it is the largest that counts."""
+    """Raises OutsideError when the weights among the inputs do not fit into the memory there: of the largest model, as
+    the models of a suite run one after the other."""
     weights = max((weights_of(path) for _, path in job.inputs), default=0)
-    needed, free = weights + INTERPRETER_ROOM, machine.free_memory
+    needed, free = weights + INTERPRETER_BYTES, machine.free_memory
     if free is not None and weights and needed > free:
         what = f"too little memory: {format_bytes(needed)} are needed, {format_bytes(free)} are available"
         total = "" if machine.memory is None else f" of {format_bytes(machine.memory)}"
-        raise OutsideError(what + total, host, "end other programs there, or take a smaller model")
+        raise OutsideError(what + total, host, "stop other programs there, or use a smaller model")
     if weights and needed > job.memory * (1 << 30):
         what = f"the step may take {job.memory:g} GiB of memory, its weights alone are {format_bytes(weights)}"
-        raise OutsideError(what, job.image.name, "give it more: --limits memory=GIB")
+        raise OutsideError(what, job.image.name, "raise it: --limits memory=GIB")
 
 
 def weights_of(path: Path) -> int:
-    """Bytes of an input's weights as they are loaded: of the folder and the format that has most."""
+    """Bytes of an input's weights as they are loaded: of the folder and format with the most."""
     sizes: Counter[tuple[Path, str]] = Counter()
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.suffix in WEIGHTS and file.is_file():
@@ -56,45 +56,46 @@ def weights_of(path: Path) -> int:
     return max(sizes.values(), default=0)
 
 
-def image_at(job: Job, far: Far, machine: Machine) -> Any:
-    """The job's image in the far daemon: the one this machine has, sent if need be; else the far one of that name.
+def provide_image(job: Job, daemon: RemoteDaemon, machine: Machine) -> Any:
+    """The job's image in the remote daemon: the one of this machine, uploaded where needed; else the remote one of that
+    name.
 
-    Raises OutsideError where neither has it, or there is no room for it.
+    Raises OutsideError where neither has it, or the disk there is too small.
     """
     import docker.errors
 
     tag = job.image.tag
 
-    def look(client: DockerClient) -> Any:
+    def by_tag(client: DockerClient) -> Any:
         with contextlib.suppress(docker.errors.ImageNotFound):
             return client.images.get(tag)
         return None
 
-    def search(client: DockerClient) -> Any:
+    def by_identity(client: DockerClient) -> Any:
         return next((image for image in client.images.list() if identity(image.attrs) == wanted), None)
 
-    there = far.do("looking for the image", look)
-    here: Any = None
+    remote = daemon.do("looking for the image", by_tag)
+    local: Any = None
     with contextlib.suppress(DeckBenchError, docker.errors.DockerException), failures("looking for the image here"):
-        here = look(connect(timeout=20))
-    if here is None:
-        if there is None:
+        local = by_tag(connect(timeout=20))
+    if local is None:
+        if remote is None:
             fix = f"build it with `deckbench containers build {job.image.name}`, here or there"
-            raise OutsideError(f"neither this machine nor {far.host} has this image", tag, fix)
-        return there
-    wanted = identity(here.attrs)
-    if there is not None and identity(there.attrs) == wanted:
-        return there
-    if (same := far.do("looking for the image", search)) is not None:
+            raise OutsideError(f"neither this machine nor {daemon.host} has this image", tag, fix)
+        return remote
+    wanted = identity(local.attrs)
+    if remote is not None and identity(remote.attrs) == wanted:
+        return remote
+    if (same := daemon.do("looking for the image", by_identity)) is not None:
         return same
-    size = int(here.attrs["Size"])
+    size = int(local.attrs["Size"])
     if machine.docker_free is not None and machine.docker_free < 2 * size:  # its archive and its layers
         free = format_bytes(machine.docker_free)
         what = f"too little disk: the image takes {format_bytes(2 * size)} on arrival, {free} are free"
-        raise OutsideError(what, far.host, "free some there (`docker system df`), then run again")
-    say(f"sending the image {tag} ({format_bytes(size)}) to {far.host}")
-    far.do("sending the image", lambda client: client.images.load(here.save(named=tag)))
-    sent = far.do("looking for the image", search)
+        raise OutsideError(what, daemon.host, "free disk space there (`docker system df`), then rerun")
+    say(f"uploading the image {tag} ({format_bytes(size)}) to {daemon.host}")
+    daemon.do("uploading the image", lambda client: client.images.load(local.save(named=tag)))
+    sent = daemon.do("looking for the image", by_identity)
     if sent is None:
-        raise OutsideError("the image that arrived is not the one that was sent", far.host, "run again")
+        raise OutsideError("the image that arrived is not the one that was sent", daemon.host, "rerun")
     return sent

@@ -1,4 +1,4 @@
-"""What killed callers left at a far daemon, and how it is removed there."""
+"""Remove from a remote daemon what killed callers left behind."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from deckbench.runners.remote.store import Session, remove_volume
 if TYPE_CHECKING:
     from docker import DockerClient
 
-UNCOLLECTED_S = 7 * 24 * 3600  # a finished job that nobody came back for is removed after so long
-CLOCK_SET = seconds_of("2026-01-01T00:00:00Z")  # before DeckBench: said by a clock that nobody has set yet
+UNCOLLECTED_S = 7 * 24 * 3600  # age at which a finished job is removed whose output nobody downloads
+CLOCK_SET = seconds_of("2026-01-01T00:00:00Z")  # before DeckBench: by a clock that was not set yet
 
 
-def remove_leftovers(session: Session) -> None:
-    """Remove what killed callers left there: helpers, output volumes without a job, jobs nobody came back for."""
+def clean_up(session: Session) -> None:
+    """Remove what killed callers left there: helpers, output volumes without a job, old jobs."""
 
     def clean(client: DockerClient) -> None:
         remove_old(client, keep=session.key)
 
-    session.far.do("cleaning up", clean)
+    session.daemon.do("cleaning up", clean)
 
 
 def remove_old(client: DockerClient, keep: str = "", *, uncollected: bool = False) -> list[str]:
-    """Names of containers and volumes that were removed. keep: a job's key. Jobs that run are left alone, and so are
-    finished ones for a week, since their caller may come back; uncollected: not those of dead callers of this machine.
+    """Remove old containers and volumes; returns their names. keep: a job's key.
+
+    Running jobs are kept, and so are finished ones for UNCOLLECTED_S, since their caller may come back; uncollected:
+    not those of dead callers of this machine.
     """
     now = seconds_of(str(client.info().get("SystemTime") or "1970-01-01T00:00:00Z"))
     entries = client.api.containers(all=True, filters={"label": [LABEL]})
@@ -39,22 +41,22 @@ def remove_old(client: DockerClient, keep: str = "", *, uncollected: bool = Fals
     used = {keep, *(key_of(one) for one in helpers if not is_dead(one) and not is_old(client, one, now))}
     removed = []
 
-    def drop(entry: Mapping[str, Any]) -> None:
+    def remove(entry: Mapping[str, Any]) -> None:
         with contextlib.suppress(Exception):
             client.api.remove_container(entry["Id"], force=True, v=True)
             removed.append(entry["Names"][0].lstrip("/"))
 
     kept = {keep}
     for job in jobs:
-        mine_to_drop = is_dead(job) and (uncollected or job["State"] == "created")
-        if ended(job) and key_of(job) not in used and (mine_to_drop or is_old(client, job, now)):
-            drop(job)
+        removable = is_dead(job) and (uncollected or job["State"] == "created")
+        if ended(job) and key_of(job) not in used and (removable or is_old(client, job, now)):
+            remove(job)
         else:
             kept.add(key_of(job))
     for helper in helpers:
-        # A caller starts one that has ended when it has a question; the next caller makes a new one.
+        # A caller restarts one that has ended when it has a request; the next caller makes a new one.
         if key_of(helper) != keep and (is_dead(helper) or (ended(helper) and key_of(helper) not in used | kept)):
-            drop(helper)
+            remove(helper)
         else:
             kept.add(key_of(helper))
     for volume in client.api.volumes(filters={"label": [f"{LABEL}=out"]})["Volumes"] or []:
@@ -69,18 +71,18 @@ def key_of(entry: Mapping[str, Any]) -> str:
 
 
 def is_dead(entry: Mapping[str, Any]) -> bool:
-    """Whether the process that made a container is gone for sure."""
+    """Whether the process that created a container has ended for certain."""
     return process_identity.is_dead(entry["Labels"].get(OWNER, ""))
 
 
 def ended(entry: Mapping[str, Any]) -> bool:
-    """Whether a container runs no more, or does not yet."""
+    """Whether a container has ended, or was not started."""
     return entry["State"] in {"created", "exited", "dead"}
 
 
 def is_old(client: DockerClient, entry: Mapping[str, Any], now: int) -> bool:
-    """Whether a container ended, or was made and never started, long ago. All by the clock there; where that was not
-    set then, nobody knows, and it is not old."""
+    """Whether a container ended, or was created and never started, long ago, by the clock there. False where that clock
+    was not set then."""
     import docker.errors
 
     if not ended(entry):

@@ -1,4 +1,4 @@
-"""A far daemon over a link that may break: what was asked is asked again when the link is back."""
+"""A remote daemon over a connection that may be lost: calls are repeated when it is back."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 T = TypeVar("T")
-PATIENCE_VARIABLE = "DECKBENCH_LINK_PATIENCE_S"  # seconds a link may be gone before we give up
+PATIENCE_VARIABLE = "DECKBENCH_LINK_PATIENCE_S"  # seconds to wait for a lost connection
 PATIENCE_S = 600.0
 BACKOFF_S = (1, 2, 4, 8, 15)
-AGAIN = "run the same command again to go on from here"
+AGAIN = "rerun the same command to resume"
 REFUSED = ("Permission denied", "Host key verification failed", "REMOTE HOST IDENTIFICATION")
 
 
-def patience() -> float:
-    """Seconds that a link may be gone. Raises InputError when the variable is no number."""
+def link_patience() -> float:
+    """Seconds to wait for a lost connection. Raises InputError when the variable is no number."""
     text = os.environ.get(PATIENCE_VARIABLE, "")
     try:
         return float(text) if text else PATIENCE_S
@@ -34,13 +34,13 @@ def patience() -> float:
         raise InputError(f"cannot read {text!r} as seconds", PATIENCE_VARIABLE, "write a number, such as 600") from None
 
 
-class Far:
+class RemoteDaemon:
     """The daemon at `host`. Connects at once: raises InputError or OutsideError when nothing answers."""
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self.patience_s = patience()
-        self.asked: list[int] = []  # signals this process got: then a link that is gone is not waited for
+        self.patience_s = link_patience()
+        self.received: list[int] = []  # signals this process got: then a lost connection is not waited for
         self.client: DockerClient | None = daemon.connect(host)
 
     def close(self) -> None:
@@ -54,16 +54,16 @@ class Far:
         return self.client
 
     def do(self, doing: str, action: Callable[[DockerClient], T]) -> T:
-        """`action` with a client; once more whenever the link breaks, so it must bear being done twice.
+        """Call `action` with a client, again whenever the connection is lost: it must be safe to repeat.
 
-        Raises OutsideError when the daemon refuses, the link stays away for longer than our patience, or it is broken
-        when a signal asks this process to end; KeyboardInterrupt where that is SIGINT.
+        Raises OutsideError when the daemon refuses, the connection stays lost for longer than `patience_s`, or it is
+        lost when a signal asks this process to end; KeyboardInterrupt where that is SIGINT.
         """
         import docker.errors
         import requests.exceptions
         import urllib3.exceptions
 
-        broken = (
+        lost = (
             requests.exceptions.RequestException,
             urllib3.exceptions.HTTPError,
             http.client.HTTPException,
@@ -71,7 +71,7 @@ class Far:
             TimeoutError,
             struct.error,
         )
-        gone_since, tries, why = None, 0, ""
+        lost_since, tries, why = None, 0, ""
         while True:
             try:
                 with daemon.failures(doing, self.host):
@@ -80,35 +80,35 @@ class Far:
                         result = action(client)
                     except docker.errors.DockerException:
                         raise
-                    except broken as error:
-                        raise LinkBroken(str(error) or type(error).__name__) from error
-                if gone_since is not None:
-                    say(f"the link to {self.host} is back after {time.monotonic() - gone_since:.0f} s")
+                    except lost as error:
+                        raise ConnectionLost(str(error) or type(error).__name__) from error
+                if lost_since is not None:
+                    say(f"reconnected to {self.host} after {time.monotonic() - lost_since:.0f} s")
                 return result
-            except LinkBroken as error:
+            except ConnectionLost as error:
                 why = str(error)
             except OutsideError as error:
-                if self.client is not None or any(word in error.what for word in REFUSED):
+                if self.client is not None or any(text in error.what for text in REFUSED):
                     raise  # the daemon itself refuses
                 why = error.what
             self.close()
-            if self.asked:
-                word = signal.Signals(self.asked[0]).name
-                what = f"{word} while the link was broken; the job stays there"
-                if word == "SIGINT":
+            if self.received:
+                name = signal.Signals(self.received[0]).name
+                what = f"{name} while the connection was lost; the job keeps running there"
+                if name == "SIGINT":
                     say(f"{self.host}: {what}")
                     raise KeyboardInterrupt
                 raise OutsideError(what, self.host, AGAIN)
-            if gone_since is None:
-                gone_since = time.monotonic()
-                say(f"{doing}: the link to {self.host} broke; trying again for up to {self.patience_s:g} s")
-            left = gone_since + self.patience_s - time.monotonic()
+            if lost_since is None:
+                lost_since = time.monotonic()
+                say(f"{doing}: lost the connection to {self.host}; retrying for up to {self.patience_s:g} s")
+            left = lost_since + self.patience_s - time.monotonic()
             if left <= 0:
-                what = f"{doing}: the link broke and did not come back within {self.patience_s:g} s ({why[-160:]})"
+                what = f"{doing}: lost the connection, and no reconnect within {self.patience_s:g} s ({why[-160:]})"
                 raise OutsideError(what, self.host, AGAIN)
             time.sleep(min(left, BACKOFF_S[min(tries, len(BACKOFF_S) - 1)]))
             tries += 1
 
 
-class LinkBroken(Exception):
-    """The connection ended where it should not."""
+class ConnectionLost(Exception):
+    """The connection ended in the middle of a call."""

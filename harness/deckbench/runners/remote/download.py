@@ -1,6 +1,6 @@
-"""What a step wrote at a far daemon, put into its place here: whole, or file by file where steps go on with it.
+"""Download what a step wrote at a remote daemon and move it into place: as a whole, or file by file in a work folder.
 
-What lies here may have changed since it was sent: then nothing of it is lost, and nothing of what was made there.
+What is here may have changed since it was uploaded: then nothing of either side is lost.
 """
 
 from __future__ import annotations
@@ -12,67 +12,68 @@ from pathlib import Path
 from deckbench import artifact
 from deckbench.errors import OutsideError
 from deckbench.runners.job import Job
-from deckbench.runners.local.staging import Staging, bring_out, remove, settle
-from deckbench.runners.remote.file_tree import Tree, read_trees
+from deckbench.runners.local.staging import Staging, move_into_place, move_out, remove
+from deckbench.runners.remote.file_tree import Tree, read_tree
 from deckbench.runners.remote.store import Session
-from deckbench.runners.remote.store_download import Listing, fetch, listing, sent
+from deckbench.runners.remote.store_download import Listing, download, output_listing, uploaded_listing
 
+DOWNLOAD = ".download"  # in the staging folder
 Hashes = Mapping[str, str]  # sha256 by path in /out
 
 
-def bring_home(job: Job, staging: Staging, session: Session) -> None:
-    """Fetch what the step wrote, then put it into its place: all of it, or nothing yet.
+def download_output(job: Job, staging: Staging, session: Session) -> None:
+    """Download what the step wrote, then move it into place: all of it, or nothing yet.
 
-    Raises OutsideError where something has changed both here and there since it was sent: then nothing here is touched
-    and the job stays there.
+    Raises OutsideError where something has changed both here and there since it was uploaded: then nothing here is
+    touched, and the output stays there.
     """
-    home = staging.folder / ".home"
+    folder = staging.folder / DOWNLOAD
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fix = "fix the rights or the disk, then run again to go on"
-        raise OutsideError(f"cannot make the folder: {error.strerror}", home, fix) from error
-    before, there = sent(session), listing(session, [name for name, _ in staging.more])
-    fetch(session, home, there, output_here(staging, in_place=job.in_place).files)
-    # Read again: fetching may have taken long.
-    here = {path: found.sha256 for path, found in output_here(staging, in_place=job.in_place).files.items()}
+        fix = "free disk space or fix the permissions, then rerun to resume"
+        raise OutsideError(f"cannot make the folder: {error.strerror}", folder, fix) from error
+    before, there = uploaded_listing(session), output_listing(session, [name for name, _ in staging.more])
+    download(session, folder, there, local_output(staging, in_place=job.in_place).files)
+    # Read again: the download may have taken long.
+    here = {path: found.sha256 for path, found in local_output(staging, in_place=job.in_place).files.items()}
     if job.in_place:
         before, there = (one.below(staging.output.name) for one in (before, there))
         check_changes(staging, session, changed_files(before.hashes, there.hashes, here))
-        merge_home(staging, home, before, there, here)
-        remove(home)
+        merge_output(staging, folder, before, there, here)
+        remove(folder)
         return
     names = [*staging.unfinished, *staging.beside]
     check_changes(staging, session, changed(names, before.hashes, there.hashes, here))
-    put_home(staging, home, before, there, here)
-    bring_out(staging)
+    stage_output(staging, folder, before, there, here)
+    move_out(staging)
 
 
-def output_here(staging: Staging, *, in_place: bool) -> Tree:
-    """What lies here of an output, finished or not, by the names in /out."""
+def local_output(staging: Staging, *, in_place: bool) -> Tree:
+    """The files of an output on this machine, finished or not, by their names in /out."""
     names = [staging.output.name] if in_place else [*staging.unfinished, *staging.beside]
     places = [(name, staging.output.with_name(name)) for name in names]
-    return read_trees((name, path) for name, path in places if path.exists())
+    return read_tree((name, path) for name, path in places if path.exists())
 
 
 # What has changed
 
 
-def part(files: Hashes, place: str) -> Hashes:
+def files_at(files: Hashes, place: str) -> Hashes:
     """A file, or a folder's files."""
     return {path: sha for path, sha in files.items() if path == place or path.startswith(f"{place}/")}
 
 
 def changed(names: Iterable[str], before: Hashes, there: Hashes, here: Hashes) -> Iterator[str]:
-    """Those of the names that have changed both here and there since they were sent, each in another way."""
+    """The names that have changed in different ways here and there since they were uploaded."""
     for name in names:
-        ours, theirs, old = (part(files, name) for files in (here, there, before))
+        ours, theirs, old = (files_at(files, name) for files in (here, there, before))
         if ours and ours not in (theirs, old) and theirs != old:
             yield name
 
 
 def changed_files(before: Hashes, there: Hashes, here: Hashes) -> Iterator[str]:
-    """The same of files, each by itself."""
+    """The same for single files."""
     for path, ours in here.items():
         theirs, old = there.get(path), before.get(path)
         if ours not in (theirs, old) and theirs != old:
@@ -80,51 +81,51 @@ def changed_files(before: Hashes, there: Hashes, here: Hashes) -> Iterator[str]:
 
 
 def check_changes(staging: Staging, session: Session, places: Iterable[str]) -> None:
-    """Raises OutsideError when any of the places was changed here and there."""
+    """Raises OutsideError when any of the paths was changed both here and there."""
     if both := sorted(places):
-        host, more = session.far.host, f" (and so were {len(both) - 1} more)" if len(both) > 1 else ""
+        host, more = session.daemon.host, f" (and so were {len(both) - 1} more)" if len(both) > 1 else ""
         fix = (
-            "move it elsewhere, then the same command puts what was made there into its place; or drop that: "
+            "move it away, then rerun the same command to download the remote output; or discard that: "
             f"`deckbench containers prune --uncollected --host {host}`"
         )
-        what = f"this was changed here since the step was started at {host}, and it was changed there too{more}"
+        what = f"changed here since the step was started at {host}, and changed there too{more}"
         raise OutsideError(what, staging.output.parent / both[0], fix)
 
 
-# Into its place
+# Moving into place
 
 
-def put_home(staging: Staging, home: Path, before: Listing, there: Listing, here: Hashes) -> None:
-    """Move what came home into the staging folder, and what it replaces here out of the way."""
+def stage_output(staging: Staging, folder: Path, before: Listing, there: Listing, here: Hashes) -> None:
+    """Move the download into the staging folder, and what it replaces out of the way."""
     for name in (*staging.unfinished, *staging.beside):
-        ours, theirs = part(here, name), part(there.hashes, name)
-        if ours and theirs in (ours, part(before.hashes, name)):  # nothing new: what is here stays
-            remove(home / name)
+        ours, theirs = files_at(here, name), files_at(there.hashes, name)
+        if ours and theirs in (ours, files_at(before.hashes, name)):  # nothing new: the local files stay
+            remove(folder / name)
         elif name in staging.unfinished and (local := staging.output.with_name(name)).exists():
-            local.rename(staging.folder / f".old-{name}")  # goes with the drafts: what came home is newer
-    for path in sorted(home.iterdir()):
+            local.rename(staging.folder / f".old-{name}")  # removed with the drafts: the download is newer
+    for path in sorted(folder.iterdir()):
         path.replace(staging.folder / path.name)
 
 
-def merge_home(staging: Staging, home: Path, before: Listing, there: Listing, here: Hashes) -> None:
-    """Make a folder that a step goes on with as it is there: file by file, manifests last; what went there, goes.
+def merge_output(staging: Staging, folder: Path, before: Listing, there: Listing, here: Hashes) -> None:
+    """Make a work folder what it is there: file by file, manifests last; what was removed there is removed here.
 
-    What was made or changed here alone stays. Raises OutsideError where something stands in the way.
+    What was created or changed only here stays. Raises OutsideError where a file or folder is in the way.
     """
     parent, old = staging.output.parent, before.hashes
     try:
-        for folder in there.folders:
-            (parent / folder).mkdir(parents=True, exist_ok=True)
+        for name in there.folders:
+            (parent / name).mkdir(parents=True, exist_ok=True)
         for path in sorted(there.files, key=lambda path: path.rpartition("/")[2] == artifact.MANIFEST):
             new = there.files[path][0]
             if path not in here or new not in (here[path], old.get(path)):
-                settle(home / path, parent / path, merge=True)
+                move_into_place(folder / path, parent / path, merge=True)
         for path in old.keys() - there.files.keys():
             if here.get(path) == old[path]:
                 (parent / path).unlink(missing_ok=True)
     except OSError as error:
-        fix = "fix the rights or the disk, then run again to go on"
-        raise OutsideError(f"cannot put the result into its place: {error.strerror}", error.filename, fix) from error
-    for folder in sorted(set(before.folders) - set(there.folders), reverse=True):  # the innermost first
-        with contextlib.suppress(OSError):  # what was made here is in it
-            (parent / folder).rmdir()
+        fix = "free disk space or fix the permissions, then rerun to resume"
+        raise OutsideError(f"cannot move the result into place: {error.strerror}", error.filename, fix) from error
+    for name in sorted(set(before.folders) - set(there.folders), reverse=True):  # the innermost first
+        with contextlib.suppress(OSError):  # it holds files that were created here
+            (parent / name).rmdir()

@@ -1,4 +1,4 @@
-"""sha256 of files, kept by path, size, time and inode: 28 GB are read once, not before every run."""
+"""sha256 of files, cached by path, size, time and inode: 28 GB are read once, not before every run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deckbench import artifact
 from deckbench.errors import InputError
 
 WORTH_BYTES = 1 << 20  # a smaller file is hashed faster than it is looked up
-SETTLED_NS = 2_000_000_000  # a file written so lately might change again with the same time stamp
+SETTLED_NS = 2_000_000_000  # a file written more recently might change again with the same time stamp
 
 
 def cache_file() -> Path:
@@ -24,7 +24,7 @@ def cache_file() -> Path:
 
 @contextlib.contextmanager
 def open_cache() -> Iterator[sqlite3.Connection | None]:
-    """The cache, None where it cannot be used: it saves time and nothing else."""
+    """The cache, None where it cannot be used: it only saves time."""
     connection = None
     with contextlib.suppress(OSError, sqlite3.Error):
         cache_file().parent.mkdir(parents=True, exist_ok=True)
@@ -55,4 +55,4 @@ def hash_file(path: Path, cache: sqlite3.Connection | None) -> tuple[str, int]:
                 cache.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", (key, stamp, digest))
         return digest, found.st_size
     except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", path, "fix its rights") from None
+        raise InputError(f"cannot read the file: {error.strerror}", path, "fix its permissions") from None

@@ -1,4 +1,4 @@
-"""Trees of files on this machine, each file known by its hash: what travels to a far machine."""
+"""Trees of files on this machine, each file with its hash: what is uploaded to a remote machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deckbench.runners.remote import file_hashes
 
 @dataclass(frozen=True)
 class Source:
-    """A file of this machine: what it holds, by hash."""
+    """A file of this machine and its sha256 (hex)."""
 
     path: Path
     sha256: str
@@ -31,11 +31,11 @@ class Tree:
     folders: list[str] = field(default_factory=list)
 
     def content(self) -> dict[str, Any]:
-        """What decides whether two trees are the same; plain JSON."""
+        """What makes two trees the same; plain JSON."""
         return {"files": {path: found.sha256 for path, found in self.files.items()}, "folders": sorted(self.folders)}
 
 
-def read_trees(places: Iterable[tuple[str, Path]]) -> Tree:
+def read_tree(places: Iterable[tuple[str, Path]]) -> Tree:
     """One tree of several files and folders, each at its place in it (`0/model`). Links are followed.
 
     Raises InputError for what is missing, cannot be read, or is neither file nor folder.
@@ -67,7 +67,7 @@ def walk(path: Path, place: str, folders: list[str]) -> Iterator[tuple[Path, str
             if Path(parent, name).is_symlink():
                 target = Path(parent, name).resolve()
                 if target in above or Path(parent).resolve().is_relative_to(target):
-                    names.remove(name)  # a circle
+                    names.remove(name)  # a cycle
                 above.add(target)
         names.sort()
         for name in sorted(leaves):

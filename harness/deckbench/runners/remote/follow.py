@@ -1,4 +1,4 @@
-"""Follow a step at a far daemon until it has ended: what it says comes here, line by line, none lost and none twice."""
+"""Follow a step at a remote daemon until it has ended: stream its output line by line, none lost and none twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench.errors import OutsideError
 from deckbench.runners.job import Job
-from deckbench.runners.local.container import AGAIN, GRACE_S, HUSHED
+from deckbench.runners.local.container import AGAIN, GRACE_S, SUPPRESSED
 from deckbench.runners.remote.store import Session
 from deckbench.runners.stream import Pump
 
@@ -31,14 +31,14 @@ class Cursor:
     stamps: list[str] = field(default_factory=list)
 
     def advance(self) -> None:
-        """Ask for less next time. What was read within the last second is asked for again, and left out."""
+        """Move `since` on. What was read within the last second is read again, and left out."""
         if self.stamps:
             self.since = max(self.since, seconds_of(self.stamps[-1]) - 1)
             self.stamps = [stamp for stamp in self.stamps if seconds_of(stamp) >= self.since]
 
 
-def lines(client: DockerClient, name: str, cursor: Cursor, *, stdout: bool) -> Iterator[bytes]:
-    """What a container has said since `cursor`, which moves with every line taken: none is lost, none comes twice."""
+def new_lines(client: DockerClient, name: str, cursor: Cursor, *, stdout: bool) -> Iterator[bytes]:
+    """A container's output since `cursor`, which moves with every line: none is lost, none comes twice."""
     frames = client.api.logs(
         name,
         stdout=stdout,
@@ -57,15 +57,18 @@ def lines(client: DockerClient, name: str, cursor: Cursor, *, stdout: bool) -> I
     cursor.advance()
 
 
-def follow(job: Job, session: Session, pump: Pump, asked: list[int], before_s: float) -> tuple[str, Mapping[str, Any]]:
-    """Show what the step says until it has ended, or end it. Returns why it was ended (see `verdict`), and its state.
+def follow(
+    job: Job, session: Session, pump: Pump, received: list[int], before_s: float
+) -> tuple[str, Mapping[str, Any]]:
+    """Stream a step's output until it has ended, or end it. Returns (why it was ended, its state); see
+    `exit_code_of`.
 
-    before_s: how long it has been running already. Raises OutsideError when the link stays away, or this terminal goes:
-    then the step goes on there.
+    received: signals that this process got. before_s: how long it has been running already. Raises OutsideError when
+    the connection stays lost, or this terminal is closed: then the step keeps running there.
     """
     import docker.errors
 
-    name, far = session.named("job"), session.far
+    name, daemon = session.named("job"), session.daemon
     deadline = time.monotonic() + job.seconds - before_s if job.seconds else float("inf")
     cursors = (Cursor(), Cursor())
     reason, kill_at = "", float("inf")
@@ -76,66 +79,66 @@ def follow(job: Job, session: Session, pump: Pump, asked: list[int], before_s: f
         except docker.errors.NotFound:
             return {"Running": False, "Gone": True}
 
-    said: list[tuple[int, bytes]] = []
+    output: list[tuple[int, bytes]] = []
 
-    def listen(client: DockerClient) -> None:
+    def read_output(client: DockerClient) -> None:
         for number, cursor in enumerate(cursors):
-            said.extend((number, text) for text in lines(client, name, cursor, stdout=number == 0))
+            output.extend((number, text) for text in new_lines(client, name, cursor, stdout=number == 0))
 
-    def signal_it(word: str) -> None:
+    def send_signal(signal_name: str) -> None:
         def kill(client: DockerClient) -> None:
             with contextlib.suppress(docker.errors.APIError):  # it has ended meanwhile
-                client.api.kill(name, word)
+                client.api.kill(name, signal_name)
 
-        far.do("ending the step", kill)
+        daemon.do("ending the step", kill)
 
     while True:
-        now = far.do("following the step", state)
+        now = daemon.do("following the step", state)
         if "Gone" not in now:
             try:
-                far.do("following the step", listen)
+                daemon.do("following the step", read_output)
             finally:
-                show(pump, said)
+                show(pump, output)
         if not now["Running"]:
             for number, rest in enumerate(pump.rests):
                 pump.write(number, rest)
             return reason, now
         clock = time.monotonic()
-        if not reason and asked and asked[0] == signal.SIGHUP:
-            raise OutsideError("this terminal was closed; the step goes on there", far.host, AGAIN)
+        if not reason and received and received[0] == signal.SIGHUP:
+            raise OutsideError("this terminal was closed; the step keeps running there", daemon.host, AGAIN)
         if not reason:
-            reason = reason_to_end(asked, clock > deadline, pump)
+            reason = reason_to_end(received, clock > deadline, pump)
             if reason:
-                pump.hushed = HUSHED
-                signal_it("SIGINT" if reason == "SIGINT" else "SIGTERM")
+                pump.suppressed = SUPPRESSED
+                send_signal("SIGINT" if reason == "SIGINT" else "SIGTERM")
                 kill_at = clock + GRACE_S
-        elif clock > kill_at or len(asked) > 1:
-            signal_it("SIGKILL")
+        elif clock > kill_at or len(received) > 1:
+            send_signal("SIGKILL")
             kill_at = float("inf")
         time.sleep(LOOK_S)
 
 
-def show(pump: Pump, said: list[tuple[int, bytes]]) -> None:
-    """Write what a step said; where nobody reads it any more, `pump.failed` says so."""
+def show(pump: Pump, output: list[tuple[int, bytes]]) -> None:
+    """Write a step's output; where nobody reads it any more, `pump.failed` is set."""
     try:
-        for number, text in said:
+        for number, text in output:
             pump.take(number, text)
     except BrokenPipeError as error:
         pump.failed = error
-    said.clear()
+    output.clear()
 
 
-def reason_to_end(asked: list[int], late: bool, pump: Pump) -> str:
-    """Why a step is to be ended now; empty: it is not."""
-    if asked:
-        return signal.Signals(asked[0]).name
+def reason_to_end(received: list[int], late: bool, pump: Pump) -> str:
+    """Why a step is to be ended now; empty where it is not."""
+    if received:
+        return signal.Signals(received[0]).name
     if late:
         return "time"
     return "output" if isinstance(pump.failed, BrokenPipeError) else ""
 
 
-def far_seconds(info: Mapping[str, Any], began: str | None) -> float:
-    """How long a job that was found has been running, by the clock there."""
+def remote_seconds(info: Mapping[str, Any], began: str | None) -> float:
+    """Seconds that a job has been running already, by the clock there."""
     if began is None or not info.get("SystemTime"):
         return 0.0
     return max(0.0, seconds_of(str(info["SystemTime"])) - seconds_of(began))

@@ -1,7 +1,7 @@
-"""Run a job at the docker daemon behind `ssh://user@host`: inputs go there once, the step runs, its output comes home.
+"""Run a job at the docker daemon behind `ssh://user@host`: upload inputs once, run the step, download its output.
 
-The container there is detached. A link that breaks is waited for; a caller that dies finds its job again by the job's
-key, a hash of what is run on what. Nothing is left there but the store of files.
+The container there is detached. A lost connection is waited for; a caller that was killed finds its job again by the
+job's key, a hash of its command and inputs. Nothing is left there but the store of files.
 """
 
 from __future__ import annotations
@@ -21,101 +21,110 @@ from deckbench.machine.facts import Machine
 from deckbench.progress import format_bytes, say
 from deckbench.runners.job import OUT, Job, create_arguments
 from deckbench.runners.local.cleanup import recover
-from deckbench.runners.local.container import check_daemon, container_word, places_of, signals, staging_of, verdict
-from deckbench.runners.local.staging import Staging, claimed
+from deckbench.runners.local.container import check_daemon, container_json, exit_code_of, path_map, signals, staging_of
+from deckbench.runners.local.staging import Staging, locked_staging
 from deckbench.runners.paths import absolute
 from deckbench.runners.remote import store
-from deckbench.runners.remote.capacity import check_memory, image_at, resources
-from deckbench.runners.remote.cleanup import remove_leftovers
-from deckbench.runners.remote.connection import Far
-from deckbench.runners.remote.download import bring_home
-from deckbench.runners.remote.file_tree import Tree, read_trees
-from deckbench.runners.remote.follow import far_seconds, follow
+from deckbench.runners.remote.capacity import check_memory, provide_image, resources
+from deckbench.runners.remote.cleanup import clean_up
+from deckbench.runners.remote.connection import RemoteDaemon
+from deckbench.runners.remote.download import download_output
+from deckbench.runners.remote.file_tree import Tree, read_tree
+from deckbench.runners.remote.follow import follow, remote_seconds
 from deckbench.runners.remote.store import Session
-from deckbench.runners.remote.store_upload import send
-from deckbench.runners.remote.time_limit import limited, was_ended
+from deckbench.runners.remote.store_upload import upload
+from deckbench.runners.remote.time_limit import timed_out, with_time_limit
 from deckbench.runners.stream import Pump, translator
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-OUTPUT_ROOM = 1 << 30  # for what the step writes
+OUTPUT_BYTES = 1 << 30  # disk for what the step writes
 
 
 def run_job_at(job: Job, host: str) -> int:
-    """Run a job there and return the step's exit code; what it says is streamed, what it wrote is in its place.
+    """Run a job at a remote docker daemon; its output is streamed, its results are downloaded.
 
-    Raises InputError for what cannot be copied or run there; OutsideError for all that is not the step's own doing: no
-    room (nothing is copied then), a link that stays away (the step goes on there; the same command goes on from it),
-    memory, time. KeyboardInterrupt on Ctrl-C: the step is ended and what it has comes home.
+    Args:
+        job: the command, its inputs and limits.
+        host: `ssh://USER@HOST[:PORT]`.
+
+    Returns:
+        The step's exit code.
+
+    Raises:
+        InputError: something cannot be copied or run there.
+        OutsideError: anything that is not the step's own failure: too little disk or memory (nothing is copied then), a
+            connection that stays lost (the step keeps running; rerun the same command to resume), the time limit.
+        KeyboardInterrupt: Ctrl-C; the step was ended and what it wrote was downloaded.
     """
-    job = placed(job)
+    job = with_full_output(job)
     staging = staging_of(job)
     if staging.folder.is_dir() and any(not path.name.startswith(".") for path in staging.folder.iterdir()):
         recover(job.output)
-    with claimed(staging):
-        far = Far(host)
+    with locked_staging(staging):
+        daemon = RemoteDaemon(host)
         try:
-            return at(job, staging, far)
+            return run_connected(job, staging, daemon)
         finally:
-            far.close()
+            daemon.close()
 
 
-def at(job: Job, staging: Staging, far: Far) -> int:
+def run_connected(job: Job, staging: Staging, daemon: RemoteDaemon) -> int:
     """`run_job_at` with the output claimed and the daemon connected."""
-    info = far.do("asking the daemon", lambda client: dict(client.info()))
+    info = daemon.do("asking the daemon", lambda client: dict(client.info()))
     check_daemon(job, info)
-    machine = resources(far.host, info)
-    check_memory(job, machine, far.host)
-    image = image_at(job, far, machine)
+    machine = resources(daemon.host, info)
+    check_memory(job, machine, daemon.host)
+    image = provide_image(job, daemon, machine)
     inputs = read_inputs(job)
-    session = Session(far, key_of(job, inputs, identity(image.attrs)), image.id, *(job.program or ())[:1])
-    remove_leftovers(session)
-    began = found(session)
+    session = Session(daemon, key_of(job, inputs, identity(image.attrs)), image.id, *(job.program or ())[:1])
+    clean_up(session)
+    began = find_job(session)
     if began is None:
-        seeds = read_trees(seeds_of(staging, in_place=job.in_place))
-        begin(job, session, image, info, machine, inputs, seeds)
+        seeds = read_tree(seeds_of(staging, in_place=job.in_place))
+        start_job(job, session, image, info, machine, inputs, seeds)
     else:
-        say(f"this job was started at {far.host} before ({began[:19]}); going on from there")
+        say(f"resuming: this job was started at {daemon.host} at {began[:19]}")
         store.open_store(session)
-    with signals() as asked:
-        far.asked = asked
-        pump = Pump((), translator(places_of(job)))
-        reason, state = follow(job, session, pump, asked, far_seconds(info, began))
-        if not reason and was_ended(job, state):
+    with signals() as received:
+        daemon.received = received
+        pump = Pump((), translator(path_map(job)))
+        reason, state = follow(job, session, pump, received, remote_seconds(info, began))
+        if not reason and timed_out(job, state):
             reason = "time"
-        bring_home(job, staging, session)
+        download_output(job, staging, session)
         store.close_store(session)
-    return verdict(job, state, reason, pump)
+    return exit_code_of(job, state, reason, pump)
 
 
-def placed(job: Job) -> Job:
-    """The job with its output by its whole path: its last part is the output's name there too, and `.` has none.
+def with_full_output(job: Job) -> Job:
+    """The job with its output as a normalized path: its last part is the output's name there too, and `.` has none.
 
     Raises InputError for a path that cannot be written so.
     """
     output = Path(absolute(job.output))
     if output.name != PurePosixPath(job.inside).name or output.resolve() != job.output.resolve():
-        what = "the path does not say what the output is called"
+        what = "the path does not name the output"
         raise InputError(what, job.output, "write the path without `..`, of a folder below /")
     return dataclasses.replace(job, output=output)
 
 
-# What makes this job
+# The identity of a job
 
 
 def read_inputs(job: Job) -> Tree:
     """The job's inputs as one tree: the n-th at `n/NAME`."""
-    return read_trees((place_of(number, path), path) for number, (_, path) in enumerate(job.inputs))
+    return read_tree((tree_place(number, path), path) for number, (_, path) in enumerate(job.inputs))
 
 
-def place_of(number: int, path: Path) -> str:
+def tree_place(number: int, path: Path) -> str:
     return f"{number}/{path.resolve().name}"
 
 
 def key_of(job: Job, inputs: Tree, image: str) -> str:
-    """What makes two jobs the same job: hex. The output's place and this machine are part of it, so that nobody takes
-    up, or takes away, what somebody else has started."""
+    """What makes two jobs the same job: hex. The output's path and this machine are part of it, so that nobody resumes,
+    or downloads, what somebody else has started."""
     return artifact.hash_json(
         {
             "command": [list(job.program or ()), list(job.command)],
@@ -131,7 +140,7 @@ def key_of(job: Job, inputs: Tree, image: str) -> str:
 
 
 def seeds_of(staging: Staging, *, in_place: bool) -> list[tuple[str, Path]]:
-    """(name in /out, path here) of what a step finds in its place: unfinished work, and what is finished already."""
+    """(name in /out, local path) of what a step finds there: unfinished work, and what is finished already."""
     names = [] if in_place else list(staging.unfinished)
     if staging.output.is_dir() and any(staging.output.iterdir()):
         names.append(staging.output.name)
@@ -141,8 +150,8 @@ def seeds_of(staging: Staging, *, in_place: bool) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in places if path.exists()]
 
 
-def found(session: Session) -> str | None:
-    """When this job's container was started; None where there is none. One that was never started is removed."""
+def find_job(session: Session) -> str | None:
+    """When this job's container was started; None without one. One that was never started is removed."""
     import docker.errors
 
     def look(client: DockerClient) -> str | None:
@@ -156,41 +165,41 @@ def found(session: Session) -> str | None:
             return None
         return str(state["StartedAt"])
 
-    return session.far.do("looking for this job", look)
+    return session.daemon.do("looking for this job", look)
 
 
-# Its start
+# Starting a job
 
 
-def begin(
+def start_job(
     job: Job, session: Session, image: Any, info: Mapping[str, Any], machine: Machine, inputs: Tree, seeds: Tree
 ) -> None:
-    """Copy, create, start. Where that fails, what was made for the job is removed; what was copied stays."""
-    host = session.far.host
+    """Upload, create, start. Where that fails, what was created for the job is removed; uploads stay."""
+    host = session.daemon.host
 
-    def room(needed: int, free: int) -> None:
-        if needed + OUTPUT_ROOM > free:
-            what = f"too little disk: {format_bytes(needed)} are to be copied and {format_bytes(OUTPUT_ROOM)} are for"
+    def check_disk(needed: int, free: int) -> None:
+        if needed + OUTPUT_BYTES > free:
+            what = f"too little disk: {format_bytes(needed)} are to be copied and {format_bytes(OUTPUT_BYTES)} are for"
             what += f" the output, {format_bytes(free)} are free where docker keeps its data"
             what += f" ({info.get('DockerRootDir')})"
             raise OutsideError(
-                what, host, f"free some there (`deckbench containers prune --host {host}`), then run again"
+                what, host, f"free disk space there (`deckbench containers prune --host {host}`), then rerun"
             )
 
     try:
         store.open_store(session)
-        send(session, inputs, seeds, [job.output.name] if job.in_place else [], room)
-        session.far.do("starting the step", lambda client: start(job, session, client, image, machine))
+        upload(session, inputs, seeds, [job.output.name] if job.in_place else [], check_disk)
+        session.daemon.do("starting the step", lambda client: create_container(job, session, client, image, machine))
     except BaseException:
-        session.far.patience_s = 0
+        session.daemon.patience_s = 0
         with contextlib.suppress(DeckBenchError):
             store.close_store(session)
         raise
-    say(f"the step runs at {host}; it goes on there if the link breaks, and the same command finds it again")
+    say(f"the step runs at {host}; if the connection is lost it keeps running, and the same command resumes")
 
 
-def start(job: Job, session: Session, client: DockerClient, image: Any, machine: Machine) -> None:
-    """Create and start the step's container, unless it is there: the answer to an earlier try may have been lost."""
+def create_container(job: Job, session: Session, client: DockerClient, image: Any, machine: Machine) -> None:
+    """Create and start the step's container, unless it exists: the answer to an earlier attempt may have been lost."""
     import docker.errors
     from docker.types import LogConfig, Mount
 
@@ -199,18 +208,24 @@ def start(job: Job, session: Session, client: DockerClient, image: Any, machine:
     trees = f"{volumes[store.VOLUME]}/jobs/{session.key}/in"
     # Docker before 26 mounts no part of a volume; the daemon's own path to it leads there too.
     mounts = [
-        Mount(place, f"{trees}/{place_of(number, path)}", type="bind", read_only=True)
+        Mount(place, f"{trees}/{tree_place(number, path)}", type="bind", read_only=True)
         for number, (place, path) in enumerate(job.inputs)
     ]
     mounts.append(store.volume(OUT, session.named("out")))
     labels = {LABEL: REMOTE_JOB, **session.labels}
-    word = container_word(job, image)
+    described = container_json(job, image)
     given = create_arguments(
-        job, image=image.id, mounts=mounts, labels=labels, container=word, who=store.WHO, jetson=machine.jetson
+        job,
+        image=image.id,
+        mounts=mounts,
+        labels=labels,
+        container=described,
+        who=store.STORE_USER,
+        jetson=machine.jetson,
     )
     program = given.get("entrypoint") or image.attrs["Config"].get("Entrypoint") or []
-    given["entrypoint"] = limited(program, job.seconds)
-    given["log_config"] = LogConfig(type="json-file", config={})  # read again and again, from where we stopped
+    given["entrypoint"] = with_time_limit(program, job.seconds)
+    given["log_config"] = LogConfig(type="json-file", config={})  # read again and again, from where it was left
     with contextlib.suppress(docker.errors.NotFound):
         if client.api.inspect_container(name)["State"]["Status"] != "created":
             return

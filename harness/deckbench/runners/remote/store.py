@@ -1,8 +1,8 @@
-"""The content-addressed store in a volume of the far daemon: files travel by sha256, in pieces, once.
+"""The content-addressed store in a volume of the remote daemon: files are copied by sha256, in pieces, once.
 
-What the far side has to do is done by `store_helper.py`, in a container without network that only sees the store and
-the job's output. Bytes and questions go there, and come back, through the daemon's own archive calls on that container:
-inputs by `store_send.py`, the output by `store_fetch.py`.
+`store_helper.py` does the work there, in a container without network that only sees the store and the job's output.
+Bytes and requests are copied through the daemon's own archive calls on that container: inputs by `store_upload.py`, the
+output by `store_download.py`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from deckbench.machine.daemon import LABEL, NO_SPACE, REMOTE_STORE
 from deckbench.progress import PLAIN_EVERY_S, say
 from deckbench.runners.job import NOBODY, NUMBER, OUT, OWNER
 from deckbench.runners.remote import store_helper
-from deckbench.runners.remote.connection import Far
+from deckbench.runners.remote.connection import RemoteDaemon
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 VOLUME = f"{LABEL}-store"
 STORE = store_helper.STORE
-CHUNK = 64 << 20  # what is sent again at most when a link breaks
-ROUNDS = 4  # a piece that arrives broken so often is no accident
-WHO = (NOBODY, NOBODY)  # owns the store, and runs the steps there
+CHUNK = 64 << 20  # bytes that are sent again at most after a lost connection
+ROUNDS = 4  # attempts for a piece that arrives damaged, and starts of a helper that ends
+STORE_USER = (NOBODY, NOBODY)  # owns the store, and runs the steps there
 
 
 @dataclass(frozen=True)
 class Session:
-    """One job's use of a store. key: the job's. image: id of the image in the far daemon, whose Python helps."""
+    """One job's use of a store. key: the job's. image: id of the image in the daemon, whose Python runs the helper."""
 
-    far: Far
+    daemon: RemoteDaemon
     key: str
     image: str
     python: str = "python3"
@@ -55,18 +55,18 @@ class Session:
         return {NUMBER: self.key, OWNER: process_identity.own_identity()}
 
 
-# Its volumes, and the container that helps
+# Its volumes, and the helper's container
 
 
 def volume(place: str, name: str) -> Any:
-    """A mounted volume. What an image has at that place does not count, nor to whom it belongs there."""
+    """A mounted volume. What an image has at that path is not copied into it, nor its owner."""
     from docker.types import Mount
 
     return Mount(place, name, type="volume", no_copy=True)
 
 
 def open_store(session: Session) -> None:
-    """Make the volumes, and the container that helps, where they are not there yet."""
+    """Create the volumes and start the helper's container where they do not exist yet."""
     from docker.types import LogConfig
 
     source = Path(store_helper.__file__).read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def open_store(session: Session) -> None:
         "name": session.named("helper"),
         "entrypoint": [session.python, "-I", "-c", source],
         "command": [session.key],
-        "user": f"{WHO[0]}:{WHO[1]}",
+        "user": f"{STORE_USER[0]}:{STORE_USER[1]}",
         "network_mode": "none",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
@@ -91,24 +91,24 @@ def open_store(session: Session) -> None:
         client.volumes.create(VOLUME, labels={LABEL: REMOTE_STORE})
         client.volumes.create(session.named("out"), labels={LABEL: "out", **session.labels})
         remove_container(client, session.named("helper"))
-        # Its root is not read-only (WHO cannot write there): else the volumes' own folders could not be given to WHO.
+        # Its root is not read-only: else the volumes' own folders could not be given to STORE_USER. Nor writable to it.
         client.containers.create(**given)
         folders = [STORE[1:], *(f"{STORE[1:]}/{name}" for name in ("blobs", "pieces", "jobs", "asks")), OUT[1:]]
         client.api.put_archive(session.named("helper"), "/", folders_tar(folders))
         client.api.start(session.named("helper"))
 
-    session.far.do("opening the store", make)
+    session.daemon.do("opening the store", make)
 
 
-# Tar, as the daemon's archive calls take and give it
+# Tar, the format of the daemon's archive calls
 
 
 def member(name: str, size: int, *, folder: bool = False) -> tarfile.TarInfo:
-    """A tar entry that belongs to WHO."""
+    """A tar entry that belongs to STORE_USER."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mtime = size, int(time.time())
     entry.mode, entry.type = (0o755, tarfile.DIRTYPE) if folder else (0o600, tarfile.REGTYPE)
-    entry.uid, entry.gid = WHO
+    entry.uid, entry.gid = STORE_USER
     return entry
 
 
@@ -118,12 +118,12 @@ def folders_tar(names: Iterable[str]) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """What fills a tar entry up to whole blocks."""
+    """The zeros that fill a tar entry up to whole blocks."""
     return bytes(-size % tarfile.BLOCKSIZE)
 
 
-def read_far_file(client: DockerClient, container: str, path: str) -> Iterator[bytes]:
-    """The bytes of one far file."""
+def read_remote_file(client: DockerClient, container: str, path: str) -> Iterator[bytes]:
+    """The bytes of one file in a remote container."""
     stream, _ = client.api.get_archive(container, path, chunk_size=1 << 20)
     with tarfile.open(fileobj=Reader(stream), mode="r|") as tar:
         for entry in tar:
@@ -153,45 +153,44 @@ class Reader(io.RawIOBase):
         return count
 
 
-# Questions to the helper
+# Requests to the helper
 
 
-def help_out(session: Session, verb: str, ask: Mapping[str, Any], doing: str) -> dict[str, Any]:
-    """Let the helper do something there; its answer. Raises OutsideError when it cannot (its disk is full, ...).
+def ask_helper(session: Session, verb: str, request: Mapping[str, Any], doing: str) -> dict[str, Any]:
+    """Have the helper run a request; its answer. Raises OutsideError when it fails (its disk is full, ...).
 
-    A link that breaks meanwhile does not break off what it does.
+    A connection that is lost meanwhile does not stop the helper.
     """
     name = f"{session.key}.{secrets.token_hex(4)}"
-    data = json.dumps({"do": verb, "job": session.key, **ask}).encode()
+    data = json.dumps({"do": verb, "job": session.key, **request}).encode()
     parts = [member(f"{name}.json", len(data)).tobuf(), data, padding(len(data)), member(f"{name}.go", 0).tobuf()]
-    question = b"".join(parts) + bytes(2 * tarfile.BLOCKSIZE)
+    message = b"".join(parts) + bytes(2 * tarfile.BLOCKSIZE)
 
-    def put_question(client: DockerClient) -> None:
-        client.api.put_archive(session.named("helper"), f"{STORE}/asks", question)
+    def put_request(client: DockerClient) -> None:
+        client.api.put_archive(session.named("helper"), f"{STORE}/asks", message)
 
-    session.far.do(doing, put_question)
-    answer = session.far.do(doing, partial(wait, session, f"{STORE}/asks/{name}.answer", doing))
+    session.daemon.do(doing, put_request)
+    answer = session.daemon.do(doing, partial(wait_for_answer, session, f"{STORE}/asks/{name}.answer", doing))
     if "error" in answer:
-        said = str(answer["error"])
-        full = NO_SPACE.search(said) is not None
-        fix = "free some disk space there, then run again" if full else "run the same command again to go on"
-        raise OutsideError(f"{doing}: {said[:300]}", session.far.host, fix)
+        error = str(answer["error"])
+        full = NO_SPACE.search(error) is not None
+        fix = "free disk space there, then rerun" if full else "rerun the same command to resume"
+        raise OutsideError(f"{doing}: {error[:300]}", session.daemon.host, fix)
     return answer
 
 
 @contextlib.contextmanager
-def understood(session: Session, doing: str) -> Iterator[None]:
-    """Reads an answer of the helper. Raises OutsideError for one that is not what it must be: what answers is another
-    machine's image."""
+def checked_answer(session: Session, doing: str) -> Iterator[None]:
+    """Guard the parsing of a helper's answer: it is another machine's. Raises OutsideError for one of another form."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        what = f"{doing}: the answer of the helper there cannot be read"
-        raise OutsideError(what, session.far.host, "see whether the image there is sound, then run again") from error
+        what = f"{doing}: the answer of the remote helper cannot be read"
+        raise OutsideError(what, session.daemon.host, "check the image there, then rerun") from error
 
 
-def wait(session: Session, path: str, doing: str, client: DockerClient) -> dict[str, Any]:
-    """Ask until the answer is there. A helper that is not running is started."""
+def wait_for_answer(session: Session, path: str, doing: str, client: DockerClient) -> dict[str, Any]:
+    """Poll for the answer. A helper that is not running is started."""
     import docker.errors
 
     helper = session.named("helper")
@@ -199,18 +198,18 @@ def wait(session: Session, path: str, doing: str, client: DockerClient) -> dict[
     starts = 0
     while True:
         try:
-            text = b"".join(read_far_file(client, helper, path))
+            text = b"".join(read_remote_file(client, helper, path))
         except docker.errors.NotFound:
             pass
         else:
-            with understood(session, doing):
+            with checked_answer(session, doing):
                 return dict(json.loads(text))
         state = client.api.inspect_container(helper)["State"]
         if not state["Running"]:
             if starts == ROUNDS:
-                said = client.api.logs(helper, tail=5).decode(errors="replace").strip().splitlines()
-                what = f"{doing}: the helper ends (exit code {state['ExitCode']}): {said[-1][:300] if said else ''}"
-                raise OutsideError(what, session.far.host, "see whether the image there is sound, then run again")
+                output = client.api.logs(helper, tail=5).decode(errors="replace").strip().splitlines()
+                what = f"{doing}: the helper ends (exit code {state['ExitCode']}): {output[-1][:300] if output else ''}"
+                raise OutsideError(what, session.daemon.host, "check the image there, then rerun")
             client.api.start(helper)
             starts += 1
         now = time.monotonic()
@@ -220,23 +219,23 @@ def wait(session: Session, path: str, doing: str, client: DockerClient) -> dict[
         time.sleep(min(1.0, 0.02 + (now - began) / 10))
 
 
-# The end
+# Cleanup
 
 
 def close_store(session: Session) -> None:
-    """Remove all that was made for this job; the store's files stay."""
-    help_out(session, "forget", {}, "cleaning up")
+    """Remove everything of this job; the store's files stay."""
+    ask_helper(session, "forget", {}, "cleaning up")
 
     def clean(client: DockerClient) -> None:
         for what in ("job", "helper"):
             remove_container(client, session.named(what))
         remove_volume(client, session.named("out"))
 
-    session.far.do("cleaning up", clean)
+    session.daemon.do("cleaning up", clean)
 
 
 def remove_container(client: DockerClient, name: str) -> None:
-    """Remove a container by name, if it is there."""
+    """Remove a container by name, if it exists."""
     import docker.errors
 
     with contextlib.suppress(docker.errors.NotFound):
@@ -244,7 +243,7 @@ def remove_container(client: DockerClient, name: str) -> None:
 
 
 def remove_volume(client: DockerClient, name: str) -> bool:
-    """Remove a volume; False when it is in use. One that is not there is as good as removed."""
+    """Remove a volume; False when it is in use. One that does not exist counts as removed."""
     import docker.errors
 
     try:

@@ -1,14 +1,14 @@
-"""Runs beside the store, in a container of the far daemon: joins what came in pieces, links trees, reads outputs.
+"""Runs in a container of the remote daemon that mounts the store: joins pieces to files, links trees, reads outputs.
 
-Its source travels as `python3 -c`, so it needs nothing but Python 3.10 and its standard library. It answers the
-questions of one job, `JOB.N.json` with `JOB.N.go` after it, in `JOB.N.answer`, and ends when none has come for a while.
-Every operation may be broken off and done again.
+Its source is passed as `python3 -c`, so it needs nothing but Python 3.10 and its standard library. It answers the
+requests of one job, `JOB.N.json` with `JOB.N.go` after it, in `JOB.N.answer`, and ends when none has come for a while.
+Every operation may be interrupted and repeated.
 
 /store/blobs/AB/SHA256     whole files, verified, read-only
-/store/pieces/JOB.X/       pieces on their way, SHA256.N: a folder for each time that some were sent, so that nobody
-                           ever writes where another does; beside them SHA256.whole, what is joined so far
+/store/pieces/JOB.X/       uploaded pieces, SHA256.N: a folder for each upload, so that no two ever write to the
+                           same file; beside them SHA256.whole, what is joined so far
 /store/jobs/ID/            a job's trees: hard links to blobs; sent.json
-/store/asks/               questions, answers and pieces on their way home
+/store/asks/               requests, answers and pieces to download
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any
 STORE = "/store"
 OUT = "/out"
 BLOBS, PIECES, JOBS, ASKS = (Path(STORE, name) for name in ("blobs", "pieces", "jobs", "asks"))
-SENT = "sent.json"  # in a job's folder: what was copied to /out, as `listing` says it
+SENT = "sent.json"  # in a job's folder: what was copied to /out, as a `listing`
 BLOCK = 1 << 20
 IDLE_S = 60.0
-OLD_S = 14 * 24 * 3600  # pieces that nobody has gone on with for so long are dropped
+OLD_S = 14 * 24 * 3600  # older pieces are removed: nobody has resumed their upload
 
 
 def blob(sha: str) -> Path:
@@ -37,7 +37,7 @@ def blob(sha: str) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, -1 when there is none, or when it is not ours yet: the daemon is still writing it."""
+    """Bytes of a file, -1 when there is none, or the daemon is still writing it: then it is not owned by us yet."""
     try:
         found = path.stat()
     except OSError:
@@ -52,7 +52,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def feed(path: Path, digest: Any, into: Any = None) -> None:
+def hash_into(path: Path, digest: Any, into: Any = None) -> None:
     """Hash a file, and write it to `into` as well."""
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -63,11 +63,11 @@ def feed(path: Path, digest: Any, into: Any = None) -> None:
 
 def sha_of(path: Path) -> str:
     digest = hashlib.sha256()
-    feed(path, digest)
+    hash_into(path, digest)
     return digest.hexdigest()
 
 
-def arrived() -> dict[str, list[Path]]:
+def received_pieces() -> dict[str, list[Path]]:
     """All pieces by their name, of this job and of others."""
     found: dict[str, list[Path]] = {}
     for folder in PIECES.iterdir():
@@ -76,14 +76,14 @@ def arrived() -> dict[str, list[Path]]:
     return found
 
 
-def take(sha: str, size: int, ask: dict[str, Any], pieces: dict[str, list[Path]]) -> list[int]:
+def join_pieces(sha: str, size: int, request: dict[str, Any], pieces: dict[str, list[Path]]) -> list[int]:
     """Make the blob from its pieces if they are all there. Returns the numbers of those that must be sent (again).
 
     This job's pieces go as soon as they are joined, so that a file never takes its space twice.
     """
     if size_of(blob(sha)) == size:
         return []
-    chunk, hashes = ask["chunk"], ask["hashes"].get(sha, {})
+    chunk, hashes = request["chunk"], request["hashes"].get(sha, {})
     count = max(1, -(-size // chunk))
     whole = PIECES / f"{sha}.whole"
     joined = min(count, max(0, size_of(whole)) // chunk)
@@ -91,21 +91,21 @@ def take(sha: str, size: int, ask: dict[str, Any], pieces: dict[str, list[Path]]
     for number in range(joined, count):
         wanted = min(chunk, size - number * chunk)
         there[number] = [path for path in pieces.get(f"{sha}.{number}", ()) if size_of(path) == wanted]
-    if lacking := [number for number, paths in there.items() if not paths]:
-        return lacking
+    if absent := [number for number, paths in there.items() if not paths]:
+        return absent
     digest = hashlib.sha256()
     with whole.open("a+b") as file:
         file.truncate(min(joined * chunk, size))
-        feed(whole, digest)
+        hash_into(whole, digest)
         for number, paths in there.items():
             wanted = hashes.get(str(number))
             piece = next((path for path in paths if wanted is None or sha_of(path) == wanted), None)
             if piece is None:
                 return [number]
-            feed(piece, digest, file)
+            hash_into(piece, digest, file)
             file.flush()
             for path in paths:
-                if path.parent.name.startswith(f"{ask['job']}."):
+                if path.parent.name.startswith(f"{request['job']}."):
                     remove(path)
         os.fsync(file.fileno())
     if digest.hexdigest() != sha:
@@ -117,32 +117,32 @@ def take(sha: str, size: int, ask: dict[str, Any], pieces: dict[str, list[Path]]
     return []
 
 
-def place(ask: dict[str, Any]) -> dict[str, Any]:
+def place(request: dict[str, Any]) -> dict[str, Any]:
     """files {sha: size}, chunk, hashes {sha: {number: sha}}, trees {root: {files: {path: sha}, folders: []}}, make.
 
-    Answers missing {sha: [numbers]}, free (bytes of the disk). With nothing missing the job's trees stand, and /out
+    Answers missing {sha: [numbers]}, free (bytes of the disk). With nothing missing the job's trees exist, and /out
     holds a copy of the one called out and the folders `make`.
     """
     clean()
     missing = {}
     with Path(STORE, "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        pieces = arrived()
-        for sha, size in ask["files"].items():
-            if lacking := take(sha, size, ask, pieces):
-                missing[sha] = lacking
+        pieces = received_pieces()
+        for sha, size in request["files"].items():
+            if absent := join_pieces(sha, size, request, pieces):
+                missing[sha] = absent
         if not missing:
-            drop_pieces(ask["job"])
+            drop_pieces(request["job"])
     if not missing:
-        remove(JOBS / ask["job"])
-        draft = JOBS / f".{ask['job']}.{os.urandom(4).hex()}"
-        for root, tree in ask["trees"].items():
-            grow(draft / root, tree["files"], tree["folders"])
-        put = ask["trees"]["out"]
-        files = {path: [sha, ask["files"][sha]] for path, sha in put["files"].items()}
+        remove(JOBS / request["job"])
+        draft = JOBS / f".{request['job']}.{os.urandom(4).hex()}"
+        for root, tree in request["trees"].items():
+            link_tree(draft / root, tree["files"], tree["folders"])
+        put = request["trees"]["out"]
+        files = {path: [sha, request["files"][sha]] for path, sha in put["files"].items()}
         (draft / SENT).write_text(json.dumps({"files": files, "folders": put["folders"]}), encoding="utf-8")
-        draft.rename(JOBS / ask["job"])
-        seed(JOBS / ask["job"] / "out", ask["make"])
+        draft.rename(JOBS / request["job"])
+        copy_seeds(JOBS / request["job"] / "out", request["make"])
     disk = os.statvfs(STORE)
     return {"missing": missing, "free": disk.f_bavail * disk.f_frsize}
 
@@ -161,8 +161,8 @@ def below(root: Path, path: str) -> Path:
     return root / path
 
 
-def grow(root: Path, files: dict[str, str], folders: list[str]) -> None:
-    """Make a tree of hard links."""
+def link_tree(root: Path, files: dict[str, str], folders: list[str]) -> None:
+    """Create a tree of hard links."""
     root.mkdir(parents=True)
     for path in folders:
         below(root, path).mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def grow(root: Path, files: dict[str, str], folders: list[str]) -> None:
             shutil.copyfile(blob(sha), target)
 
 
-def seed(source: Path, folders: list[str]) -> None:
+def copy_seeds(source: Path, folders: list[str]) -> None:
     """Copy a job's tree `out` to /out, where the step may write; make `folders` there."""
     for path in source.iterdir():
         target = Path(OUT, path.name)
@@ -188,15 +188,15 @@ def seed(source: Path, folders: list[str]) -> None:
         Path(OUT, name).mkdir(exist_ok=True)
 
 
-def listing(ask: dict[str, Any]) -> dict[str, Any]:
-    """Everything in /out but drafts: files {path: [sha, size]}, folders. Links do not travel, and are left out.
+def listing(request: dict[str, Any]) -> dict[str, Any]:
+    """Everything in /out but drafts: files {path: [sha, size]}, folders. Links are left out.
 
     also: names that begin with a dot and are no drafts.
     """
     files, folders = {}, []
     for parent, names, leaves in os.walk(OUT):
         if parent == OUT:
-            names[:], leaves = ([n for n in some if n[0] != "." or n in ask["also"]] for some in (names, leaves))
+            names[:], leaves = ([n for n in some if n[0] != "." or n in request["also"]] for some in (names, leaves))
         for path in (Path(parent, name) for name in (*names, *leaves)):
             inside = path.relative_to(OUT).as_posix()
             if path.is_symlink():
@@ -208,19 +208,19 @@ def listing(ask: dict[str, Any]) -> dict[str, Any]:
     return {"files": files, "folders": sorted(folders)}
 
 
-def sent(ask: dict[str, Any]) -> dict[str, Any]:
-    """What `place` copied to /out. Nothing where the job's trees are gone: its output is home then."""
+def sent(request: dict[str, Any]) -> dict[str, Any]:
+    """What `place` copied to /out. Empty where the job's trees are gone: its output was downloaded then."""
     try:
-        found: dict[str, Any] = json.loads((JOBS / ask["job"] / SENT).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((JOBS / request["job"] / SENT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {"files": {}, "folders": []}
     return found
 
 
-def pull(ask: dict[str, Any]) -> dict[str, Any]:
+def pull(request: dict[str, Any]) -> dict[str, Any]:
     """batches: lists of [path, offset, length] of /out; each becomes one file /store/asks/JOB.N."""
-    for number, batch in enumerate(ask["batches"]):
-        with (ASKS / f"{ask['job']}.{number}").open("wb") as target:
+    for number, batch in enumerate(request["batches"]):
+        with (ASKS / f"{request['job']}.{number}").open("wb") as target:
             for inside, offset, length in batch:
                 left = length
                 with below(Path(OUT), inside).open("rb") as source:
@@ -233,18 +233,18 @@ def pull(ask: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def forget(ask: dict[str, Any]) -> dict[str, Any]:
-    """Remove a job's trees, questions and answers. The blobs stay."""
-    remove(JOBS / ask["job"])
+def forget(request: dict[str, Any]) -> dict[str, Any]:
+    """Remove a job's trees, requests and answers. The blobs stay."""
+    remove(JOBS / request["job"])
     for folder in (JOBS, ASKS):
         for path in folder.iterdir():
-            if path.name.startswith((f"{ask['job']}.", f".{ask['job']}.")):
+            if path.name.startswith((f"{request['job']}.", f".{request['job']}.")):
                 remove(path)
     return {}
 
 
 def clean() -> None:
-    """Remove what was left behind long ago."""
+    """Remove old leftovers."""
     for folder in (PIECES, ASKS):
         for path in folder.iterdir():
             try:
@@ -265,21 +265,21 @@ def has_arrived(go: Path) -> bool:
 
 
 def answer(go: Path) -> None:
-    """Answer one question; what goes wrong is an answer too: `error`."""
+    """Answer one request; an exception is an answer too: `error`."""
     try:
-        ask = json.loads(go.with_suffix(".json").read_text(encoding="utf-8"))
-        said = VERBS[ask["do"]](ask)
+        request = json.loads(go.with_suffix(".json").read_text(encoding="utf-8"))
+        result = VERBS[request["do"]](request)
     except Exception as error:
-        said = {"error": f"{type(error).__name__}: {error}"}
+        result = {"error": f"{type(error).__name__}: {error}"}
     draft = go.with_suffix(".draft")
-    draft.write_text(json.dumps(said), encoding="utf-8")
+    draft.write_text(json.dumps(result), encoding="utf-8")
     draft.rename(go.with_suffix(".answer"))
     remove(go.with_suffix(".json"))
     remove(go)
 
 
 def serve(job: str) -> None:
-    """Answer a job's questions until none has come for IDLE_S."""
+    """Answer a job's requests until none has come for IDLE_S."""
     last = time.monotonic()
     while time.monotonic() - last < IDLE_S:
         for go in filter(has_arrived, sorted(ASKS.glob(f"{job}.*.go"))):

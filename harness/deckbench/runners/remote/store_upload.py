@@ -1,4 +1,4 @@
-"""Files to the far store: only what it does not hold, in pieces, each checked on arrival."""
+"""Upload files to the remote store: only what it does not hold, in pieces, each checked on arrival."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from deckbench.errors import InputError
 from deckbench.progress import Progress, format_bytes, say
 from deckbench.runners.remote.file_tree import Source, Tree
-from deckbench.runners.remote.store import CHUNK, ROUNDS, STORE, Session, help_out, member, padding, understood
+from deckbench.runners.remote.store import CHUNK, ROUNDS, STORE, Session, ask_helper, checked_answer, member, padding
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 READ = 1 << 18
 
 
-def send(session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], room: Callable[[int, int], None]) -> int:
-    """Bring the inputs to `STORE/jobs/KEY/in`, the seeds and the folders `make` to /out. Returns the bytes that travel:
-    only what the store does not hold.
+def upload(
+    session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], check_disk: Callable[[int, int], None]
+) -> int:
+    """Upload the inputs to `STORE/jobs/KEY/in`, the seeds and the folders `make` to /out.
 
-    room: called once with (bytes to send, bytes free there) before anything is copied; may raise. Raises OutsideError
-    when the link stays away or the disk there is full, InputError for a file that changes while it is copied.
+    check_disk: called once with (bytes to send, bytes free there) before anything is sent; may raise. Returns the
+    number of bytes sent: only what the store does not hold. Raises OutsideError when the connection stays lost or the
+    disk there is full, InputError for a file that changes while it is copied.
     """
     trees = {"in": inputs, "out": seeds}
     sources = {found.sha256: found for tree in trees.values() for found in tree.files.values()}
     sums: dict[str, dict[str, str]] = {}
-    question = {
+    request = {
         "files": {sha: found.size for sha, found in sources.items()},
         "chunk": CHUNK,
         "trees": {root: {**tree.content(), "folders": tree.folders} for root, tree in trees.items()},
@@ -40,9 +42,9 @@ def send(session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], room:
     }
     sent, tries, progress = 0, dict.fromkeys(sources, 0), Progress()
     while True:
-        doing = "comparing with the store" if not sent else "checking what was copied"
-        answer = help_out(session, "place", {**question, "hashes": sums}, doing)
-        with understood(session, doing):
+        doing = "comparing with the store" if not sent else "checking the copies"
+        answer = ask_helper(session, "place", {**request, "hashes": sums}, doing)
+        with checked_answer(session, doing):
             missing = [(sources[sha], int(number)) for sha, numbers in answer["missing"].items() for number in numbers]
             free = int(answer["free"])
             if any(length(found, number) < 0 or number < 0 for found, number in missing):
@@ -50,17 +52,17 @@ def send(session: Session, inputs: Tree, seeds: Tree, make: Sequence[str], room:
         for sha in answer["missing"]:
             tries[sha] += 1
             if tries[sha] > ROUNDS:
-                what = "the file changes while it is being copied, or arrives broken every time"
-                raise InputError(what, sources[sha].path, "see whether something writes to it, then run again")
+                what = "the file changes while it is being copied, or arrives damaged every time"
+                raise InputError(what, sources[sha].path, "check whether something writes to it, then rerun")
         total = sum(length(found, number) for found, number in missing)
         if not sent:
-            room(total, free)
+            check_disk(total, free)
         if not missing:
             return sent
         if total >= 1e6:
-            say(f"copying {format_bytes(total)} to {session.far.host}")
+            say(f"copying {format_bytes(total)} to {session.daemon.host}")
         for batch in batches(missing):
-            session.far.do("copying to the far machine", partial(put, session, batch, sums))
+            session.daemon.do("copying to the remote machine", partial(put_pieces, session, batch, sums))
             done = sum(length(found, number) for found, number in batch)
             sent += done
             progress.say(sent, sent + (total := total - done))
@@ -72,7 +74,7 @@ def length(found: Source, number: int) -> int:
 
 
 def batches(pieces: Iterable[tuple[Source, int]]) -> Iterator[list[tuple[Source, int]]]:
-    """Pieces in groups that travel together, of CHUNK bytes at most (a tar entry of a small file takes 1 kB more)."""
+    """Pieces in groups that are sent together, of CHUNK bytes at most (a tar entry takes up to 1 kB more)."""
     group: list[tuple[Source, int]] = []
     size = 0
     for found, number in pieces:
@@ -86,10 +88,10 @@ def batches(pieces: Iterable[tuple[Source, int]]) -> Iterator[list[tuple[Source,
         yield group
 
 
-def put(
+def put_pieces(
     session: Session, batch: list[tuple[Source, int]], sums: dict[str, dict[str, str]], client: DockerClient
 ) -> None:
-    """Send pieces; notes the hash of each in `sums`. A try that broke may still be writing there: each has a folder."""
+    """Send pieces; adds the hash of each to `sums`. A failed attempt may still be writing there: each has a folder."""
 
     folder = f"{session.key}.{secrets.token_hex(4)}"
 
@@ -105,7 +107,7 @@ def put(
                     block = file.read(min(READ, left))
                     if not block:
                         what = "the file became shorter while it was copied"
-                        raise InputError(what, found.path, "see what writes to it, then run again")
+                        raise InputError(what, found.path, "check what writes to it, then rerun")
                     left -= len(block)
                     digest.update(block)
                     yield block
@@ -118,11 +120,11 @@ def put(
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A file to read. Raises InputError when it cannot be."""
+    """A file to read. Raises InputError when it cannot be opened."""
     try:
         with path.open("rb") as file:
             yield file
     except OSError as error:
         if isinstance(error, ConnectionError | TimeoutError):
-            raise  # thrown into us by whoever sends
-        raise InputError(f"cannot read the file: {error.strerror}", path, "fix it, then run again") from None
+            raise  # of the connection that this is read for
+        raise InputError(f"cannot read the file: {error.strerror}", path, "fix it, then rerun") from None

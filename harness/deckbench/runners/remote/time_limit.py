@@ -1,4 +1,4 @@
-"""A job's time limit at a far machine: it holds there too while no caller is connected."""
+"""A job's time limit at a remote machine, which holds while no caller is connected."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from deckbench.runners.job import Job
 from deckbench.runners.local.container import GRACE_S, KILLED
 from deckbench.runners.remote.follow import seconds_of
 
-SPARE_S = 60  # so long the caller may take to end the step itself: it knows why, and shows what the step says then
-TIMED_OUT = 124  # how timeout(1) ends when it had to end the program
+SPARE_S = 60  # for the caller to end the step itself: it reports why, and streams the last output
+TIMED_OUT = 124  # exit code of timeout(1) when it ended the program
 
 
-def limited(program: Sequence[str], seconds: float) -> list[str]:
-    """A container's program, ended there some time after the job's limit: SIGTERM, SIGKILL somewhat later.
+def with_time_limit(program: Sequence[str], seconds: float) -> list[str]:
+    """A container's program, ended SPARE_S after the job's limit: SIGTERM, then SIGKILL.
 
-    seconds: the limit; 0: none. timeout(1) is in every base; in the foreground it leaves signals and exit codes as
-    they are.
+    seconds: the limit; 0: none. timeout(1) is in every base; in the foreground it changes neither signals nor
+    exit codes.
     """
     if not seconds:
         return list(program)
@@ -25,8 +25,8 @@ def limited(program: Sequence[str], seconds: float) -> list[str]:
     return [*limit, *program]
 
 
-def was_ended(job: Job, state: Mapping[str, Any]) -> bool:
-    """Whether a container that has ended was ended by its limit."""
+def timed_out(job: Job, state: Mapping[str, Any]) -> bool:
+    """Whether a container was ended by its time limit."""
     if not job.seconds or "FinishedAt" not in state:
         return False
     late = seconds_of(state["FinishedAt"]) - seconds_of(state["StartedAt"]) >= job.seconds

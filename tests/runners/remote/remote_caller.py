@@ -1,6 +1,6 @@
 """Runs one job at a host as a process of its own: for tests that kill the caller, and to time what it says.
 
-    python far_caller.py HOST OUTPUT INPUT CODE
+    python remote_caller.py HOST OUTPUT INPUT CODE
 
 CODE is Python, run in the test image in place of deckbench; it finds INPUT at /in/data.
 """
@@ -18,7 +18,7 @@ from deckbench.runners.remote.run import run_job_at
 from tests.docker_daemon import program, python_image
 
 
-def far_job(output: Path, data: Path, code: str) -> Job:
+def remote_job(output: Path, data: Path, code: str) -> Job:
     """A job of the test image that reads /in/data."""
     image = python_image(daemon.connect())
     inputs = (("/in/data", data),)
@@ -28,7 +28,7 @@ def far_job(output: Path, data: Path, code: str) -> Job:
 def main() -> int:
     host, output, data, code = sys.argv[1:]
     try:
-        return run_job_at(far_job(Path(output), Path(data), code), host)
+        return run_job_at(remote_job(Path(output), Path(data), code), host)
     except DeckBenchError as error:
         print(f"deckbench: {error.message()}", file=sys.stderr)
         return error.exit_code

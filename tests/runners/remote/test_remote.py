@@ -24,21 +24,21 @@ from deckbench.machine import ssh
 from deckbench.machine.daemon import LABEL, REMOTE_JOB, connect
 from deckbench.runners.local.container import run_job
 from deckbench.runners.remote import file_hashes, store
-from deckbench.runners.remote.connection import PATIENCE_VARIABLE, Far
-from deckbench.runners.remote.file_tree import Source, Tree, read_trees
-from deckbench.runners.remote.follow import Cursor, lines, seconds_of
+from deckbench.runners.remote.connection import PATIENCE_VARIABLE, RemoteDaemon
+from deckbench.runners.remote.file_tree import Source, Tree, read_tree
+from deckbench.runners.remote.follow import Cursor, new_lines, seconds_of
 from deckbench.runners.remote.run import run_job_at
 from deckbench.runners.remote.store import CHUNK, Session
-from deckbench.runners.remote.store_download import fetch, listing
-from deckbench.runners.remote.store_upload import put, send
+from deckbench.runners.remote.store_download import download, output_listing
+from deckbench.runners.remote.store_upload import put_pieces, upload
 from tests.docker_daemon import any_daemon, cannot, program, python_image
-from tests.runners import orin_namespace
-from tests.runners.far_caller import far_job
-from tests.runners.orin_namespace import StandIn
+from tests.runners.remote import orin_namespace
+from tests.runners.remote.orin_namespace import StandIn
+from tests.runners.remote.remote_caller import remote_job
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 DROP_S = 20  # seconds for which packets are dropped
-CALLER = [sys.executable, str(Path(__file__).with_name("far_caller.py"))]
+CALLER = [sys.executable, str(Path(__file__).with_name("remote_caller.py"))]
 
 # Reads all of its input, works for a while and says so, writes a folder that is a function of its input.
 STEP = """
@@ -109,7 +109,7 @@ def left_there(far: StandIn) -> tuple[str, list[str]]:
 def here(tmp_path: Path, data: Path, code: str) -> dict[str, str]:
     """What the same step writes in a container of the daemon here."""
     output = tmp_path / "near" / "result"
-    assert run_job(far_job(output, data, code), connect()) == 0
+    assert run_job(remote_job(output, data, code), connect()) == 0
     return content(output)
 
 
@@ -124,7 +124,7 @@ def test_a_step_there_writes_what_it_writes_here(
     far: StandIn, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data, output, code = data_of(tmp_path), tmp_path / "far" / "result", step()
-    assert run_job_at(far_job(output, data, code), far.host) == 0
+    assert run_job_at(remote_job(output, data, code), far.host) == 0
     said = capfd.readouterr()
     assert said.out.splitlines() == [f"line {n}" for n in range(4)]
     assert [line for line in said.err.splitlines() if line.startswith("err")] == [f"err {n}" for n in range(4)]
@@ -134,7 +134,7 @@ def test_a_step_there_writes_what_it_writes_here(
 
 
 def session_of(far: StandIn, key: str) -> Session:
-    link = Far(far.host)
+    link = RemoteDaemon(far.host)
     image = link.connected().images.get(python_image(any_daemon()).tag).id
     return Session(link, key, image, program()[0])
 
@@ -148,16 +148,16 @@ def test_what_the_store_holds_is_not_sent_again(far: StandIn, tmp_path: Path) ->
     data = data_of(tmp_path, megabytes=70, seed=1)
     session = session_of(far, "a" * 32)
     store.open_store(session)
-    tree = read_trees([("0/data", data)])
+    tree = read_tree([("0/data", data)])
     before = far.received()
-    first = send(session, tree, Tree(), [], no_limit)
+    first = upload(session, tree, Tree(), [], no_limit)
     # the linked file once, the equal ones once; they may have been there before
     assert first - (70 << 20) - 7 in range(8)
     assert far.received() - before < 1.1 * first
     (data / "adapter.safetensors").write_bytes(random.Random(2).randbytes(300_000))
-    again = read_trees([("0/data", data)])
+    again = read_tree([("0/data", data)])
     before = far.received()
-    assert send(session, again, Tree(), [], no_limit) == 300_000
+    assert upload(session, again, Tree(), [], no_limit) == 300_000
     assert far.received() - before < 1_000_000
     store.close_store(session)
 
@@ -168,18 +168,18 @@ def test_pieces_are_taken_up_and_broken_ones_sent_again(far: StandIn, tmp_path: 
     (data / "large").write_bytes(random.Random(3).randbytes(3 * CHUNK + 11))
     session = session_of(far, "b" * 32)
     store.open_store(session)
-    tree = read_trees([("0/data", data)])
+    tree = read_tree([("0/data", data)])
     found = tree.files["0/data/large"]
-    client = session.far.connected()
+    client = session.daemon.connected()
     sums: dict[str, dict[str, str]] = {}
-    put(session, [(found, 0), (found, 2)], sums, client)
+    put_pieces(session, [(found, 0), (found, 2)], sums, client)
     # a piece that a broken link cut short, and one of the right length with other bytes
     piece = store.member("other.1", 0, folder=True).tobuf() + store.member(f"other.1/{found.sha256}.3", 5).tobuf()
     client.api.put_archive(session.named("helper"), f"{store.STORE}/pieces", piece + bytes(512) + bytes(1024))
     other = Source(tmp_path / "other", found.sha256, found.size)
     other.path.write_bytes(bytes(found.size))
-    put(session, [(other, 1)], {}, client)
-    sent = send(session, tree, Tree(), [], no_limit)
+    put_pieces(session, [(other, 1)], {}, client)
+    sent = upload(session, tree, Tree(), [], no_limit)
     # the short one; then, since the whole is wrong and nobody knows which piece it was, all
     assert sent == 11 + found.size
     store.close_store(session)
@@ -195,9 +195,9 @@ def test_a_file_that_shrinks_while_it_is_copied(far: StandIn, tmp_path: Path) ->
 
     with (data / "large.safetensors").open("ab") as file:  # no file that the store may have
         file.write(os.urandom(99))
-    tree = read_trees([("0/data", data)])
+    tree = read_tree([("0/data", data)])
     with pytest.raises(InputError, match=r"became shorter .*|large\.safetensors"):
-        send(session, tree, Tree(), [], shrink)
+        upload(session, tree, Tree(), [], shrink)
     store.close_store(session)
 
 
@@ -221,9 +221,9 @@ def test_two_may_send_the_same_at_once(far: StandIn, tmp_path: Path) -> None:
         try:
             session = session_of(far, key * 32)
             store.open_store(session)
-            tree = read_trees([("0/data", data)])
-            send(session, Tree(), tree, [], no_limit)
-            fetch(session, tmp_path / key, listing(session), {})
+            tree = read_tree([("0/data", data)])
+            upload(session, Tree(), tree, [], no_limit)
+            download(session, tmp_path / key, output_listing(session), {})
             store.close_store(session)
         except BaseException as error:
             failures.append(error)
@@ -268,10 +268,10 @@ done.write_text((part / "journal").read_text())
 """
     data, output = data_of(tmp_path), tmp_path / "preds" / "a.csv"
     for number in (1, 2):
-        assert run_job_at(far_job(output, data, code), far.host) == 3
+        assert run_job_at(remote_job(output, data, code), far.host) == 3
         assert (output.parent / "a.partial/journal").read_text() == "some\n" * number
         assert sorted(path.name for path in output.parent.iterdir()) == ["a.partial"]
-    assert run_job_at(far_job(output, data, code), far.host) == 0
+    assert run_job_at(remote_job(output, data, code), far.host) == 0
     assert output.read_text() == "some\n" * 3
     assert sorted(path.name for path in output.parent.iterdir()) == ["a.csv", "a.manifest.json"]
     assert left_there(far) == ("", [])
@@ -295,7 +295,7 @@ assert (work / "kept/manifest.json").read_text() == "1"
     (work / "changed").write_text("1")
     (work / "old").touch()
     inode = (work / "kept/manifest.json").stat().st_ino
-    job = dataclasses.replace(far_job(work, data, code), in_place=True)
+    job = dataclasses.replace(remote_job(work, data, code), in_place=True)
     assert run_job_at(job, far.host) == 0
     assert content(work).keys() == {"kept", "kept/manifest.json", "changed", "new", "new/a"}
     assert (work / "changed").read_text() == "2"
@@ -309,14 +309,14 @@ def test_too_little_disk_is_said_before_anything_is_copied(tmp_path: Path, monke
         monkeypatch.setenv(ssh.CONFIG_VARIABLE, str(small.ssh_config))
         # the image has room, the output has none
         with pytest.raises(OutsideError, match=r"too little disk: .* are free where docker keeps its data"):
-            run_job_at(far_job(tmp_path / "result", data, step()), small.host)
+            run_job_at(remote_job(tmp_path / "result", data, step()), small.host)
         assert small.docker("images", "-q", tag).strip()
         assert left_there(small) == ("", [])
         assert not (tmp_path / "result").exists()
         small.docker("rmi", "-f", tag)
         small.inside("dd", "if=/dev/zero", f"of={small.folder}/data/filler", "bs=1M", "count=600")
         with pytest.raises(OutsideError, match="too little disk: the image takes"):
-            run_job_at(far_job(tmp_path / "result", data, step()), small.host)
+            run_job_at(remote_job(tmp_path / "result", data, step()), small.host)
 
 
 def test_too_little_memory_is_said_before_anything_is_copied(far: StandIn, tmp_path: Path) -> None:
@@ -325,14 +325,14 @@ def test_too_little_memory_is_said_before_anything_is_copied(far: StandIn, tmp_p
         file.truncate(5 << 40)  # no block of it is written
     before = far.received()
     with pytest.raises(OutsideError, match=r"too little memory: 5\d{3}\.\d GB are needed, \d+\.\d GB are available"):
-        run_job_at(far_job(tmp_path / "result", data, step()), far.host)
+        run_job_at(remote_job(tmp_path / "result", data, step()), far.host)
     assert far.received() - before < 200_000
     assert not (tmp_path / "result").exists()
 
 
 def test_a_host_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OutsideError, match=r"no docker daemon answers .*Could not resolve"):
-        run_job_at(far_job(tmp_path / "a", data_of(tmp_path), step()), "ssh://lab@nowhere.invalid")
+        run_job_at(remote_job(tmp_path / "a", data_of(tmp_path), step()), "ssh://lab@nowhere.invalid")
     with pytest.raises(InputError, match="cannot read the host"):
         connect("ssh://lab@orin -oProxyCommand=x")
     assert not (tmp_path / "a").exists()
@@ -347,15 +347,15 @@ def test_a_link_that_stays_away_is_given_up_and_gone_on_with(
     cut = threading.Thread(target=lambda: (wait_until(lambda: running(far)), time.sleep(1), far.drop()))
     cut.start()
     try:
-        with pytest.raises(OutsideError, match="the link broke and did not come back within 1 s"):
-            run_job_at(far_job(output, data, code), far.host)
+        with pytest.raises(OutsideError, match="lost the connection, and no reconnect within 1 s"):
+            run_job_at(remote_job(output, data, code), far.host)
     finally:
         cut.join()
         far.drop(False)
     wait_until(lambda: not running(far))
     assert not output.exists()
     capfd.readouterr()
-    assert run_job_at(far_job(output, data, code), far.host) == 0
+    assert run_job_at(remote_job(output, data, code), far.host) == 0
     said = capfd.readouterr()
     assert "this job was started" in said.err
     assert said.out.splitlines() == [f"line {n}" for n in range(20)]
@@ -382,7 +382,7 @@ def test_a_killed_caller_is_taken_up(far: StandIn, tmp_path: Path, phase: str) -
         wait_until(lambda: running(far))
         time.sleep(1)
     else:
-        home = tmp_path / ".result.job/.home/result/large"
+        home = tmp_path / ".result.job/.download/result/large"
         wait_until(lambda: home.exists() and home.stat().st_size > 1 << 20)
     process.kill()
     process.communicate()
@@ -447,7 +447,7 @@ def test_lines_come_once_though_they_are_asked_for_again() -> None:
         client.api.written = min(len(log), client.api.written + random_.randrange(4))
         client.api.breaks = not client.api.breaks
         try:
-            for line in lines(client, "x", cursor, stdout=True):  # type: ignore[arg-type]
+            for line in new_lines(client, "x", cursor, stdout=True):  # type: ignore[arg-type]
                 seen.append(line.decode())
         except ConnectionError:
             continue
@@ -464,7 +464,7 @@ def test_packets_dropped_for_twenty_seconds(
     data, output = data_of(tmp_path, megabytes=300 if phase == "copying" else 1, seed=7), tmp_path / "result"
     code = step(40 if phase == "running" else 2, megabytes=300 if phase == "fetching" else 1)
     before = far.received()
-    home = tmp_path / ".result.job/.home/result/large"
+    home = tmp_path / ".result.job/.download/result/large"
     when = {
         "copying": lambda: far.received() - before > 100 << 20,
         "running": lambda: running(far),
@@ -480,13 +480,13 @@ def test_packets_dropped_for_twenty_seconds(
     thread = threading.Thread(target=later)
     thread.start()
     began = time.monotonic()
-    code_there = run_job_at(far_job(output, data, code), far.host)
+    code_there = run_job_at(remote_job(output, data, code), far.host)
     took = time.monotonic() - began
     thread.join()
     cut[0].join()
     said = capfd.readouterr()
     assert code_there == 0
-    assert "broke; trying again" in said.err and "is back after" in said.err
+    assert "lost the connection to" in said.err and "reconnected to" in said.err
     assert took > DROP_S
     assert said.out.splitlines() == [f"line {n}" for n in range(160 if phase == "running" else 8)]
     if phase == "copying":  # what had arrived was not sent again

@@ -233,7 +233,7 @@ def take_down(place: StandIn) -> None:
     shutil.rmtree(place.folder, ignore_errors=True)
 
 
-if __name__ == "__main__":  # python tests/runners/orin_namespace.py IMAGE...: a stand-in to try things on
+if __name__ == "__main__":  # python tests/runners/remote/orin_namespace.py IMAGE...: a stand-in to try things on
     import sys
 
     with stand_in(tuple(sys.argv[1:])) as here:

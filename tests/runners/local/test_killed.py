@@ -115,7 +115,7 @@ def test_twenty_runs_of_which_five_end_badly(own: OwnDaemon, tmp_path: Path) -> 
             own.up()
             code, stderr = finish(process)
             assert code == 3, stderr
-            assert "run the same command again to go on" in stderr
+            assert "rerun the same command to resume" in stderr
         else:
             code, stderr = finish(begin(own, output, GOES_ON))
             assert code == 0, stderr

@@ -24,12 +24,12 @@ from deckbench.machine import daemon, process_identity
 from deckbench.runners.job import Job
 from deckbench.runners.prune import prune
 from deckbench.runners.remote import run, store, store_helper, time_limit
-from deckbench.runners.remote.connection import Far
+from deckbench.runners.remote.connection import RemoteDaemon
 from deckbench.runners.remote.run import run_job_at
 from deckbench.runners.remote.store import Session
 from tests.docker_daemon import cannot
-from tests.runners.far_caller import far_job
-from tests.runners.test_killed import OwnDaemon
+from tests.runners.local.test_killed import OwnDaemon
+from tests.runners.remote.remote_caller import remote_job
 
 HOST = "ssh://lab@far.invalid"
 docker, slow = pytest.mark.docker, pytest.mark.slow
@@ -78,7 +78,7 @@ def data_of(tmp_path: Path) -> Path:
 
 def suite(work: Path, data: Path, code: str, inside: str = "") -> Job:
     """A job that goes on with a folder, as `run` does."""
-    job = dataclasses.replace(far_job(work, data, code), in_place=True)
+    job = dataclasses.replace(remote_job(work, data, code), in_place=True)
     return dataclasses.replace(job, inside=inside) if inside else job
 
 
@@ -106,7 +106,7 @@ def test_a_path_that_does_not_say_what_the_output_is_called(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     job = Job(None, (), (), Path("link/.."), f"/out/{tmp_path.name}", in_place=True)  # type: ignore[arg-type]
     for output, inside in ((Path("link/.."), f"/out/{tmp_path.name}"), (Path("/"), "/out/")):
-        with pytest.raises(InputError, match="does not say what the output is called"):
+        with pytest.raises(InputError, match="does not name the output"):
             run_job_at(dataclasses.replace(job, output=output, inside=inside), HOST)
 
 
@@ -117,8 +117,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
     """Start a job there and lose sight of it, as one whose caller was killed; it has ended by the time this returns."""
 
     def lose(job: Job, session: Session, *_: object) -> None:
-        assert session.far.client is not None
-        session.far.client.api.wait(session.named("job"))
+        assert session.daemon.client is not None
+        session.daemon.client.api.wait(session.named("job"))
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
@@ -215,7 +215,7 @@ def test_a_table_that_went_on_here_is_not_lost(
     (place / "a.partial").mkdir(parents=True)
     if sent:
         (place / sent).write_text("here\n")
-    job = far_job(place / "a.csv", data_of(tmp_path), PREDICT % finished)
+    job = remote_job(place / "a.csv", data_of(tmp_path), PREDICT % finished)
     interrupted(monkeypatch, job)
     (place / meanwhile).write_text("here\nhere\n")
     with pytest.raises(OutsideError, match="this was changed here since the step was started"):
@@ -239,10 +239,10 @@ def test_a_caller_killed_when_all_was_home_but_the_last_word(
     """The output is home, the job's trees are gone there, the job is not."""
     code = "import pathlib; out = pathlib.Path('/out/result'); out.mkdir(); (out / 'a').write_text('a')"
     output = tmp_path / "result"
-    job = far_job(output, data_of(tmp_path), code)
+    job = remote_job(output, data_of(tmp_path), code)
 
     def forget(session: Session) -> None:
-        store.help_out(session, "forget", {}, "cleaning up")
+        store.ask_helper(session, "forget", {}, "cleaning up")
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
@@ -261,12 +261,12 @@ def test_pruning_leaves_what_waits_to_be_fetched(
 ) -> None:
     code = "import pathlib; out = pathlib.Path('/out/result'); out.mkdir(); (out / 'a').write_text('a')"
     output = tmp_path / "result"
-    job = far_job(output, data_of(tmp_path), code)
+    job = remote_job(output, data_of(tmp_path), code)
     monkeypatch.setattr(process_identity, "is_dead", lambda who: True)
     interrupted(monkeypatch, job)
     prune(far.client, store=True)
     said = capfd.readouterr().err
-    assert "1 finished steps stay, their output waits to be fetched" in said
+    assert "1 finished steps stay: rerun their commands to download" in said
     assert "the store stays" in said
     assert run_job_at(job, HOST) == 0
     assert "this job was started" in capfd.readouterr().err
@@ -284,7 +284,7 @@ def test_too_little_disk_names_what_frees_some_there(
 ) -> None:
     monkeypatch.setattr(run, "OUTPUT_ROOM", 1 << 60)
     with pytest.raises(OutsideError, match=f"too little disk(.|\n)*`deckbench containers prune --host {HOST}`"):
-        run_job_at(far_job(tmp_path / "result", data_of(tmp_path), ""), HOST)
+        run_job_at(remote_job(tmp_path / "result", data_of(tmp_path), ""), HOST)
     assert left(far) == []
 
 
@@ -305,7 +305,7 @@ import pathlib, signal, time
 part = pathlib.Path("/out/result.partial"); part.mkdir(); (part / "a").write_text("some")
 time.sleep(600)
 """
-    job = dataclasses.replace(far_job(tmp_path / "result", data_of(tmp_path), step), minutes=2 / 60)
+    job = dataclasses.replace(remote_job(tmp_path / "result", data_of(tmp_path), step), minutes=2 / 60)
     interrupted(monkeypatch, job)
     states = [entry["Status"] for entry in far.client.api.containers(all=True) if "job" in entry["Names"][0]]
     assert len(states) == 1 and states[0].startswith(f"Exited ({code})")
@@ -331,14 +331,14 @@ while not asked: time.sleep(0.1)
 time.sleep(1)
 raise SystemExit(4 if asked == [signal.SIGTERM] else 1)
 """
-    job = dataclasses.replace(far_job(tmp_path / "result", data_of(tmp_path), code), minutes=minutes)
+    job = dataclasses.replace(remote_job(tmp_path / "result", data_of(tmp_path), code), minutes=minutes)
     follow = run.follow
 
     def ask(job: Job, session: Session, *rest: Any) -> Any:
-        assert session.far.client is not None
-        while b"ready" not in session.far.client.api.logs(session.named("job")):
+        assert session.daemon.client is not None
+        while b"ready" not in session.daemon.client.api.logs(session.named("job")):
             time.sleep(0.1)
-        session.far.client.api.kill(session.named("job"), "SIGTERM")
+        session.daemon.client.api.kill(session.named("job"), "SIGTERM")
         return follow(job, session, *rest)
 
     monkeypatch.setattr(run, "follow", ask)
@@ -397,7 +397,7 @@ def test_an_answer_that_cannot_be_read(
     )
     helper = tmp_path / "helper.py"
     helper.write_text(code)
-    job = far_job(tmp_path / "result", data_of(tmp_path), "print(1)")
+    job = remote_job(tmp_path / "result", data_of(tmp_path), "print(1)")
     with monkeypatch.context() as patch:
         patch.setattr(store_helper, "__file__", str(helper))
         with pytest.raises(OutsideError, match="the answer of the helper there cannot be read"):
@@ -406,7 +406,7 @@ def test_an_answer_that_cannot_be_read(
     assert left(far) == []
 
 
-# The end of this process while the link is broken
+# The end of this process while the connection is lost
 
 
 @pytest.mark.parametrize(
@@ -416,10 +416,10 @@ def test_an_answer_that_cannot_be_read(
 def test_a_signal_while_the_link_is_broken(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int, raised: type[BaseException]
 ) -> None:
-    """Each time it is said that the job stays there; only Ctrl-C is an exit code of 130."""
+    """The message says that the job keeps running there; only Ctrl-C is exit code 130."""
     monkeypatch.setattr(daemon, "connect", lambda host: SimpleNamespace(close=lambda: None))
-    far = Far(HOST)
-    far.asked = [number]
+    far = RemoteDaemon(HOST)
+    far.received = [number]
 
     def broken(client: object) -> None:
         raise ConnectionResetError("gone")
@@ -427,4 +427,7 @@ def test_a_signal_while_the_link_is_broken(
     with pytest.raises(raised) as caught:
         far.do("following the step", broken)
     name = signal.Signals(number).name
-    assert f"{name} while the link was broken; the job stays there" in f"{caught.value}{capfd.readouterr().err}"
+    assert (
+        f"{name} while the connection was lost; the job keeps running there"
+        in f"{caught.value}{capfd.readouterr().err}"
+    )

@@ -10,8 +10,8 @@ import pytest
 
 from deckbench.errors import OutsideError
 from deckbench.runners.local.cleanup import recover
-from deckbench.runners.local.permissions import as_it_is, give_back, hand_over
-from deckbench.runners.local.staging import COPIED, Staging, bring_out, claimed, move_in
+from deckbench.runners.local.permissions import change_owner, restore_owners, snapshot
+from deckbench.runners.local.staging import COPIED, Staging, locked_staging, move_in, move_out
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -29,11 +29,11 @@ def test_unfinished_work_of_folders_and_tables(tmp_path: Path) -> None:
     fill(tmp_path, "S1.partial/run.json", "S1.logs/events", "a.partial/answers.jsonl", "b.partial/x", "S1-more/x")
     for output, expected in (("S1", ["S1.logs/events", "S1.partial/run.json"]), ("a.csv", ["a.partial/answers.jsonl"])):
         staging = Staging(tmp_path / output)
-        with claimed(staging) as left:
+        with locked_staging(staging) as left:
             assert not left
             assert move_in(staging) == []
             assert below(staging.folder) == expected
-            bring_out(staging)
+            move_out(staging)
     assert below(tmp_path) == [
         "S1-more/x",
         "S1.logs/events",
@@ -49,15 +49,15 @@ def test_what_is_there_is_shown_to_the_step(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for output, expected in (("a.csv", ["a.csv", "a.manifest.json", "a.timings.csv"]), ("s.json", ["s.json"])):
         staging = Staging(tmp_path / output)
-        with claimed(staging):
+        with locked_staging(staging):
             move_in(staging)
             assert below(staging.folder) == [COPIED, *expected]
-            bring_out(staging)
+            move_out(staging)
     for output, mounted in (("D", ["D"]), ("empty", [])):
         staging = Staging(tmp_path / output)
-        with claimed(staging):
+        with locked_staging(staging):
             assert move_in(staging) == mounted
-            bring_out(staging)
+            move_out(staging)
     assert below(tmp_path) == ["D/manifest.json", "a.csv", "a.manifest.json", "a.timings.csv", "s.json"]
     assert (tmp_path / "empty").is_dir()
 
@@ -66,14 +66,14 @@ def test_a_stale_copy_replaces_nothing(tmp_path: Path) -> None:
     """A killed start has copied a table in; before the next one, its user makes a newer one."""
     fill(tmp_path, "a.csv", "a.manifest.json", "a.timings.csv")
     staging = Staging(tmp_path / "a.csv")
-    with claimed(staging):
+    with locked_staging(staging):
         move_in(staging)
         (staging.folder / "a.timings.csv").write_text("the step's")
     (tmp_path / "a.csv").write_text("newer")
     (tmp_path / "a.manifest.json").unlink()
-    with claimed(staging) as left:
+    with locked_staging(staging) as left:
         assert left
-        bring_out(staging)
+        move_out(staging)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "a.csv": "newer", "a.timings.csv": "the step's",
     }  # fmt: skip
@@ -87,10 +87,10 @@ def test_half_a_copy_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     fill(tmp_path, "a.csv")
     staging = Staging(tmp_path / "a.csv")
     monkeypatch.setattr("shutil.copy2", half)
-    with claimed(staging):
+    with locked_staging(staging):
         with pytest.raises(OSError, match="No space left"):
             move_in(staging)
-        bring_out(staging)
+        move_out(staging)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.csv": "a.csv"}
 
 
@@ -98,20 +98,20 @@ def test_a_table_is_renamed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     staging = Staging(tmp_path / "a.csv")
     order = []
     monkeypatch.setattr(
-        "deckbench.runners.local.staging.settle", lambda source, target, *, merge: order.append(target.name)
+        "deckbench.runners.local.staging.move_into_place", lambda source, target, *, merge: order.append(target.name)
     )
-    with claimed(staging):
+    with locked_staging(staging):
         fill(staging.folder, "a.csv", "a.manifest.json", "a.partial/answers.jsonl", "a.timings.csv", ".a.csv.12.tmp")
-        bring_out(staging)
+        move_out(staging)
     assert order == ["a.partial", "a.timings.csv", "a.manifest.json", "a.csv"]
 
 
 def test_plots_go_where_they_were_asked_for(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "s.json", ((".plots", tmp_path / "pictures" / "new"),))
     fill(tmp_path, "pictures/new/mine.svg")
-    with claimed(staging):
+    with locked_staging(staging):
         fill(staging.folder, "s.json", ".plots/a.svg", ".plots/b.svg")
-        bring_out(staging)
+        move_out(staging)
     assert below(tmp_path) == ["pictures/new/a.svg", "pictures/new/b.svg", "pictures/new/mine.svg", "s.json"]
 
 
@@ -119,13 +119,13 @@ def test_a_step_replaces_nothing_beside_its_output(tmp_path: Path, capsys: pytes
     fill(tmp_path, "noxfile.py", "b.csv", "y.partial/step")
     for output, own in (("x", ["x.logs/events", "x.partial/step"]), ("a.csv", ["a.manifest.json", "a.csv"])):
         staging = Staging(tmp_path / output)
-        with claimed(staging):
+        with locked_staging(staging):
             fill(staging.folder, *own)
             for name in ("noxfile.py", "b.csv", "y.partial/step"):
                 (staging.folder / name).parent.mkdir(exist_ok=True)
                 (staging.folder / name).write_text("bad")
-            bring_out(staging)
-        assert "removed 'noxfile.py', which the step wrote beside its output" in capsys.readouterr().err
+            move_out(staging)
+        assert "removed 'noxfile.py', which the step wrote next to its output" in capsys.readouterr().err
     assert {(tmp_path / name).read_text() for name in ("noxfile.py", "b.csv", "y.partial/step")} == {
         "noxfile.py", "b.csv", "y.partial/step",
     }  # fmt: skip
@@ -136,26 +136,26 @@ def test_a_step_replaces_nothing_beside_its_output(tmp_path: Path, capsys: pytes
 
 def test_two_starts_at_once(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "deep" / "x")
-    with claimed(staging):
-        with pytest.raises(OutsideError, match="another run is making this output"), claimed(staging):
+    with locked_staging(staging):
+        with pytest.raises(OutsideError, match="another run is writing this output"), locked_staging(staging):
             pass
-        with pytest.raises(OutsideError, match="another run is making this output"):
+        with pytest.raises(OutsideError, match="another run is writing this output"):
             recover(staging.output)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_where_no_folder_can_be_made_is_said() -> None:
-    with pytest.raises(OutsideError, match="cannot make the folder"), claimed(Staging(Path("/proc/a.csv"))):
+    with pytest.raises(OutsideError, match="cannot make the folder"), locked_staging(Staging(Path("/proc/a.csv"))):
         pass
 
 
 def test_two_results_are_never_mixed(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "x")
-    with claimed(staging):
+    with locked_staging(staging):
         fill(staging.folder, "x/theirs")
         fill(tmp_path, "x/ours")
-        with pytest.raises(OutsideError, match="was made here while a container was making it too"):
-            bring_out(staging)
+        with pytest.raises(OutsideError, match="was created here while a container was writing it too"):
+            move_out(staging)
     assert below(tmp_path) == [".x.job/x/theirs", "x/ours"]
 
 
@@ -167,13 +167,13 @@ def test_each_file_is_given_back_to_its_owner(tmp_path: Path) -> None:
     fill(work, "hers", "his")
     for path, who in ((work, alice), (work / "hers", alice), (work / "his", bob)):
         os.chown(path, *who)
-    before = as_it_is(work)
-    hand_over(work, step)
+    before = snapshot(work)
+    change_owner(work, step)
     assert {path.stat().st_uid for path in (work, *work.iterdir())} == {step[0]}
     fill(work, "made", "deep/made", "root's")
     for path in (work / "made", work / "deep", work / "deep" / "made"):
         os.chown(path, *step)
-    give_back(work, before, step)
+    restore_owners(work, before, step)
     owners = {path.relative_to(tmp_path).as_posix(): path.stat().st_uid for path in (work, *work.rglob("*"))}
     assert owners == {
         "work": 12345, "work/hers": 12345, "work/his": 12346, "work/made": 12345, "work/deep": 12345,
@@ -183,7 +183,7 @@ def test_each_file_is_given_back_to_its_owner(tmp_path: Path) -> None:
 
 def test_what_comes_out_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "x")
-    with claimed(staging):
+    with locked_staging(staging):
         fill(staging.folder, "x/sub/a")
         (tmp_path / "outside").touch()
         (tmp_path / "outside").chmod(0o666)
@@ -192,7 +192,7 @@ def test_what_comes_out_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> 
         (staging.folder / "x" / "link").symlink_to(tmp_path / "outside")
         before = os.umask(0o027)
         try:
-            bring_out(staging)
+            move_out(staging)
         finally:
             assert os.umask(before) == 0o027
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "x").rglob("*") if path.name != "link"}
@@ -207,8 +207,8 @@ def test_a_disk_without_owners_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     fill(tmp_path, "a")
     monkeypatch.setattr("os.chown", refused)
     monkeypatch.setattr("os.getuid", lambda: 0)
-    with pytest.raises(OutsideError, match="this disk keeps no owners"):
-        hand_over(tmp_path, (65534, 65534))
+    with pytest.raises(OutsideError, match="this file system keeps no owners"):
+        change_owner(tmp_path, (65534, 65534))
 
 
 def test_a_start_without_a_container_takes_up_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,9 @@ import requests
 from deckbench.errors import InputError, OutsideError
 from deckbench.machine.daemon import LABEL
 from deckbench.runners.job import OWNER, PLACE, Job
-from deckbench.runners.local.cleanup import labelled, remove_dead
+from deckbench.runners.local.cleanup import containers_with, remove_dead
 from deckbench.runners.local.container import run_job
-from tests.runners.caller import job
+from tests.runners.local.caller import job
 
 pytestmark = pytest.mark.docker
 USER = 12345
@@ -133,7 +133,7 @@ def started(command: list[str]) -> subprocess.Popen[str]:
 
 def containers_of(client: Any, output: Path) -> list[dict[str, Any]]:
     """Containers that write to an output, running or not."""
-    return labelled(client, PLACE, str(output.with_name(f".{output.name}.job")))
+    return containers_with(client, PLACE, str(output.with_name(f".{output.name}.job")))
 
 
 def told(done: subprocess.Popen[str]) -> str:
@@ -267,7 +267,7 @@ def test_output_is_streamed_and_paths_are_of_this_machine(daemon: Any, tmp_path:
         "print('see file:///out/x/index.html or /out/x.partial', file=sys.stderr)"
     )
     asked = [
-        "from tests.runners import caller",
+        "from tests.runners.local import caller",
         "import sys",
         "from pathlib import Path",
         "from deckbench.machine.daemon import connect",
@@ -327,11 +327,11 @@ def test_an_own_work_folder_in_a_folder_of_root_s(daemon: Any, open_folder: Path
     process.kill()
     finish(process)
     claim = work / ".mine.job"
-    assert len(labelled(daemon, PLACE, str(claim))) == 1
+    assert len(containers_with(daemon, PLACE, str(claim))) == 1
     code = "from pathlib import Path; from deckbench.runners.dispatch import recover_output; "
     code += f"recover_output(Path({str(work)!r}))"
     subprocess.run([*as_user(), sys.executable, "-c", code], check=True, timeout=60)
-    assert labelled(daemon, PLACE, str(claim)) == []
+    assert containers_with(daemon, PLACE, str(claim)) == []
     assert [path.name for path in work.iterdir()] == ["record"]
 
 
@@ -424,7 +424,7 @@ def test_a_killed_caller_is_cleaned_up_by_the_next_start(daemon: Any, tmp_path: 
     assert len(containers_of(daemon, tmp_path / "x")) == 1
     other = call(tmp_path / "other", "print('hello')")  # another output: any start removes it
     assert other.returncode == 0
-    assert "the command that started it is gone" in other.stderr
+    assert "the command that started it has ended" in other.stderr
     assert not containers_of(daemon, tmp_path / "x")
     done = call(tmp_path / "x", "import os; print(os.listdir('/out'), os.listdir('/out/x.partial'))")
     assert done.stdout == "['x.partial'] ['c']\n"

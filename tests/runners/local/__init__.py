@@ -1,0 +1,1 @@
+"""Tests of steps in containers of the local daemon."""
