@@ -17,8 +17,8 @@ import pytest
 from deckbench.cli import containers as containers_verbs
 from deckbench.containers.archive import add_layers, pack
 from deckbench.containers.build import build, packages_image, verify
-from deckbench.containers.install import holds_this
-from deckbench.containers.lock import base_digest, base_of, wheels_text
+from deckbench.containers.install import has_this_version
+from deckbench.containers.lock import base_digest, default_base, wheels_text
 from deckbench.containers.spec import Debian, Image
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.runners.job import Job
@@ -100,7 +100,7 @@ def test_an_image_is_known_by_the_deckbench_it_holds(
 ) -> None:
     build(daemon, probe, wheels=tmp_path / "shelf", unlocked=True)
     attrs = daemon.images.get(probe.tag).attrs
-    assert holds_this(attrs)
+    assert has_this_version(attrs)
     job = Job(image=probe, command=("x",), inputs=(), output=tmp_path / "out", inside="/out/out")
     capfd.readouterr()
     find_image(job, daemon)
@@ -116,11 +116,11 @@ def test_an_image_is_known_by_the_deckbench_it_holds(
 
 def test_the_base_is_the_one_that_is_locked(probe: Image) -> None:
     debian = probe.model_copy(update={"debian": Debian(release="bookworm", packages=["python3"])})
-    assert base_of(probe) == "registry" and base_of(debian) == "bootstrap"
+    assert default_base(probe) == "registry" and default_base(debian) == "bootstrap"
     (probe.folder / "debian.lock").write_text("rootfs sha256:0\n")
-    assert base_of(debian) == "bootstrap"
+    assert default_base(debian) == "bootstrap"
     (probe.folder / "base.lock").write_text("some/base@sha256:0\n")
-    assert base_of(debian) == "registry"
+    assert default_base(debian) == "registry"
 
 
 def test_a_dockerfile_beside_containers_toml_is_for_all(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_dockerfile_beside_containers_toml_is_for_all(tmp_path: Path) -> None:
 
 
 def test_without_its_locks_an_image_is_not_built(daemon: Any, probe: Image, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"unlocked: nobody has resolved its base"):
+    with pytest.raises(InputError, match=r"has no lock file for its base"):
         build(daemon, probe, wheels=tmp_path / "shelf")
     with pytest.raises(InputError, match="no base made of Debian packages"):
         build(daemon, probe, base="bootstrap", wheels=tmp_path / "shelf", unlocked=True)
@@ -172,7 +172,7 @@ def test_locks_and_wheels_are_looked_at_before_a_base_is_made(probe: Image, tmp_
     with pytest.raises(InputError, match="a locked wheel is missing"):
         packages_image(nobody, probe, "registry", tmp_path, tmp_path / "empty", cache=False, unlocked=True)
     lock.unlink()
-    with pytest.raises(InputError, match="nobody has resolved its packages, its base"):
+    with pytest.raises(InputError, match="has no lock file for its packages, its base"):
         build(nobody, probe, unlocked=True)
 
 

@@ -247,7 +247,7 @@ def test_the_image_for_a_machine() -> None:
     assert image_for([], lab, None).name == "x86-cpu"
     with pytest.raises(InputError, match="no image in"):
         chosen("tiny-glm4v", Machine("d", machine="riscv64"))
-    with pytest.raises(InputError, match="no image is called"):
+    with pytest.raises(InputError, match="unknown image"):
         chosen("tiny-glm4v", laptop, "x86")
 
 

@@ -33,9 +33,9 @@ def chosen(names: list[str], folder: Path | None) -> "list[Image]":
 @app.command("ls", epilog="Example: deckbench containers ls --json")
 def ls(folder: Folder = None, as_json: Json = False) -> None:
     """List the images: platform, locks, and what is built on this machine."""
-    from deckbench.containers.build import standing
+    from deckbench.containers.build import image_table
 
-    rows = standing(chosen([], folder))
+    rows = image_table(chosen([], folder))
     lines = ["{name:<10} {platform:<12} {locked}; {built} {identity:.12}".format_map(row).rstrip() for row in rows]
     print(json.dumps(rows, indent=1) if as_json else "\n".join(lines))
 

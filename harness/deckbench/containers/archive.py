@@ -1,7 +1,7 @@
-"""Archives that depend on their files alone, and images made from them.
+"""Reproducible archives, and images built from them.
 
-An entry's time, owner and rights come from fixed rules and entries are sorted by name, so the same files give the same
-bytes, whichever machine packs them.
+An entry's time, owner and permissions come from fixed rules and entries are sorted by name, so the same files give the
+same bytes, whichever machine packs them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Layer:
     sha256: str
 
 
-def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The entry with our time, root as owner, and rights 755 or 644."""
+def normalized(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The entry with a fixed time, root as owner, and mode 755 or 644."""
     entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = EPOCH, 0, 0, "", ""
     entry.mode = 0o755 if entry.isdir() or entry.mode & 0o111 else 0o644
     entry.pax_headers = {}
@@ -55,7 +55,7 @@ def pack(root: Path, out: Path) -> Layer:
         for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).parts):
             if "__pycache__" in path.parts or path.suffix == ".pyc":
                 continue
-            entry = plain(tar.gettarinfo(path, path.relative_to(root).as_posix()))
+            entry = normalized(tar.gettarinfo(path, path.relative_to(root).as_posix()))
             if entry.islnk():  # two names of one file: which is the link depends on the disk, so both are files
                 entry.type, entry.linkname, entry.size = tarfile.REGTYPE, "", path.stat().st_size
             if entry.isreg():
@@ -69,8 +69,8 @@ def pack(root: Path, out: Path) -> Layer:
 def repack(tar: Path, out: Path, dropped: Sequence[str]) -> Layer:
     """A root file system's tar, sorted and with our times.
 
-    Owners and rights stay (a system needs them). dropped: paths that hold what the building machine is called or did;
-    a path's whole subtree goes, the folder of a path ending in `/` stays, empty.
+    Owners and permissions stay (a system needs them). dropped: paths that depend on the building machine; a path's
+    whole subtree is removed, the folder of a path ending in `/` stays, empty.
     """
     whole = [PurePosixPath(path) for path in dropped if not path.endswith("/")]
     inner = [PurePosixPath(path) for path in dropped if path.endswith("/")]
@@ -154,11 +154,11 @@ def load_layers(
 
 
 def tar_stream(parts: Sequence[tuple[str, bytes | Path]]) -> Iterator[bytes]:
-    """A tar in pieces, made while it is sent: it is never whole in memory, nor on the disk a second time."""
+    """A tar in pieces, written while it is sent: never complete in memory, nor on disk a second time."""
     for name, source in parts:
         entry = tarfile.TarInfo(name)
         entry.size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        yield plain(entry).tobuf(tarfile.GNU_FORMAT)
+        yield normalized(entry).tobuf(tarfile.GNU_FORMAT)
         if isinstance(source, bytes):
             yield source
         else:
@@ -170,7 +170,7 @@ def tar_stream(parts: Sequence[tuple[str, bytes | Path]]) -> Iterator[bytes]:
 
 
 def unpacked(layer: IO[bytes], image_id: str) -> IO[bytes]:
-    """A layer's tar: a daemon that keeps images in containerd saves those that it pulled as they came, compressed.
+    """A layer's tar: a daemon that keeps images in containerd saves pulled ones compressed.
 
     Raises OutsideError for a compression that cannot be read here.
     """
@@ -205,5 +205,5 @@ def save_layers(client: DockerClient, image_id: str, folder: Path) -> list[Layer
             layers.append(Layer(place, hash_file(place)))
     archive.unlink()
     if [f"sha256:{layer.sha256}" for layer in layers] != expected:
-        raise OutsideError("the layers that the daemon saved are not those of the image", image_id, "run again")
+        raise OutsideError("the layers that the daemon saved are not those of the image", image_id, "rerun")
     return layers

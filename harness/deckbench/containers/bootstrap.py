@@ -1,4 +1,4 @@
-"""A base image made from Debian packages, where no registry can be reached: mmdebstrap(1), either architecture."""
+"""Bootstrap a base image from Debian packages with mmdebstrap(1), for either architecture, without a registry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deckbench.containers.archive import EPOCH, Layer, repack
 from deckbench.containers.spec import Image
 from deckbench.errors import InputError, OutsideError
 
-# What the building machine is called, where its packages came from, and what it did when.
+# Files that depend on the building machine: its name, its mirror, its logs.
 DROPPED = (
     "etc/apt/sources.list",
     "etc/apt/apt.conf.d/01autoremove",
@@ -70,21 +70,21 @@ def bootstrap(image: Image, folder: Path) -> Rootfs:
         if unknown := UNKNOWN.findall(done.stdout):
             what = f"Debian {image.debian.release} has no such package: {', '.join(sorted(set(unknown)))}"
             raise InputError(what, image.name, "fix `debian` in containers.toml")
-        said = [line for line in done.stdout.splitlines() if line.startswith("E:")] or done.stdout.splitlines()[-1:]
+        output = [line for line in done.stdout.splitlines() if line.startswith("E:")] or done.stdout.splitlines()[-1:]
         fix = "is the Debian mirror reachable"
         fix += (
             ", and qemu for arm64 registered (update-binfmts --enable qemu-aarch64)?"
             if image.architecture == "arm64"
             else "?"
         )
-        raise OutsideError(f"mmdebstrap failed: {' '.join(said)[:300]}", image.name, fix)
+        raise OutsideError(f"mmdebstrap failed: {' '.join(output)[:300]}", image.name, fix)
     found = repack(raw, out, DROPPED)
     raw.unlink()
     return Rootfs(found, packages_of(out))
 
 
 def packages_of(tar: Path) -> tuple[str, ...]:
-    """What dpkg says is installed in a root file system: `name=version`, sorted."""
+    """The packages installed in a root file system according to dpkg: `name=version`, sorted."""
     with tarfile.open(tar) as archive:
         file = archive.extractfile("var/lib/dpkg/status")
         assert file is not None
@@ -101,7 +101,7 @@ def lock_text(image: Image, rootfs: Rootfs) -> str:
 
 
 def check_lock(image: Image, rootfs: Rootfs) -> None:
-    """Refuse a base that is not the locked one. Raises InputError, naming the packages that moved."""
+    """Raises InputError for a base that is not the locked one, naming the packages that changed."""
     place = image.folder / LOCK
     lines = place.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
@@ -111,6 +111,6 @@ def check_lock(image: Image, rootfs: Rootfs) -> None:
     if f"rootfs sha256:{rootfs.layer.sha256}" in lines:
         return
     moved = sorted(set(rootfs.packages) - set(lines))
-    what = f"the base is not the locked one: {len(moved)} packages moved{': ' if moved else ''}{', '.join(moved[:5])}"
-    fix = f"`deckbench containers lock {image.name} --base bootstrap`, look at the change, then build again"
+    what = f"the base is not the locked one: {len(moved)} packages changed{': ' if moved else ''}{', '.join(moved[:5])}"
+    fix = f"`deckbench containers lock {image.name} --base bootstrap`, review the change, then build again"
     raise InputError(what, place, fix)

@@ -16,8 +16,8 @@ from deckbench.artifact import hash_file, hash_json
 from deckbench.containers import bootstrap
 from deckbench.containers.archive import SETTINGS, add_layers, pack
 from deckbench.containers.identity import identity, is_locked
-from deckbench.containers.install import install_packages, own_layer
-from deckbench.containers.lock import BASE, WHEELS, base_of, check_base, missing_locks, read_wheels
+from deckbench.containers.install import deckbench_layer, install_packages
+from deckbench.containers.lock import BASE, WHEELS, check_base, default_base, missing_locks, read_wheels
 from deckbench.containers.spec import Image
 from deckbench.containers.wheels import check_wheels, wheels_folder
 from deckbench.errors import DeckBenchError, InputError, OutsideError
@@ -28,15 +28,24 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
-# Labels of what a build makes on its way: the packages are kept for the next one.
+# Labels of intermediate images: the packages are kept for the next build.
 PACKAGES, LAYERS = "packages", "layers"
-SET = ("ARG", "FROM", "ENV", "USER", "WORKDIR", "ENTRYPOINT", "CMD", "LABEL")  # of a Dockerfile: what adds no layer
+SETTINGS_ONLY = (
+    "ARG",
+    "FROM",
+    "ENV",
+    "USER",
+    "WORKDIR",
+    "ENTRYPOINT",
+    "CMD",
+    "LABEL",
+)  # instructions that add no layer
 SYSTEM_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
-class Built:
-    """An image in a daemon: its tag, its identity (sha256, hex) and what is not locked, in words."""
+class BuiltImage:
+    """An image in a daemon: its tag, its identity (sha256, hex) and the locks it lacks, as text."""
 
     tag: str
     identity: str
@@ -52,30 +61,40 @@ def build(
     unlocked: bool = False,
     cache: bool = True,
     tag: str | None = None,
-) -> Built:
-    """Build `image` in a daemon under its tag (or `tag`).
+) -> BuiltImage:
+    """Build an image from its locks, without a network.
 
-    base: `registry`, the locked digest, pulled where the daemon does not have it; or `bootstrap`, Debian packages held
-    against debian.lock; default: see `base_of`. wheels: the folder that `fetch_wheels` filled. unlocked: also build
-    what has no lock, labelled so. cache: take base and packages from an earlier build with the same locks.
+    Args:
+        client: the daemon's.
+        image: its definition in containers.toml.
+        base: `registry`, the locked digest, pulled where the daemon does not have it; or `bootstrap`, Debian packages
+            checked against debian.lock. Default: see `default_base`.
+        wheels: the folder that `fetch_wheels` filled; default: the user's cache.
+        unlocked: also build an image without a lock; it is labelled so.
+        cache: reuse base and packages of an earlier build with the same locks.
+        tag: in place of the image's own tag.
 
-    Raises InputError where a lock is missing or something is not what its lock says, OutsideError where daemon, disk or
-    mirror fail.
+    Returns:
+        Tag and identity of the image, and the locks it lacks.
+
+    Raises:
+        InputError: a lock is missing, or something is not what its lock says.
+        OutsideError: the daemon, the disk or a mirror fails.
     """
     import docker.errors
 
-    base = check_base(base or base_of(image))
+    base = check_base(base or default_base(image))
     missing = missing_locks(image, base)
     if missing and (not unlocked or not (image.folder / WHEELS).is_file()):
         fix = f"`deckbench containers lock {image.name} --base {base}`"
-        fix += "; or --unlocked, to try it without" if (image.folder / WHEELS).is_file() else ""
-        raise InputError(f"{image.name} is unlocked: nobody has resolved {', '.join(missing)}", image.folder, fix)
-    old = built_attrs(client, image) if tag is None else None
+        fix += "; or --unlocked to build it without" if (image.folder / WHEELS).is_file() else ""
+        raise InputError(f"{image.name} has no lock file for {', '.join(missing)}", image.folder, fix)
+    old = image_attrs(client, image) if tag is None else None
     with tempfile.TemporaryDirectory(prefix="deckbench-build-") as name:
         folder = Path(name)
         packaged = packages_image(client, image, base, folder, wheels or wheels_folder(), cache, bool(missing))
         say(f"{image.name}: DeckBench")
-        own = own_layer(folder)
+        own = deckbench_layer(folder)
         raw = f"{image.tag}-layers-{secrets.token_hex(4)}"
         add_layers(client, packaged, [own], raw, architecture=image.architecture, labels={LABEL: LAYERS})
         try:
@@ -88,13 +107,13 @@ def build(
         with contextlib.suppress(docker.errors.APIError):  # a container may still use it
             client.images.remove(old["Id"])
     attrs = client.images.get(tag or image.tag).attrs
-    return Built(tag or image.tag, identity(attrs), tuple(missing))
+    return BuiltImage(tag or image.tag, identity(attrs), tuple(missing))
 
 
 def packages_image(
     client: DockerClient, image: Image, base: str, folder: Path, wheels: Path, cache: bool, unlocked: bool
 ) -> str:
-    """The image of base and packages, made or found; returns its id."""
+    """The image of base and packages, built or from the cache; returns its id."""
     import docker.errors
 
     lock, tag = image.folder / (bootstrap.LOCK if base == "bootstrap" else BASE), packages_tag(image, base)
@@ -104,7 +123,7 @@ def packages_image(
             return str(client.images.get(tag).id)
         except docker.errors.ImageNotFound:
             pass
-    check_wheels(locked, wheels)  # before the minutes that a base takes
+    check_wheels(locked, wheels)  # before the base, which takes minutes
     if base == "bootstrap":
         say(f"{image.name}: base from Debian packages")
         rootfs = bootstrap.bootstrap(image, folder)
@@ -124,18 +143,18 @@ def packages_image(
 
 
 def packages_tag(image: Image, base: str) -> str:
-    """The name of the image of base and packages: another one for other locks."""
+    """The tag of the image of base and packages; depends on its locks."""
     lock = image.folder / (bootstrap.LOCK if base == "bootstrap" else BASE)
-    decides = {"base": hash_file(lock) if lock.is_file() else None, "image": image.base, "debian": str(image.debian)}
-    key = hash_json({**decides, "platform": image.platform, "wheels": hash_file(image.folder / WHEELS)})[:12]
+    inputs = {"base": hash_file(lock) if lock.is_file() else None, "image": image.base, "debian": str(image.debian)}
+    key = hash_json({**inputs, "platform": image.platform, "wheels": hash_file(image.folder / WHEELS)})[:12]
     return f"deckbench/{image.name}-packages:{key}"
 
 
 def registry_base(client: DockerClient, image: Image) -> str:
-    """The locked base in the daemon, pulled by digest where it is not there; returns its id.
+    """The locked base in the daemon, pulled by digest where needed; returns its id.
 
-    Unlocked: the base's tag, where the daemon has it. Raises InputError where the tag that the daemon has is no longer
-    the locked digest and the locked one cannot be had, OutsideError where the registry does not answer.
+    Without a lock: the base's tag, where the daemon has it. Raises InputError where the daemon's tag is no longer the
+    locked digest and that cannot be pulled, OutsideError where the registry does not answer.
     """
     import docker.errors
 
@@ -165,11 +184,11 @@ def moved_tag(client: DockerClient, image: Image, wanted: str) -> InputError | N
         return None
     now = ", ".join(there.attrs.get("RepoDigests") or []) or there.id
     what = f"the tag {image.base} has moved: locked is {wanted}, here it is {now}"
-    return InputError(what, image.folder / BASE, f"look at the new base, then `deckbench containers lock {image.name}`")
+    return InputError(what, image.folder / BASE, f"check the new base, then `deckbench containers lock {image.name}`")
 
 
 def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: dict[str, str]) -> None:
-    """The settings of the image's Dockerfile on top of its layers. Raises InputError where it holds anything else."""
+    """Apply the settings of the image's Dockerfile to its layers. Raises InputError where it holds anything else."""
     import docker.errors
 
     place = image.dockerfile
@@ -189,13 +208,15 @@ def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: d
                 forcerm=True,
             )
         except docker.errors.BuildError as error:
-            raise InputError(f"the Dockerfile does not build: {error.msg}", place, "see DeckBench's own") from None
-        made = client.images.get(draft)
+            raise InputError(
+                f"the Dockerfile does not build: {error.msg}", place, "compare with DeckBench's own"
+            ) from None
+        built = client.images.get(draft)
         try:
-            if made.attrs["RootFS"]["Layers"] != client.images.get(layered).attrs["RootFS"]["Layers"]:
-                what = "the Dockerfile changes layers, which would then depend on the daemon that builds"
-                raise InputError(what, place, f"only {', '.join(SET)}; files come from requirements.in")
-            made.tag(*tag.rsplit(":", 1))
+            if built.attrs["RootFS"]["Layers"] != client.images.get(layered).attrs["RootFS"]["Layers"]:
+                what = "the Dockerfile adds layers, which would depend on the daemon that builds them"
+                raise InputError(what, place, f"only {', '.join(SETTINGS_ONLY)}; files come from requirements.in")
+            built.tag(*tag.rsplit(":", 1))
         finally:
             client.images.remove(draft, noprune=True)
 
@@ -203,16 +224,18 @@ def set_up(client: DockerClient, image: Image, layered: str, tag: str, labels: d
 def check_dockerfile(place: Path) -> None:
     """Refuse a Dockerfile that is more than settings, with its line, before the daemon sees it. Raises InputError."""
     if not place.is_file():
-        raise InputError("there is no Dockerfile", place, "see DeckBench's own containers/Dockerfile")
-    goes_on = False
+        raise InputError("not found", place, "compare with DeckBench's own containers/Dockerfile")
+    continued = False
     for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), 1):
         word, _, rest = line.strip().partition(" ")
-        begins, goes_on = not goes_on, line.rstrip().endswith("\\")
-        if not begins or not word or word.startswith("#"):
+        starts, continued = not continued, line.rstrip().endswith("\\")
+        if not starts or not word or word.startswith("#"):
             continue
-        if word.upper() not in SET:
-            what = f"{word} in a Dockerfile that holds settings alone"
-            raise InputError(what, f"{place}:{number}", f"only {', '.join(SET)}; files come from requirements.in")
+        if word.upper() not in SETTINGS_ONLY:
+            what = f"{word} in a Dockerfile that may only hold settings"
+            raise InputError(
+                what, f"{place}:{number}", f"only {', '.join(SETTINGS_ONLY)}; files come from requirements.in"
+            )
         if word.upper() == "FROM" and rest.strip() != "${LAYERS}":
             fix = "write FROM ${LAYERS}; the base is in the locks"
             raise InputError(f"FROM {rest.strip()}", f"{place}:{number}", fix)
@@ -221,12 +244,25 @@ def check_dockerfile(place: Path) -> None:
 def verify(
     client: DockerClient, image: Image, *, base: str | None, wheels: Path | None, unlocked: bool
 ) -> dict[str, Any]:
-    """Build an image again from nothing, under a name of its own, and compare; returns {name, same, identity, ...}.
+    """Rebuild an image from scratch under another tag, and compare identities.
 
-    base: default, the kind that it was built on. Raises as `build`, and InputError where there is none to compare with.
+    Args:
+        client: the daemon's.
+        image: its definition in containers.toml; it must have been built there.
+        base: as for `build`; default: the kind that it was built on.
+        wheels: as for `build`.
+        unlocked: as for `build`.
+
+    Returns:
+        name; same: whether the identities are equal; identity, again: of both builds (sha256, hex); differs: the layers
+        and settings that differ.
+
+    Raises:
+        InputError: as `build`, and where the image is not built there.
+        OutsideError: as `build`.
     """
     tag = f"{image.tag}-verify-{secrets.token_hex(4)}"
-    before = built_attrs(client, image)
+    before = image_attrs(client, image)
     if before is None:
         raise InputError(f"{image.name} is not built here", image.tag, f"`deckbench containers build {image.name}`")
     base = base or (before["Config"].get("Labels") or {}).get(f"{LABEL}.base")
@@ -245,12 +281,12 @@ def verify(
 
 
 def recreate(client: DockerClient, image: Image, wanted: str) -> str:
-    """Have an image in the daemon, the one of identity `wanted` if it can be; returns the identity that is there.
+    """Provide an image in the daemon, if possible the one of identity `wanted`; returns the identity of what is there.
 
-    One that is there already is taken, else it is built from this DeckBench and its locks. Where that fails, another
-    one that is there stays. Raises DeckBenchError where there is none at all.
+    An existing one of that identity is used, else it is built from this DeckBench and its locks. Where that fails, an
+    existing one of another identity is kept. Raises DeckBenchError where there is none at all.
     """
-    there = built_attrs(client, image)
+    there = image_attrs(client, image)
     if there is not None and identity(there) == wanted:
         return wanted
     try:
@@ -262,7 +298,7 @@ def recreate(client: DockerClient, image: Image, wanted: str) -> str:
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What of two images' identities differs: `layer 2 of 3`, `Env` ..."""
+    """What differs in the identities of two images: `layer 2 of 3`, `Env` ..."""
     found = [name for name in SETTINGS if (before["Config"].get(name) or None) != (after["Config"].get(name) or None)]
     found += [name for name in ("Architecture", "Os") if before[name] != after[name]]
     old, new = before["RootFS"]["Layers"], after["RootFS"]["Layers"]
@@ -270,8 +306,8 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return found + [f"layer {n} of {len(old)}" for n, (a, b) in enumerate(zip(old, new, strict=False), 1) if a != b]
 
 
-def built_attrs(client: DockerClient, image: Image) -> dict[str, Any] | None:
-    """What the daemon says of an image; None where it is not built."""
+def image_attrs(client: DockerClient, image: Image) -> dict[str, Any] | None:
+    """`docker image inspect` of an image; None where it is not built."""
     import docker.errors
 
     try:
@@ -281,8 +317,8 @@ def built_attrs(client: DockerClient, image: Image) -> dict[str, Any] | None:
     return attrs
 
 
-def standing(images: Sequence[Image]) -> list[dict[str, str]]:
-    """For each image what `containers ls` shows: name, platform, locked, built, identity, serves. Needs no daemon."""
+def image_table(images: Sequence[Image]) -> list[dict[str, str]]:
+    """A row for each image: name, platform, locked, built, identity, serves. Works without a daemon."""
     client: DockerClient | None = None
     why = ""
     try:
@@ -291,7 +327,7 @@ def standing(images: Sequence[Image]) -> list[dict[str, str]]:
         why = "no docker daemon" if isinstance(error, OutsideError) else error.what
     rows = []
     for image in images:
-        attrs = built_attrs(client, image) if client else None
+        attrs = image_attrs(client, image) if client else None
         missing = {base: missing_locks(image, base) for base in ("registry", *(["bootstrap"] if image.debian else []))}
         good = [base for base, what in missing.items() if not what]
         lacks = ", ".join(missing["registry"])

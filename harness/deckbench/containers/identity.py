@@ -1,4 +1,4 @@
-"""Which bits an image is: the same for every daemon that holds it, whenever and wherever it was built."""
+"""Identity of an image by its content: the same in every daemon, whenever and wherever it was built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOCKED = f"{LABEL}.locked"  # this label of an image is "true" when all that is 
 
 
 def identity(attrs: Mapping[str, Any]) -> str:
-    """sha256 (hex) of architecture, os, layers (diff ids) and settings, from what the daemon says of an image.
+    """sha256 (hex) of an image's architecture, os, layers (diff ids) and settings.
 
     attrs: `docker image inspect`. Names, labels, times and history are not part of it. Nor is the order in which Env is
     listed.
@@ -26,6 +26,6 @@ def identity(attrs: Mapping[str, Any]) -> str:
 
 
 def is_locked(attrs: Mapping[str, Any]) -> bool:
-    """Whether an image was built from locks alone, as its label says. attrs: as for `identity`."""
+    """Whether an image was built from locks alone, by its label. attrs: as for `identity`."""
     labels = (attrs.get("Config") or {}).get("Labels") or {}
     return labels.get(LOCKED) == "true"

@@ -1,4 +1,4 @@
-"""What stands under /opt/deckbench in an image: the locked packages, and DeckBench itself.
+"""The content of /opt/deckbench in an image: the locked packages, and DeckBench itself.
 
 Wheels are unpacked by uv for the image's platform and Python: nothing of them is executed, so neither a container nor
 an emulated processor is needed to build for another architecture.
@@ -25,13 +25,13 @@ from deckbench.resources import PACKAGE, data_folder
 
 PLACE = Path("opt/deckbench")  # in the image
 LIBRARY = PLACE / "lib"  # on PYTHONPATH
-START = """#!/usr/bin/env python3
+STARTER = """#!/usr/bin/env python3
 from deckbench.cli import main
 
 if __name__ == "__main__":  # worker processes import this file too
     main()
 """
-FORGOTTEN = ("*.pyc", "__pycache__", ".*")
+IGNORED = ("*.pyc", "__pycache__", ".*")
 
 
 def install_packages(image: Image, root: Path, wheels: Path) -> None:
@@ -49,7 +49,7 @@ def install_packages(image: Image, root: Path, wheels: Path) -> None:
     )
     if done.returncode != 0:
         raise InputError(f"the wheels do not install: {' '.join(done.stderr.split())[-400:]}", image.folder / WHEELS)
-    # Starters name the Python of the machine that builds. What is needed is started as `python3 -m`.
+    # Console scripts name the Python of the machine that builds. What is needed is started as `python3 -m`.
     shutil.rmtree(library / "bin", ignore_errors=True)
     (library / ".lock").unlink(missing_ok=True)
     for record in library.glob("*.dist-info/RECORD"):
@@ -59,23 +59,23 @@ def install_packages(image: Image, root: Path, wheels: Path) -> None:
         record.write_text("\n".join(sorted(kept)) + "\n", encoding="utf-8")
 
 
-def own_layer(folder: Path) -> Layer:
+def deckbench_layer(folder: Path) -> Layer:
     """The layer of an image that holds the running DeckBench, made in `folder`."""
     install_deckbench(folder / "own")
     return pack(folder / "own", folder / "own.tar")
 
 
-def holds_this(attrs: Mapping[str, Any]) -> bool:
-    """Whether a built image holds the very DeckBench that runs here. attrs: `docker image inspect`."""
+def has_this_version(attrs: Mapping[str, Any]) -> bool:
+    """Whether an image holds exactly the DeckBench that runs here. attrs: `docker image inspect`."""
     with tempfile.TemporaryDirectory(prefix="deckbench-own-") as folder:
-        return bool(attrs["RootFS"]["Layers"][-1:] == [f"sha256:{own_layer(Path(folder)).sha256}"])
+        return bool(attrs["RootFS"]["Layers"][-1:] == [f"sha256:{deckbench_layer(Path(folder)).sha256}"])
 
 
 def install_deckbench(root: Path) -> None:
-    """Copy the running DeckBench below `root`: its modules, its data, its name and version, and its starter."""
+    """Copy the running DeckBench below `root`: package, data, metadata and console script."""
     library = root / LIBRARY
-    ignored = shutil.ignore_patterns(*FORGOTTEN)
-    shutil.copytree(PACKAGE, library / "deckbench", ignore=shutil.ignore_patterns(*FORGOTTEN, "_data"))
+    ignored = shutil.ignore_patterns(*IGNORED)
+    shutil.copytree(PACKAGE, library / "deckbench", ignore=shutil.ignore_patterns(*IGNORED, "_data"))
     shutil.copytree(data_folder("tasks"), library / "deckbench/_data/tasks", ignore=ignored)
     shutil.copytree(data_folder("containers"), library / "deckbench/_data/containers", ignore=ignored)
     about = library / f"deckbench-{__version__}.dist-info"
@@ -85,5 +85,5 @@ def install_deckbench(root: Path) -> None:
     (about / "METADATA").write_text(text, encoding="utf-8")
     starter = root / PLACE / "bin" / "deckbench"
     starter.parent.mkdir(parents=True)
-    starter.write_text(START, encoding="utf-8")
+    starter.write_text(STARTER, encoding="utf-8")
     starter.chmod(0o755)

@@ -3,7 +3,7 @@
 requirements.in says what an image holds; a line `deckbench[extra]` stands for what DeckBench itself depends on.
 requirements.lock, resolved by uv for the image's own platform and Python, has one wheel a line: name, version, sha256,
 file name; for a package that is published as source alone, also what its wheel was built from. base.lock has the base's
-digest in its registry. What nobody could resolve is not written.
+digest in its registry. What could not be resolved is not written.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read_wheels(image: Image) -> list[Wheel]:
     place = image.folder / WHEELS
     if not place.is_file():
         fix = f"`deckbench containers lock {image.name}`, where its package indexes can be reached"
-        raise InputError(f"{image.name} is unlocked: nobody has resolved its packages", place, fix)
+        raise InputError(f"{image.name} has no lock file", place, fix)
     found = []
     for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -73,7 +73,7 @@ def read_wheels(image: Image) -> list[Wheel]:
 
 
 def missing_locks(image: Image, base: str) -> list[str]:
-    """Which locks an image lacks, in words; empty where it is locked. base: registry or bootstrap."""
+    """The locks that an image lacks, as text; empty where it is locked. base: registry or bootstrap."""
     needed = {WHEELS: "its packages", bootstrap.LOCK if base == "bootstrap" else BASE: f"its base ({base})"}
     return [what for file, what in needed.items() if not (image.folder / file).is_file()]
 
@@ -102,12 +102,12 @@ def own_requirements(extras: str, image: Image) -> list[str]:
     from packaging.requirements import Requirement
 
     chosen = ["", *(extra.strip() for extra in extras.split(",") if extra.strip())]
-    there = {"python_version": image.python, "python_full_version": f"{image.python}.0", "sys_platform": "linux"}
-    there["platform_machine"] = MACHINE[image.architecture]
+    environment = {"python_version": image.python, "python_full_version": f"{image.python}.0", "sys_platform": "linux"}
+    environment["platform_machine"] = MACHINE[image.architecture]
     found = list[str]()
     for text in metadata.requires("deckbench") or []:
         need = Requirement(text)
-        if need.marker is None or any(need.marker.evaluate({**there, "extra": extra}) for extra in chosen):
+        if need.marker is None or any(need.marker.evaluate({**environment, "extra": extra}) for extra in chosen):
             need.marker = None
             # An extra may name other extras: `train` holds `models`.
             found += own_requirements(",".join(need.extras), image) if need.name == "deckbench" else [str(need)]
@@ -144,13 +144,15 @@ def lock_wheels(image: Image, find_links: Sequence[str] = ()) -> list[Wheel]:
     named = {wheel.name for wheel in chosen}
     for package in listed:
         if package["name"] in image.built:
-            chosen.append(built_wheel(package, image, versions, find_links))
+            chosen.append(lock_built_wheel(package, image, versions, find_links))
         elif package["name"] not in named:
             chosen.append(best_wheel(package, image)[0])
     return sorted(chosen, key=lambda wheel: wheel.name)
 
 
-def built_wheel(package: dict[str, Any], image: Image, versions: Mapping[str, str], find_links: Sequence[str]) -> Wheel:
+def lock_built_wheel(
+    package: dict[str, Any], image: Image, versions: Mapping[str, str], find_links: Sequence[str]
+) -> Wheel:
     """The wheel of a package that is published as source, built here once. package: as in pylock.toml.
 
     Raises InputError where it does not build, or only for this machine; OutsideError where its source cannot be had.
@@ -158,7 +160,7 @@ def built_wheel(package: dict[str, Any], image: Image, versions: Mapping[str, st
     source, name, version = package.get("sdist"), package["name"], package["version"]
     if source is None:
         what = f"{name} {version} is named under `built`, but has wheels alone"
-        raise InputError(what, image.folder / WANTED, "take it out of `built` in containers.toml")
+        raise InputError(what, image.folder / WANTED, "remove it from `built` in containers.toml")
     address = source.get("url") or source["path"]
     archive = source.get("name") or unquote(PurePosixPath(urlsplit(address).path).name)
     found = Wheel(name, version, "", "", archive, source["hashes"]["sha256"])
@@ -186,7 +188,7 @@ def wheel_from_source(
 
 
 def best_wheel(package: dict[str, Any], image: Image) -> tuple[Wheel, str]:
-    """The one wheel of a package that an installer in the image would take (PEP 425), and its address now.
+    """The wheel of a package that an installer in the image would choose (PEP 425), and its address.
 
     Raises InputError where none fits.
     """
@@ -211,7 +213,7 @@ def best_wheel(package: dict[str, Any], image: Image) -> tuple[Wheel, str]:
             found.append((min(able), file, entry["hashes"]["sha256"], address))
     if not found:
         what = f"{package['name']} {package['version']} has no wheel for {image.platform}, Python {image.python}"
-        raise InputError(what, image.folder / WANTED, "ask for another version")
+        raise InputError(what, image.folder / WANTED, "require another version")
     _, file, sha256, address = min(found)
     return Wheel(package["name"], package["version"], sha256, file), address
 
@@ -237,30 +239,30 @@ def base_digest(client: DockerClient, image: Image) -> str:
     return f"{image.base.rpartition(':')[0]}@{found.id}"
 
 
-def base_of(image: Image) -> str:
-    """Where an image's base comes from if nobody says: the one that is locked; of both, its registry."""
+def default_base(image: Image) -> str:
+    """The default kind of an image's base: the locked one; of both, the registry."""
     return "registry" if (image.folder / BASE).is_file() or image.debian is None else "bootstrap"
 
 
 def check_base(base: str) -> str:
-    """The kind of base, if it is one. Raises InputError."""
+    """The kind of base, checked. Raises InputError."""
     if base not in BASES:
-        raise InputError(f"{base!r} is no kind of base", "--base", " or ".join(BASES))
+        raise InputError(f"{base!r} is not a kind of base", "--base", " or ".join(BASES))
     return base
 
 
 def lock_image(image: Image, part: str, *, base: str | None, find_links: Sequence[str]) -> str:
-    """Resolve and write one lock of an image; returns a line for the user.
+    """Resolve and write one lock of an image; returns a message.
 
-    part: packages, or base. base: default, `base_of`. Raises InputError for other words, OutsideError where an index, a
-    registry or a mirror cannot be reached; the lock then stays as it was.
+    part: packages, or base. base: default, `default_base`. Raises InputError for other values, OutsideError where an
+    index, a registry or a mirror cannot be reached; the lock then stays as it was.
     """
     from deckbench.artifact import atomic_write
     from deckbench.machine.daemon import connect
 
     if part not in {"packages", "base"}:
-        raise InputError(f"{part!r} is no part of an image", "--only", "packages or base")
-    base = check_base(base or base_of(image))
+        raise InputError(f"{part!r} is not a part of an image", "--only", "packages or base")
+    base = check_base(base or default_base(image))
     if part == "packages":
         found = lock_wheels(image, find_links)
         atomic_write(image.folder / WHEELS, wheels_text(image, found))

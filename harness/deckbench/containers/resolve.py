@@ -1,4 +1,4 @@
-"""What uv and pip do for the locks: resolve for an image's platform, fetch by hash, build a wheel from its source."""
+"""uv and pip: resolve for an image's platform, download by hash, build a wheel from its source."""
 
 from __future__ import annotations
 
@@ -60,17 +60,21 @@ def resolve(
     command += [*options, "--python-version", image.python, "--python-platform", platform_tag(image)]
     command += [part for place in links for part in ("--find-links", place)]
     with tempfile.TemporaryDirectory() as folder:
-        asked, out = Path(folder) / where.name, Path(folder) / "pylock.toml"
-        asked.write_text("\n".join(wanted) + "\n", encoding="utf-8")
+        requirements, out = Path(folder) / where.name, Path(folder) / "pylock.toml"
+        requirements.write_text("\n".join(wanted) + "\n", encoding="utf-8")
         done = subprocess.run(
-            [*command, str(asked), "--output-file", str(out)], capture_output=True, text=True, check=False, cwd=folder
+            [*command, str(requirements), "--output-file", str(out)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
         )
         if done.returncode != 0:
-            said = " ".join(done.stderr.split())[-400:]
+            output = " ".join(done.stderr.split())[-400:]
             if UNREACHABLE.search(done.stderr):
-                raise OutsideError(f"a package index cannot be reached: {said}", where, "try again where it can be")
-            fix = "ask for other versions; what is published as source alone is named under `built` in containers.toml"
-            raise InputError(f"the requirements cannot be met: {said}", where, fix)
+                raise OutsideError(f"a package index cannot be reached: {output}", where, "try again where it can be")
+            fix = "require other versions; packages published only as source belong under `built` in containers.toml"
+            raise InputError(f"the requirements cannot be met: {output}", where, fix)
         packages: list[dict[str, Any]] = tomllib.loads(out.read_text(encoding="utf-8"))["packages"]
         return packages
 
@@ -81,11 +85,11 @@ def download(lines: Sequence[str], options: Sequence[str], folder: Path, image: 
     where: the lock, for messages. Raises InputError where an index offers another file than the locked one,
     OutsideError where none can be reached.
     """
-    asked = folder / "asked.txt"
-    asked.write_text("\n".join(lines), encoding="utf-8")
+    requirements = folder / "requirements.txt"
+    requirements.write_text("\n".join(lines), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", *options]
     done = subprocess.run(
-        [*command, "--dest", str(folder), "-r", str(asked)],
+        [*command, "--dest", str(folder), "-r", str(requirements)],
         stdout=sys.stderr,
         stderr=subprocess.PIPE,
         text=True,
@@ -93,10 +97,12 @@ def download(lines: Sequence[str], options: Sequence[str], folder: Path, image: 
     )
     if done.returncode != 0:
         refused = [line for line in done.stderr.splitlines() if line.startswith(("ERROR", "    ", "     "))]
-        said = " ".join(" ".join(refused or done.stderr.splitlines()[-3:]).split())[:400]
+        output = " ".join(" ".join(refused or done.stderr.splitlines()[-3:]).split())[:400]
         if "HASHES" in done.stderr.upper():
-            raise InputError(f"a file is not the locked one: {said}", where, "ask why; do not use what came")
-        raise OutsideError(f"files of {image.name} cannot be fetched: {said}", where, "try again where they can be")
+            raise InputError(
+                f"a file is not the locked one: {output}", where, "find out why; do not use the downloaded file"
+            )
+        raise OutsideError(f"files of {image.name} cannot be fetched: {output}", where, "try again where they can be")
 
 
 def build_wheel(source: Path, versions: Mapping[str, str], folder: Path) -> Path:
@@ -110,16 +116,16 @@ def build_wheel(source: Path, versions: Mapping[str, str], folder: Path) -> Path
     limits.write_text("".join(f"{name}=={version}\n" for name, version in versions.items()), encoding="utf-8")
     command = [*uv(), "build", "--quiet", "--wheel", "--no-config", "--python", sys.executable]
     command += ["--build-constraints", str(limits), "--out-dir", str(folder / "built"), str(source)]
-    # DeepSpeed's DS_BUILD_* would compile kernels for this machine's own card.
+    # DeepSpeed's DS_BUILD_* would compile kernels for this machine's own GPU.
     env = {name: value for name, value in os.environ.items() if not name.startswith("DS_")}
     env |= {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env, umask=0o022)
     found = sorted((folder / "built").glob("*.whl"))
     if done.returncode != 0 or len(found) != 1:
-        said = " ".join(done.stderr.split())[-400:]
+        output = " ".join(done.stderr.split())[-400:]
         if UNREACHABLE.search(done.stderr):
             raise OutsideError(
-                f"the tools that build {source.name} cannot be fetched: {said}", source.name, "try again"
+                f"the tools that build {source.name} cannot be fetched: {output}", source.name, "try again"
             )
-        raise InputError(f"no wheel can be built from it: {said}", source.name, "ask for another version")
+        raise InputError(f"no wheel can be built from it: {output}", source.name, "require another version")
     return found[0]

@@ -1,4 +1,4 @@
-"""What `containers/containers.toml` says: one `Image` each. This module only reads and checks."""
+"""Schema of `containers/containers.toml`: one `Image` for each table. This module only reads and validates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Platform = Literal["linux/amd64", "linux/arm64"]
 
 
 class Strict(BaseModel):
-    """No unknown fields: a typing slip is an error, not a silent default."""
+    """No unknown fields: a typo is an error, not a silent default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -85,7 +85,7 @@ def load_images(folder: Path | None = None) -> dict[str, Image]:
 
     place = (folder or containers_folder()) / FILE
     if not place.is_file():
-        raise InputError(f"no {FILE} here", place.parent, "give a folder made like DeckBench's containers/")
+        raise InputError(f"no {FILE} in this folder", place.parent, "give a folder like DeckBench's containers/")
     try:
         data = tomllib.loads(place.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -105,5 +105,5 @@ def image_named(name: str, folder: Path | None = None) -> Image:
     """One image. Raises InputError for a name that is not in the file."""
     images = load_images(folder)
     if name not in images:
-        raise InputError(f"no image is called {name!r}", FILE, f"one of: {', '.join(images)}")
+        raise InputError(f"unknown image {name!r}", FILE, f"one of: {', '.join(images)}")
     return images[name]

@@ -1,4 +1,4 @@
-"""The wheels of an image: fetched or built, each checked against its lock, kept in one folder for every image."""
+"""The wheels of an image: downloaded or built, each checked against its lock, cached in one folder for all images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from deckbench.progress import say
 
 
 def wheels_folder() -> Path:
-    """Where fetched wheels are kept: `$XDG_CACHE_HOME/deckbench/wheels`."""
+    """The wheel cache: `$XDG_CACHE_HOME/deckbench/wheels`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deckbench" / "wheels"
 
 
 def fetch_wheels(image: Image, *, folder: Path | None = None, find_links: Sequence[str] = ()) -> Path:
-    """Fetch every wheel of an image's lock that is not there yet; returns the folder with them.
+    """Download every wheel of an image's lock that is not cached yet; returns the folder with them.
 
     Works for another architecture too. A file with another hash than the lock's is never kept. Raises InputError where
     there is no lock or an index offers another file than the locked one, OutsideError where none can be reached.
@@ -36,7 +36,9 @@ def fetch_wheels(image: Image, *, folder: Path | None = None, find_links: Sequen
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"wheels cannot be kept here: {error.strerror}", folder, "give another folder") from None
+            raise InputError(
+                f"cannot write the wheel cache: {error.strerror}", folder, "choose another folder: --wheels"
+            ) from None
         own = {name for names in image.index.values() for name in names}
         for index, names in [(None, {wheel.name for wheel in wheels} - own), *image.index.items()]:
             listed = [wheel for wheel in absent if wheel.name in names and wheel.source is None]
@@ -49,7 +51,7 @@ def fetch_wheels(image: Image, *, folder: Path | None = None, find_links: Sequen
 
 
 def check_wheels(wheels: Sequence[Wheel], folder: Path) -> None:
-    """Hold wheels against their lock. Raises InputError for the first that is missing or another file."""
+    """Check wheels against their lock. Raises InputError for the first that is missing or has another hash."""
     for wheel in wheels:
         place = folder / wheel.file
         if not place.is_file():
@@ -57,11 +59,11 @@ def check_wheels(wheels: Sequence[Wheel], folder: Path) -> None:
             raise InputError("a locked wheel is missing", place, fix)
         if (found := hash_file(place)) != wheel.sha256:
             what = f"the wheel's hash is {found[:12]}..., the lock says {wheel.sha256[:12]}..."
-            raise InputError(what, place, "remove the file and fetch it again; do not use what came")
+            raise InputError(what, place, "delete the file and download it again; do not use it")
 
 
 def fetch(image: Image, wheels: Sequence[Wheel], folder: Path, index: str | None, find_links: Sequence[str]) -> None:
-    """Fetch some wheels from one index (None: pip's own) into `folder`. Raises as `fetch_wheels`."""
+    """Download some wheels from one index (None: pip's default) into `folder`. Raises as `fetch_wheels`."""
     if not wheels:
         return
     options = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", image.python]
@@ -73,12 +75,12 @@ def fetch(image: Image, wheels: Sequence[Wheel], folder: Path, index: str | None
         download([wheel.line() for wheel in wheels], options, Path(fetched), image, image.folder / WHEELS)
         for wheel in wheels:
             place = Path(fetched) / wheel.file
-            if place.is_file():  # else check_wheels says which is missing
+            if place.is_file():  # else check_wheels reports which is missing
                 place.replace(folder / wheel.file)
 
 
 def build(image: Image, wheels: Sequence[Wheel], wheel: Wheel, folder: Path, find_links: Sequence[str]) -> None:
-    """Have a wheel that no index has: from a folder of `find_links`, else built from its locked source.
+    """Provide a wheel that no index has: from a folder of `find_links`, else built from its locked source.
 
     wheels: all of the image. Raises InputError where another file comes out than the locked one.
     """
@@ -87,10 +89,10 @@ def build(image: Image, wheels: Sequence[Wheel], wheel: Wheel, folder: Path, fin
             shutil.copyfile(Path(place) / wheel.file, folder / wheel.file)
             return
     versions = {one.name: one.version for one in wheels}
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        built = wheel_from_source(wheel, image, versions, Path(made), find_links)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        built = wheel_from_source(wheel, image, versions, Path(scratch), find_links)
         if (found := hash_file(built)) != wheel.sha256:
             what = f"the wheel built here has the hash {found[:12]}..., the lock says {wheel.sha256[:12]}..."
-            fix = "take the file from where it was locked: --find-links FOLDER; or lock the packages again"
+            fix = "copy the file from where it was locked: --find-links FOLDER; or lock the packages again"
             raise InputError(what, image.folder / WHEELS, fix)
         built.replace(folder / wheel.file)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.containers.identity import identity, is_locked
-from deckbench.containers.install import holds_this
+from deckbench.containers.install import has_this_version
 from deckbench.containers.spec import Image
 from deckbench.errors import InputError, OutsideError
 from deckbench.machine import jetson, process_identity
@@ -180,7 +180,7 @@ def find_image(job: Job, client: DockerClient) -> Any:
 def warn_other_version(attrs: Mapping[str, Any], job: Job) -> None:
     """Warn where the image holds another version of DeckBench than this one: results are those of the image's."""
     labels = (attrs.get("Config") or {}).get("Labels") or {}
-    if labels.get(LABEL) == "image" and not holds_this(attrs):
+    if labels.get(LABEL) == "image" and not has_this_version(attrs):
         fix = f"`deckbench containers build {job.image.name}` installs this one"
         say(f"the image {job.image.tag} holds another version of DeckBench than this one; {fix}")
 
