@@ -151,14 +151,14 @@ def archive() -> bytes:
     binaries = [*programs, *(found for folder in libraries for found in folder.glob("lib-dynload/*.so"))]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", dereference=True) as tar:
-        for folder in ("tmp", "in", "out", "proc", "sys", "dev", "etc"):
-            entry = tarfile.TarInfo(folder)
+        for name in ("tmp", "in", "out", "proc", "sys", "dev", "etc"):
+            entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
         for folder in libraries:
             tar.add(folder, filter=lambda entry: None if Path(entry.name).name in NOT_IN_THE_IMAGE else entry)
-        for path in sorted({*programs, *linked(binaries)}):
-            tar.add(path)
+        for file in sorted({*programs, *linked(binaries)}):
+            tar.add(file)
     return buffer.getvalue()
 
 

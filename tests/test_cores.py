@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,7 +14,7 @@ from deckbench.errors import OutsideError
 @pytest.mark.parametrize(
     "spread", [lambda work, items: in_processes(work, items, 2), lambda work, items: in_threads(work, iter(items))]
 )
-def test_results_come_in_order(spread) -> None:
+def test_results_come_in_order(spread: Callable[..., Iterator[int]]) -> None:
     numbers = list(range(-3 * CHUNK, 0))
     assert list(spread(abs, numbers)) == [-number for number in numbers]
 
@@ -28,4 +29,4 @@ def test_threads_do_not_run_ahead_of_who_reads_them() -> None:
 def test_a_worker_that_dies_is_an_outside_failure() -> None:
     with pytest.raises(OutsideError, match="a worker process died") as caught:
         list(in_processes(os._exit, [1], 1))
-    assert "--workers" in caught.value.fix
+    assert "--workers" in str(caught.value.fix)

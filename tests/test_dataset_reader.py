@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def turn(question: str, answer: str, image: str | None = "images/a.png") -> list[dict[str, str | None]]:
+def turn(question: str, answer: str, image: str | None = "images/a.png") -> list[dict[str, str]]:
     user = {"role": "user", "content": question} | ({"image": image} if image else {})
     return [user, {"role": "assistant", "content": answer}]
 
 
-def write(path: Path, *rows: dict[str, object]) -> Path:
+def write(path: Path, *rows: Mapping[str, object]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

@@ -149,7 +149,7 @@ def test_the_same_files_elsewhere_give_the_same_content(
 
 def test_split_by_group_keeps_groups_together(tree: Tree, tmp_path: Path) -> None:
     out = tmp_path / "new"
-    words = {"maps": ["region1=S1,all_box2=S2"], "image_roots": [tree.image_root], "pool": tree.pool}
+    words: dict[str, Any] = {"maps": ["region1=S1,all_box2=S2"], "image_roots": [tree.image_root], "pool": tree.pool}
     import_old(tree.singel, **words, split="group", out=out)
     sides: dict[str, set[str]] = {}
     for name in ("region1", "all_box2"):
@@ -162,7 +162,7 @@ def test_split_by_group_keeps_groups_together(tree: Tree, tmp_path: Path) -> Non
 
 
 def test_a_table_alone_is_a_dataset(tree: Tree, tmp_path: Path) -> None:
-    words = {"maps": [".=S2"], "image_roots": [tree.image_root], "split": "test-only"}
+    words: dict[str, Any] = {"maps": [".=S2"], "image_roots": [tree.image_root], "split": "test-only"}
     report = import_old(tree.root / "YOLO_QA_2.csv", **words, out=tmp_path / "q2")
     assert report["datasets"]["YOLO_QA_2"]["counts"] == {"test": 13}
     assert report["unmatched"] == {"missing-picture": 1, "no-samples": 1}
@@ -361,7 +361,7 @@ def test_export_comes_back(hand_pool: Path, tmp_path: Path) -> None:
     from deckbench.build.export import parse_formats
 
     data = tmp_path / "S2"
-    limits = {"max_train": 12, "max_test": 4}
+    limits: dict[str, Any] = {"max_train": 12, "max_test": 4}
     build_dataset("ot2-guided@1", pool=hand_pool, out=data, workers=1, export=parse_formats("phi3v,swift"), **limits)
     wanted = Counter((row["split"], row["question"], row["answer"]) for row in table(data / "samples.csv"))
     line = json.loads((data / "exports/swift/train.jsonl").read_text().splitlines()[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -39,14 +40,15 @@ def pool(tmp_path: Path) -> Pool:
         path.parent.mkdir(exist_ok=True)
         image.save(path)
         labels = (box("bin", *LABEL), box("corner", 0.0, 0.7, 0.2, 1.0))
-        fields = dict(split=None, group=GROUPS[key], time_s=None, step=None, anomalies=None, sha256=key)
+        fields: dict[str, Any] = dict(split=None, group=GROUPS[key], time_s=None, step=None, anomalies=None, sha256=key)
         frames.append(Frame(key, path, None, *SIZE, labels, **fields))
     return Pool(tmp_path, "p", ("bin", "corner"), tuple(frames), False, "", ())
 
 
 def old(path: Path, image: Image.Image, *, crop: bool, quality: int = 75) -> Old:
     image.save(path, quality=quality)
-    return Old(path, path.stem, path.stem, *image.size, crop, not crop)
+    width, height = image.size
+    return Old(path, path.stem, path.stem, width, height, crop, not crop)
 
 
 def frame(pool: Pool, key: str) -> Image.Image:

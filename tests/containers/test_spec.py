@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,16 +55,16 @@ def test_an_unknown_image_is_answered_with_the_known_ones() -> None:
 
 
 def test_identity_holds_what_runs_and_nothing_else() -> None:
-    attrs = {
+    attrs: dict[str, Any] = {
         "Architecture": "amd64",
         "Os": "linux",
         "RootFS": {"Layers": ["sha256:1", "sha256:2"]},
         "Config": {"Env": ["A=1", "B=2"], "Entrypoint": ["x"], "Cmd": None, "User": "65534:65534", "WorkingDir": ""},
     }
     same = {**attrs, "Created": "now", "RepoTags": ["a:b"], "Id": "sha256:3"}
-    same["Config"] = {**attrs["Config"], "Labels": {"a": "b"}, "Env": ["B=2", "A=1"], "Cmd": []}  # type: ignore[dict-item]
+    same["Config"] = {**attrs["Config"], "Labels": {"a": "b"}, "Env": ["B=2", "A=1"], "Cmd": []}
     assert identity(same) == identity(attrs)
     for name, value in (("Architecture", "arm64"), ("RootFS", {"Layers": ["sha256:2", "sha256:1"]})):
         assert identity({**attrs, name: value}) != identity(attrs)
-    for name, value in (("Env", ["A=1"]), ("Entrypoint", ["y"]), ("User", "0"), ("WorkingDir", "/x"), ("Cmd", ["z"])):
-        assert identity({**attrs, "Config": {**attrs["Config"], name: value}}) != identity(attrs)  # type: ignore[dict-item]
+    for name, setting in (("Env", ["A=1"]), ("Entrypoint", ["y"]), ("User", "0"), ("WorkingDir", "/x"), ("Cmd", ["z"])):
+        assert identity({**attrs, "Config": {**attrs["Config"], name: setting}}) != identity(attrs)

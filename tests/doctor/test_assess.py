@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -179,7 +180,7 @@ def inspected(architecture: str, *, locked: bool) -> dict[str, object]:
 
 
 def test_images_built_and_not() -> None:
-    built = {
+    built: dict[str, dict[str, Any]] = {
         IMAGES["x86-cpu"].tag: inspected("amd64", locked=True),
         IMAGES["x86-cuda"].tag: inspected("amd64", locked=False),
         IMAGES["arm64-cpu"].tag: inspected("amd64", locked=True),

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deckbench import artifact, grade
-from deckbench.answer import Answer
 from deckbench.dataset import Sample, csv_records
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import ask, infer, predict, workers
@@ -167,7 +166,7 @@ def test_sigkill_and_again(
     asked: list[str] = []
     real = predict.answer_picture
 
-    def counted(answerer: Any, samples: Sequence[Sample]) -> list[Answer]:
+    def counted(answerer: Any, samples: Sequence[Sample]) -> list[Any]:
         asked.append(samples[0].id)
         return real(answerer, samples)
 
@@ -225,7 +224,7 @@ def test_full_disk_keeps_the_answers(
 ) -> None:
     real, left = predict.answer_picture, [3]
 
-    def failing(answerer: Any, samples: Sequence[Sample]) -> list[Answer]:
+    def failing(answerer: Any, samples: Sequence[Sample]) -> list[Any]:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -298,7 +297,7 @@ def test_processes_end_with_the_first_one(go: Callable[..., artifact.Manifest], 
         predict.processes_for = lambda answerer, pictures: 3  # type: ignore[assignment]
         real = predict.answer_picture
 
-        def noted(answerer: Any, samples: Sequence[Sample]) -> list[Answer]:
+        def noted(answerer: Any, samples: Sequence[Sample]) -> list[Any]:
             (tmp_path / f"pid-{os.getpid()}").touch()
             time.sleep(0.2)
             return real(answerer, samples)

@@ -41,7 +41,7 @@ def test_a_cut_off_answer_is_no_answer() -> None:
 
 
 def test_images_of_a_remote_daemon() -> None:
-    attrs = {"RepoTags": ["deckbench/l4t-jp6:0.1.0", "x y"], "Architecture": "arm64", "Os": "linux"}
+    attrs: dict[str, object] = {"RepoTags": ["deckbench/l4t-jp6:0.1.0", "x y"], "Architecture": "arm64", "Os": "linux"}
     attrs |= {"Config": {"Env": ["COLOURS=a;b"], "Labels": {"deckbench.locked": "true"}}, "RootFS": {"Layers": []}}
     text = '{"RepoTags": [1]};{};' + json.dumps(attrs) + ';{"RepoTags": ["b:1"], "Architecture": "arm64"};{"broken'
     half = {"RepoTags": ["b:1"], "Architecture": "arm64"}

@@ -113,6 +113,7 @@ class NoVideo:
 
 def processor_of(kind: str, tokenizer: Any, video: Any = None) -> Any:
     """Needs torchvision, but for the kinds with a video processor when one is given."""
+    sizes: dict[str, Any]
     if kind == "qwen2_5_vl":
         sizes = {"patch_size": 8, "min_pixels": 32 * 32, "max_pixels": 64 * 64}
         return transformers.Qwen2_5_VLProcessor(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 
 from deckbench.models.glm4v.model import Glm4v
 from deckbench.models.glm4v.tiny import make_tiny
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 48,
     "ffn_hidden_size": 96,
     "num_layers": 2,
@@ -31,7 +34,7 @@ CORPUS = [
 
 def make_small(seed: int = 0) -> Glm4v:
     """A model of 60 thousand weights with a vocabulary of 320 tokens."""
-    sizes = {**SIZES, "vision_config": dict(SIZES["vision_config"])}
+    sizes = copy.deepcopy(SIZES)
     model = make_tiny(CORPUS, seed, vocabulary=320, **sizes)
     # The head of a fresh model is nearly flat; a steeper one gives the comparisons something to see.
     with torch.no_grad():

@@ -39,7 +39,12 @@ def shrink(ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raw["vision_config"] |= {"num_hidden_layers": 1, "intermediate_size": 48}
     else:
         raw["rope_scaling"] = {**raw["rope_scaling"], "short_factor": [1.0] * 8, "long_factor": [1.5] * 8}
-        clip = {"hidden_size": 32, "image_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+        clip: dict[str, object] = {
+            "hidden_size": 32,
+            "image_size": 32,
+            "intermediate_size": 48,
+            "num_attention_heads": 2,
+        }
         clip |= {"num_hidden_layers": 2, "patch_size": 8, "layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"}
         raw["img_processor"] |= {"clip": clip, "image_dim_out": 32, "num_img_tokens": 4}
     (folder / "config.json").write_text(json.dumps(raw))

@@ -61,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images").mkdir()
     Image.new("RGB", (64, 40), (220, 20, 20)).save(folder / "images/0.png")
     Image.new("RGB", (30, 60), (20, 20, 220)).save(folder / "images/1.png")
-    rows = []
+    rows: list[str] = []
     for image, pairs in ITEMS_OF:
         for question, answer in pairs:
             user = {"role": "user", "content": question, "image": image}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -308,7 +310,7 @@ def test_adapters_reach_all_linears_of_the_part_asked_for(small: Glm4v) -> None:
     assert {"vision.transformer.layers.0.attention.query_key_value", "vision.linear_proj.gate_proj"} <= both - language
 
 
-def test_bfloat16_runs(small: Glm4v, frames: list[Image.Image], tmp_path) -> None:
+def test_bfloat16_runs(small: Glm4v, frames: list[Image.Image], tmp_path: Path) -> None:
     small.save(tmp_path / "model")
     model = load_glm4v(tmp_path / "model", dtype=torch.bfloat16)
     assert {p.dtype for p in model.module.parameters()} == {torch.bfloat16}

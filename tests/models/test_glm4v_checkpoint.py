@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deckbench.errors import InputError
-from deckbench.models.glm4v.model import load_glm4v
+from deckbench.models.glm4v.model import Glm4v, load_glm4v
 from tests.models.models_helpers import edit_json, edit_weights
 
 
 @pytest.fixture
-def folder(small, tmp_path: Path) -> Path:
+def folder(small: Glm4v, tmp_path: Path) -> Path:
     small.save(tmp_path / "model")
     return tmp_path / "model"
 
 
-def test_the_untouched_folder_loads(small, folder: Path) -> None:
+def test_the_untouched_folder_loads(small: Glm4v, folder: Path) -> None:
     loaded = load_glm4v(folder)
     for name, tensor in small.module.state_dict().items():
         assert torch.equal(tensor, loaded.module.state_dict()[name])

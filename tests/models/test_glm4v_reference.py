@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_only_frame_and_question_are_read_from_a_case(shared: Path, tmp_path: Pa
         (lambda cases: (cases / "case1.png").write_bytes(b"xx"), "no picture that can be read"),
     ],
 )
-def test_bad_cases(shared: Path, tmp_path: Path, damage, message: str) -> None:
+def test_bad_cases(shared: Path, tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
     cases = Path(shutil.copytree(shared / "oracles/glm4v/cases", tmp_path / "cases"))
     damage(cases)
     with pytest.raises(InputError, match=message) as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -111,7 +113,7 @@ def test_garbage_is_refused_with_its_line(data: bytes) -> None:
         (lambda d: d["added_tokens_decoder"].clear(), "is missing"),
     ],
 )
-def test_bad_special_tokens(change, message: str) -> None:
+def test_bad_special_tokens(change: Callable[[Any], object], message: str) -> None:
     data = json.loads(FILES[tokenizer.CONFIG])
     change(data)
     with pytest.raises(InputError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_blind_sees_no_frame(base: Path, frames: list[Image.Image]) -> None:
     ],
 )
 def test_bad_references(base: Path, arguments: dict[str, object], message: str) -> None:
-    values = {key: str(base) if value == "BASE" else value for key, value in arguments.items()}
+    values: dict[str, Any] = {key: str(base) if value == "BASE" else value for key, value in arguments.items()}
     with pytest.raises(InputError, match=message):
         load_model(**{"device": "cpu", **values})
 

@@ -90,7 +90,7 @@ def test_it_answers_alone_as_base_plus_adapter(
     shutil.rmtree(base)
     shutil.rmtree(adapter)
     folders = [tmp_path / "elsewhere" / layout for layout in LAYOUTS]
-    command = [sys.executable, "-c", ALONE, tmp_path / "batch.safetensors", *folders]
+    command = [sys.executable, "-c", ALONE, *map(str, (tmp_path / "batch.safetensors", *folders))]
     subprocess.run(command, check=True, timeout=300)
     for folder in folders:
         found = load_file(f"{folder}.logits")["logits"]

@@ -264,9 +264,9 @@ def suite(out: Path, work: Path, *, models: int = 1, n: int = 200, pictures: int
             cases: list[tuple[str, str, str | None, float, float | None]] = []
             for index in range(models):
                 name = "tiny-glm4v" if index == 0 else f"model-{index:02d}"
-                for stage, skills in SKILLS.items():
+                for learned, skills in SKILLS.items():
                     cases.append(
-                        (name, "model", stage, skills[place] - shift - 0.01 * (index % 7), 0.04 * (1 + index % 9))
+                        (name, "model", learned, skills[place] - shift - 0.01 * (index % 7), 0.04 * (1 + index % 9))
                     )
             cases += [("majority", "baseline", None, 0.5, None), ("blind:tiny-glm4v", "baseline", None, 0.5, 0.04)]
             cases += [("nearest", "baseline", None, 0.62 - shift, 0.002), ("rule:gold", "baseline", None, 1.0, 0.0004)]

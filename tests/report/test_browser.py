@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("browser")
     attack = '<img src=x onerror="document.title=\'pwned\'"><script>document.title="pwned"</script>'
     data = fake.dataset(work / "data", n=60, task="ot2-scene@1")
-    shared = {"data": data, "task": "ot2-scene@1"}
+    shared: dict[str, Any] = {"data": data, "task": "ot2-scene@1"}
     for stage, skill in (("base", 0.5), ("S1", 0.6), ("S1+S2", 0.7), ("S1+S2+S3", 0.9)):
         fake.record(work / "r", work / "w", curriculum=stage, skill=skill, p50=skill, texts={0: attack}, **shared)
     fake.record(work / "r", work / "w", model="majority", kind="baseline", skill=0.55, p50=None, **shared)

@@ -47,7 +47,7 @@ def folders(*names: str) -> None:
 
 def test_relative_paths_stay_as_they_were_written(here: Path) -> None:
     folders("data/S1", "adapters/S1")
-    given = {"adapter": Path("adapters/S1"), "data": Path("data/S1"), "out": Path("answers/a.csv")}
+    given: dict[str, Any] = {"adapter": Path("adapters/S1"), "data": Path("data/S1"), "out": Path("answers/a.csv")}
     made = job("infer", model="tiny-glm4v", **given, limit=3)
     paths = ("--data=data/S1", "--out=/out/a.csv", "--adapter=adapters/S1")
     assert made.command == ("infer", "--model=tiny-glm4v", *paths, "--split=test", "--limit=3")

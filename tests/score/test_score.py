@@ -140,7 +140,8 @@ def test_options_may_stand_in_the_prompt_alone(tmp_path: Path) -> None:
 
 def test_questions_without_a_verdict(tmp_path: Path) -> None:
     """S1 choices have no anomaly: no detection metrics, balance over the gold letters."""
-    samples = [choice(i, anomaly=i % 2 == 0, **{"class": "tip_rack"}) | {"anomaly": ""} for i in range(8)]
+    more: dict[str, Any] = {"class": "tip_rack"}
+    samples = [choice(i, anomaly=i % 2 == 0, **more) | {"anomaly": ""} for i in range(8)]
     data = make_data(tmp_path / "data", samples)
     rows = [answered(s, "A") for s in samples]
     result = score(make_predictions(tmp_path / "p.csv", rows, data), data=data)

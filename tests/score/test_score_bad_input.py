@@ -24,7 +24,7 @@ def good(tmp_path: Path) -> tuple[Path, Path]:
     return path, data
 
 
-def edit(change: Callable[[str], str]) -> Callable[[Path], None]:
+def edit(change: Callable[[str], str]) -> Callable[[Path], object]:
     return lambda path: path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8", newline="")
 
 

@@ -155,7 +155,8 @@ def test_loss_is_on_the_answer_and_its_stop_token_only(model: Path, data: Path) 
     batch = loaded.collate([(open_picture(item.image), list(item.pairs)) for item in items])
     stop = loaded.tokenizer.special["<|user|>"]
     for row, item in zip(batch["labels"], items, strict=True):
-        learned, answers = [], []
+        learned: list[int] = []
+        answers: list[str] = []
         for token in row[row != -100].tolist():
             if token == stop:
                 answers.append(loaded.tokenizer.decode(learned))

@@ -134,15 +134,15 @@ def rewritten(folder: Path, **fields: Any) -> Path:
 
 
 def test_the_metric_is_the_stages(tmp_path: Path) -> None:
+    cases: dict[str, dict[str, Any]] = {
+        "guided": {"task": "ot2-guided@1"},
+        "own": {"task": "ot2-scene@1+0123abcd"},
+        "concept": {"task": "ot2-concept@1"},
+        "other": {"task": "somebody's"},
+        "open": {"kinds": ("open",)},
+    }
     exams = {
-        name: make_exam(rewritten(tmp_path / name, **fields), limit=None, seed=0)
-        for name, fields in {
-            "guided": {"task": "ot2-guided@1"},
-            "own": {"task": "ot2-scene@1+0123abcd"},
-            "concept": {"task": "ot2-concept@1"},
-            "other": {"task": "somebody's"},
-            "open": {"kinds": ("open",)},
-        }.items()
+        name: make_exam(rewritten(tmp_path / name, **fields), limit=None, seed=0) for name, fields in cases.items()
     }
     assert [exam.metric for exam in exams.values()] == [*["balanced_accuracy"] * 2, *["accuracy"] * 3]
     assert {sample.kind for group in exams["open"].pictures for sample in group} == {"open"}

@@ -254,10 +254,10 @@ def test_the_place_is_no_part_of_the_identity(tmp_path: Path) -> None:
 def test_the_option_of_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from deckbench import cli
+    from deckbench.cli.app import app
 
     told: dict[str, Any] = {}
     monkeypatch.setattr("deckbench.train.train", lambda **given: told.update(given))
     words = ["train", "--model", "tiny-glm4v", "--data", "d", "--out", "o", "--feature-cache", str(tmp_path)]
-    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    assert CliRunner().invoke(app, words).exit_code == 0
     assert told["overrides"] == {"feature_cache": str(tmp_path)}

@@ -282,8 +282,8 @@ def test_output_is_streamed_and_paths_are_of_this_machine(daemon: Any, tmp_path:
     )
     assert told(process) == f"{tmp_path}/my data/a.jpg:3 is wrong\n"
     assert process.poll() is None
-    code, stderr = finish(process)
-    assert code == 0
+    ended, stderr = finish(process)
+    assert ended == 0
     assert stderr == f"see {(tmp_path / 'x').as_uri()}/index.html or {tmp_path}/x.partial\n"
 
 

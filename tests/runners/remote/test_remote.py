@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -442,7 +443,8 @@ def test_lines_come_once_though_they_are_asked_for_again() -> None:
     class Client:
         api = Api()
 
-    client, cursor, seen = Client(), Cursor(), []
+    client, cursor = Client(), Cursor()
+    seen: list[Any] = []
     while len(seen) < len(log):
         client.api.written = min(len(log), client.api.written + random_.randrange(4))
         client.api.breaks = not client.api.breaks
