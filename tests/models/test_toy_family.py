@@ -95,7 +95,8 @@ class Toy(VisionLanguageModel):
     family, checkpoint = "toy", TOY
 
     def official_state(self, dtype=None):
-        return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.module.state_dict().items()}
+        state = self.module.state_dict()
+        return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
 
     def describe(self, weights):
         return files.identity(self.name, TOY, self.config.raw, {}, weights)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,6 +56,18 @@ class Blind(Model):
 
     def close(self) -> None:
         self.model.close()
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection within: importing torch and transformers makes a million objects, and hardly garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def need_weights(ref: Reference) -> None:
@@ -148,7 +162,8 @@ def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", d
             fix = "serve the adapted model, and give the name it is served by"
             raise InputError("an adapter cannot be put on a model behind a server", ref, fix)
         raise InputError("a baseline takes no adapter", ref, "remove --adapter")
-    model = found.family.load(found, device, dtype)
+    with collector_paused():
+        model = found.family.load(found, device, dtype)
     if adapter is not None:
         apply_adapter(cast(Trainable, model), Path(adapter))
     return model
