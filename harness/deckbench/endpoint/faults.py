@@ -41,16 +41,16 @@ def fault_of(status: int, body: Any, headers: Mapping[str, str], key_name: str) 
     error = body.get("error") if isinstance(body, dict) else None
     text = f"HTTP {status}: {short(error or body or 'no reason given')}"
     if status == 429 and any(word in text or word in code_of(error) for word in QUOTA):
-        return Stop(text, "the account's quota is used up: raise it, then run again to go on")
+        return Stop(text, "the account's quota is used up: raise it, then rerun to resume")
     if status in AGAIN or status >= 500:
         return Again(text, wait_s=wait_of(headers), limited=status == 429)
     if status in REFUSED:
         return Refused(text)
     if status == 401:
-        return Stop(text, f"set {key_name} to a key this server takes, then run again to go on")
+        return Stop(text, f"set {key_name} to a key this server takes, then rerun to resume")
     if status == 404:
-        return Stop(text, "check the model's name and the address (it mostly ends in /v1), then run again to go on")
-    return Stop(text, "fix it at the server, then run again to go on")
+        return Stop(text, "check the model's name and the address (it mostly ends in /v1), then rerun to resume")
+    return Stop(text, "fix it at the server, then rerun to resume")
 
 
 def code_of(error: Any) -> str:

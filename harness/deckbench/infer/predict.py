@@ -226,7 +226,7 @@ def check_same(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
         raise InputError(
             f"this was made with another {', '.join(changed)}",
             where,
-            "choose another --out, or remove it to start anew",
+            "choose another --out, or remove it to start over",
         )
 
 
@@ -278,7 +278,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise InputError("the unfinished run cannot be read", path, "remove this folder and start anew")
+        raise InputError("the unfinished run cannot be read", path, "remove this folder and start over")
     return found
 
 
