@@ -1,6 +1,6 @@
-"""Work on all cores, results in order: threads where Pillow and hashlib release the lock, processes where they do not.
+"""Parallel work on all cores, results in order: threads where Pillow and hashlib release the GIL, else processes.
 
-Starting processes costs a tenth of a second, so they are for some hundred pictures and more.
+Starting processes takes a tenth of a second, so they are for some hundred images and more.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ CHUNK = 32  # items a process takes at a time
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(work: Callable[[T], R], items: Iterator[T], ahead: int = 64) -> Iterator[R]:
-    """`map` in order, with at most `ahead` items under way, so that memory stays flat whatever their number."""
+    """`map` in order, with at most `ahead` items in flight, so that memory does not grow with their number."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         waiting: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(items, ahead))
         while waiting:
@@ -44,8 +44,8 @@ def in_threads(work: Callable[[T], R], items: Iterator[T], ahead: int = 64) -> I
 
 
 def keep_memory() -> None:
-    """Have this process keep the memory that it frees: each picture would ask the system for its pages anew, which
-    takes a sixth of the time. glibc only (mallopt(3)); elsewhere nothing changes."""
+    """Keep freed memory in this process: else each image requests its pages anew, a sixth of the time. glibc only
+    (mallopt(3)); no effect elsewhere."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
@@ -54,7 +54,7 @@ def keep_memory() -> None:
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes; leaving the block early cancels what has not begun.
+    """Worker processes; leaving the block early cancels what has not started.
 
     Not forked from the caller, which may have threads (torch, progress). Raises OutsideError when a worker dies.
     """
@@ -64,14 +64,14 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BrokenProcessPool as error:
-            fix = "run again with fewer --workers"
+            fix = "rerun with fewer --workers"
             raise OutsideError("a worker process died (out of memory?)", None, fix) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def in_processes(work: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
-    """`map` in order in `count` processes. All items are handed over at once, pickled: give paths, not pictures.
+    """`map` in order in `count` processes. All items are pickled at once: pass paths, not images.
 
     Raises OutsideError when a worker dies.
     """

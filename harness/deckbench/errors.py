@@ -1,4 +1,4 @@
-"""One exception family: what is wrong, where, how to fix it. The command line turns it into an exit code."""
+"""The exceptions of DeckBench: what is wrong, where, how to fix it. The command line maps them to exit codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DeckBenchError(Exception):
         super().__init__(self.message())
 
     def message(self) -> str:
-        """The whole message on at most three short lines: what, where, how to fix it."""
+        """The complete message: what, where, how to fix it."""
         lines = [self.what if self.where is None else f"{self.where}: {self.what}"]
         if self.fix:
             lines.append(f"  fix: {self.fix}")

@@ -1,4 +1,4 @@
-"""Where the files that travel with the package lie: in a checkout beside `harness/`, in a wheel inside the package."""
+"""Data files that ship with the package: in a checkout next to `harness/`, in a wheel inside the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent
 def data_folder(name: str) -> Path:
     """The folder `tasks` or `containers`: of the checkout when this is one, else of the installed wheel.
 
-    Raises InputError when neither is there (a broken installation).
+    Raises InputError when neither exists (a broken installation).
     """
     checkout = PACKAGE.parents[1]
     places = [PACKAGE / "_data" / name]

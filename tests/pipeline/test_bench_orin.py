@@ -68,10 +68,10 @@ def test_a_machine_that_is_no_jetson_is_only_taken_by_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench_orin, "probe_machine", lambda host: Machine(host, machine="x86_64", cpu="a processor"))
-    with pytest.raises(InputError, match="this is no Jetson"):
+    with pytest.raises(InputError, match="this is not a Jetson"):
         bench_orin.find("ssh://lab@other", emulate=False, image=None)
     assert bench_orin.find("ssh://lab@other", emulate=False, image="x86-cpu").image.name == "x86-cpu"
-    assert "no Jetson: the figures will be those of a processor" in capsys.readouterr().err
+    assert "not a Jetson: the figures will be those of a processor" in capsys.readouterr().err
 
 
 def test_what_is_not_for_arm64_is_not_emulated() -> None:

@@ -15,10 +15,9 @@ from deckbench.models.device import place
 from deckbench.models.families import published, resolve
 from deckbench.models.init import noise
 from deckbench.models.interface import Trainable
-from deckbench.progress import say
+from deckbench.progress import format_bytes, say
 
 STAND_IN = 1500  # text tokens of the stand-in vocabulary, as in the embedded models
-GB = 1e9
 
 
 def texts() -> list[str]:
@@ -56,11 +55,11 @@ def random_model(ref: str, *, seed: int, device: str = "auto", dtype: str = "aut
     module = model.module.to(kind or model.stated_dtype)
     numbers = sum(parameter.numel() for parameter in module.parameters())
     needed = sum(parameter.nbytes for parameter in module.parameters())
-    size = f"{numbers:,} weights in {str(model.dtype).removeprefix('torch.')}, {needed / GB:.1f} GB"
+    size = f"{numbers:,} weights in {str(model.dtype).removeprefix('torch.')}, {format_bytes(needed)}"
     free = free_bytes(where)
     if free is not None and needed > free:
         fix = "free some memory, or take a machine or a GPU that has more"
-        raise OutsideError(f"the model is {size}, and {free / GB:.1f} GB are free on {where}", ref, fix)
+        raise OutsideError(f"the model is {size}, and {format_bytes(free)} are free on {where}", ref, fix)
     say(f"{model.name}: {size}, all random; a stand-in for the tokenizer")
     module.to_empty(device=where)
     noise(module, seed)

@@ -1,4 +1,4 @@
-"""`bench-orin`: the latency bench on a Jetson AGX Orin, reached over ssh or this machine itself, or emulated here."""
+"""`bench-orin`: the latency bench on a Jetson AGX Orin, over ssh or on this machine, or emulated."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from deckbench.runners.dispatch import Target, job_of
 from deckbench.runners.kinds import Option
 
 EMULATED = "arm64-cpu"
-# One query of each kind proves the packaging; a token takes seconds there. In place of what `bench` does by itself.
+# Emulated, one query of each kind proves the packaging; a token takes seconds. Option -> (bench's default, short one).
 SHORT = {"min_seconds": (10.0, 0.1), "max_queries": (5000, 1), "warmup": (3, 0)}
 NEEDS = (
-    "say where it is: --host ssh://lab@orin (a login that asks for no password, docker and the nvidia runtime there); "
-    "or run this on the Orin itself; or --emulate, which proves the packaging here and measures nothing"
+    "name it: --host ssh://lab@orin (login without a password; docker and the nvidia runtime there); "
+    "or run this on the Orin itself; or --emulate, which proves the packaging and measures nothing"
 )
 
 
@@ -36,15 +36,15 @@ class Place:
 
 
 def find(host: str | None, *, emulate: bool, image: str | None) -> Place:
-    """The Orin that was asked for and the image for its L4T release.
+    """The Orin to bench and the image for its L4T release.
 
-    image: a name in containers.toml, in place of the one that the release asks for; then any machine will do, and its
-    figures are that machine's. Raises InputError where there is no Orin, or its release is not supported.
+    image: a name in containers.toml, in place of the release's; then it may be any machine, and its figures are that
+    machine's. Raises InputError where there is no Orin, or its release is not supported.
     """
     named = None if image is None else image_named(image)
     if emulate:
         if host is not None:
-            raise InputError("an Orin is not emulated at another machine", "--emulate", "leave one of both away")
+            raise InputError("--emulate and --host exclude each other", "--emulate", "remove one of the two")
         emulated = named or image_named(EMULATED)
         if emulated.architecture != "arm64":
             what = f"the image {emulated.name} is for {emulated.architecture}: nothing would be emulated"
@@ -52,10 +52,10 @@ def find(host: str | None, *, emulate: bool, image: str | None) -> Place:
         return Place(emulated, emulate=True)
     machine = local_machine() if host is None else probe_machine(host)
     if host is None and not machine.is_jetson and named is None:
-        raise InputError("there is no Orin: this machine is no Jetson, and no other one is named", "bench-orin", NEEDS)
+        raise InputError("there is no Orin: this machine is not a Jetson, and no other is named", "bench-orin", NEEDS)
     if named is not None:
         if not machine.is_jetson:
-            say(f"{machine.where} is no Jetson: the figures will be those of {machine.board or machine.cpu}")
+            say(f"{machine.where} is not a Jetson: the figures will be those of {machine.board or machine.cpu}")
         return Place(named, host)
     return Place(image_of(machine), host)
 
@@ -63,7 +63,7 @@ def find(host: str | None, *, emulate: bool, image: str | None) -> Place:
 def image_of(machine: Machine) -> Image:
     """The image for a Jetson's L4T release. Raises InputError for no Jetson, and a release that is not supported."""
     if not machine.is_jetson:
-        what = f"this is no Jetson ({machine.board or machine.system or machine.machine})"
+        what = f"this is not a Jetson ({machine.board or machine.system or machine.machine})"
         raise InputError(what, machine.where, "name the Orin; or --image NAME to measure this machine as it is")
     found = assess.release(machine)
     if found.state != "good" or machine.l4t is None:
@@ -96,6 +96,6 @@ def bench(place: Place, options: list[Option], limits: str | None) -> int:
 
 
 def short_of(option: Option) -> Any:
-    """An option's value for an emulated bench: a short one where nothing else was asked for."""
+    """An option's value for an emulated bench: a short one in place of the default."""
     default, short = SHORT.get(option.name, (None, None))
     return short if default is not None and option.value == default else option.value
