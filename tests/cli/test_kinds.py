@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-import deckbench.cli  # noqa: F401  # adds the verbs
 from deckbench.cli.app import app
 from deckbench.cli.dispatch import Verb, dispatchable, kinds_of
 from deckbench.cli.options import InputPath, OutputPath

@@ -7,7 +7,6 @@ from unittest import mock
 
 import typer
 
-import deckbench.cli  # noqa: F401  # adds the verbs
 from deckbench.cli.app import app
 from deckbench.runners.dispatch import argv
 from deckbench.runners.kinds import Option

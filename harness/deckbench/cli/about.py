@@ -19,7 +19,10 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Report what this machine can run and what is missing; changes nothing. Exit 4 if it can run nothing."""
+    """Report what this machine can run and what is missing.
+
+    Changes nothing. Exit 4 if nothing, or not the model, can run.
+    """
     from deckbench.doctor import doctor as look
     from deckbench.doctor.show import lines, table
 

@@ -20,12 +20,20 @@ app = typer.Typer(
     help='Which vision-language model can be trusted to watch an Opentrons OT-2 and say "stop"?',
     epilog="Examples: deckbench run demo --work work/demo; deckbench run demo --runner docker",
 )
-pool_app = typer.Typer(no_args_is_help=True, help="Pools of frames with YOLO labels: render, check, group, split.")
-models_app = typer.Typer(no_args_is_help=True, help="Known models: list, check against reference tensors, pretrain.")
+pool_app = typer.Typer(
+    no_args_is_help=True,
+    help="Pools of frames with YOLO labels: render, check, group, split.",
+    epilog="Example: deckbench pool check pools/mine",
+)
+models_app = typer.Typer(
+    no_args_is_help=True,
+    help="Known models: list, check numerical parity, pretrain.",
+    epilog="Example: deckbench models ls",
+)
 containers_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Container images: list, lock, fetch wheels, build, verify, clean up.",
+    help="Container images: list, lock, build, verify, clean up.",
     epilog="Example: deckbench containers wheels x86-cpu && deckbench containers build x86-cpu",
 )
 app.add_typer(pool_app, name="pool")

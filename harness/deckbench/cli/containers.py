@@ -32,7 +32,7 @@ def chosen(names: list[str], folder: Path | None) -> "list[Image]":
 
 @app.command("ls", epilog="Example: deckbench containers ls --json")
 def ls(folder: Folder = None, as_json: Json = False) -> None:
-    """List the images: platform, locks, and what is built on this machine."""
+    """List the images: platform, locks, what is built."""
     from deckbench.containers.build import image_table
 
     rows = image_table(chosen([], folder))
@@ -69,7 +69,10 @@ def lock(
 
 @app.command("wheels", epilog="Example: deckbench containers wheels x86-cpu arm64-cpu")
 def wheels(names: Names, wheels: Wheels = None, find_links: FindLinks = None, folder: Folder = None) -> None:
-    """Download the locked wheels of images and check their hashes; works for any platform."""
+    """Download the locked wheels of images and check their hashes.
+
+    Any machine can do it for any platform.
+    """
     from deckbench.containers.wheels import fetch_wheels
 
     check_links(find_links or [])
@@ -87,7 +90,10 @@ def build(
     folder: Folder = None,
     as_json: Json = False,
 ) -> None:
-    """Build images from their locks, offline (base: pulled by digest, or bootstrapped from Debian packages)."""
+    """Build images from their locks, offline.
+
+    Their bases are pulled by digest, or bootstrapped from Debian packages.
+    """
     from deckbench.containers.build import build as run_build
     from deckbench.machine.daemon import connect, failures
 
@@ -132,7 +138,7 @@ def prune(
     host: Annotated[HostRef, typer.Option(help="ssh://USER@HOST; default: this machine.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Clean up after dead steps, and remove images that newer ones have replaced."""
+    """Remove leftovers of dead steps, and replaced images."""
     from deckbench.machine.daemon import connect
     from deckbench.runners.prune import prune as run_prune
 

@@ -73,7 +73,7 @@ def build(
 def mix(
     datasets: Annotated[WeightedData, typer.Argument(help="DATASET or DATASET:WEIGHT.")], out: Out, seed: Seed = 0
 ) -> None:
-    """Mix datasets into an incremental training set: one dataset, with others replayed."""
+    """Mix datasets: one, and replayed parts of others."""
     from deckbench.build.mix import mix as mix_datasets
     from deckbench.runners.paths import split_weight
 
@@ -107,7 +107,10 @@ def import_(
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Import a lab's existing files as datasets; rows that match nothing are listed in unmatched.csv."""
+    """Import a lab's existing files as datasets.
+
+    Rows that match nothing are listed in unmatched.csv.
+    """
     from deckbench.build import import_old
 
     result = import_old(
@@ -131,7 +134,7 @@ def audit(
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Check a dataset for leakage across the split and for shortcuts. Exit 4 if it fails."""
+    """Check a dataset for leakage and shortcuts. Exit 4 if it fails."""
     from deckbench.build.audit import audit as run_audit
 
     result = run_audit(dataset, seed=seed)

@@ -117,7 +117,10 @@ def bench_orin(
     image: Annotated[OptionalText, typer.Option("--image", help="Default: the one for the Orin's L4T release.")] = None,
     limits: Limits = None,
 ) -> None:
-    """Run `bench` on a Jetson AGX Orin: over ssh, or on this machine if it is one (without --host)."""
+    """Run `bench` on a Jetson AGX Orin.
+
+    Over ssh, or on this machine if it is one (without --host).
+    """
     from deckbench.pipeline.bench_orin import bench as bench_there
     from deckbench.pipeline.bench_orin import find
 

@@ -26,7 +26,10 @@ def models_check(
     cases: Annotated[InputPath, typer.Option(help="Folder with cases-*.json and reference tensors.")],
     as_json: Json = False,
 ) -> None:
-    """Check numerical parity of a checkpoint with the reference implementation. Exit 4 if it differs."""
+    """Check numerical parity with the reference implementation.
+
+    Exit 4 if the checkpoint's tensors differ from it.
+    """
     from deckbench.models.check import check
 
     result = check(folder, cases)
@@ -48,7 +51,10 @@ def models_pretrain(
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; default: the recipe's.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Pretrain the base of an embedded model: it learns to name what is on a deck."""
+    """Pretrain the base of an embedded model.
+
+    It learns to name what is on a deck.
+    """
     from deckbench.models.pretrain import Recipe, pretrain
 
     given = {key: value for key, value in (("steps", steps), ("lr", lr)) if value is not None}

@@ -26,7 +26,7 @@ def pool_synth(
     ] = None,
     workers: Workers = None,
 ) -> None:
-    """Render labelled frames of an OT-2 deck (the embedded default pool)."""
+    """Render labelled frames of an OT-2 deck: the default pool."""
     from deckbench.pool.synth import synth_pool
 
     more = parse_factors(emphasis or [])
@@ -53,7 +53,10 @@ def pool_group(
     by: Annotated[Text, typer.Option(help="regex:R, time:60s or phash.")],
     out: Out,
 ) -> None:
-    """Propose groups (frames that a split never separates) for a pool that has none."""
+    """Propose groups for a pool that has none.
+
+    A group is frames that a split never separates, such as one session.
+    """
     from deckbench.pool.group import group_pool
 
     group_pool(pool, by=by, out=out)
@@ -69,7 +72,7 @@ def pool_split(
     skip_bad: SkipBad = False,
     workers: Workers = None,
 ) -> None:
-    """Split a pool once, for the datasets of all stages: `build --split OUT`."""
+    """Split a pool once for all stages, for `build --split OUT`."""
     from deckbench.pool.split import split_pool
 
     split_pool(pool, out=out, split=split, seed=seed, skip_bad=skip_bad, workers=workers)

@@ -39,7 +39,7 @@ def score(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Score predictions: strict parse, intervals, miss and false-stop rates."""
+    """Score predictions: metrics with confidence intervals."""
     from deckbench.score import score as run_score
 
     result = run_score(predictions, data=data, out=out, plots=plots, seed=seed, ontology=ontology)
@@ -53,7 +53,10 @@ def compare(
     data: Annotated[OptionalData, typer.Option(help="The dataset, for groups.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two prediction files of the same samples (exact McNemar, paired difference)."""
+    """Compare two prediction files of the same samples.
+
+    Exact McNemar test and paired difference of accuracies.
+    """
     from deckbench.score.compare import compare as run_compare
 
     result = run_compare(first, second, data=data)
@@ -75,7 +78,10 @@ def run(
     only: Annotated[OptionalText, typer.Option(help="MODEL:CURRICULUM:DATA: run one row only.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a suite up to its leaderboard; finished steps are skipped, interrupted ones resumed."""
+    """Run a suite up to its leaderboard; resumes automatically.
+
+    Finished steps are skipped, interrupted ones resumed.
+    """
     from deckbench.extras import require
     from deckbench.models.families import served_as
     from deckbench.pipeline.suite import run_suite

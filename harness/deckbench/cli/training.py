@@ -94,7 +94,7 @@ def merge(
     out: Out,
     layout: Annotated[Text, typer.Option(help="Tensor names: official (for other tools) or native.")] = "official",
 ) -> None:
-    """Merge an adapter into its base: a complete, loadable model folder."""
+    """Merge an adapter and its base into a loadable model folder."""
     from deckbench.train.merge import merge as run_merge
 
     run_merge(model=model, adapter=adapter, out=out, layout=layout)
