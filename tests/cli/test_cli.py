@@ -13,7 +13,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import deckbench.cli  # adds the verbs
 from deckbench.cli.app import app
 
 

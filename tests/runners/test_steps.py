@@ -94,8 +94,8 @@ def test_killed_inside_and_resumed_outside(daemon: Any, there: Path, capfd: pyte
     """The caller is killed; the next start, without a container, removes it and goes on to the same bytes."""
     words = ["max_steps=60", "save_every=5"]
     code = (
-        "import sys; import tests.runners.test_steps as t;"
-        "client = t.python_image and __import__('deckbench.machine.daemon').daemon.connect();"
+        "import sys; import tests.runners.test_steps as t; from deckbench.machine.daemon import connect;"
+        "client = connect();"
         "t.run_job(t.train(client, 'killed', *sys.argv[1:]), client)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, *words])
