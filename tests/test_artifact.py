@@ -115,11 +115,11 @@ def test_atomic_write_replaces_whole(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="a file stands where a folder is needed"):
+    with pytest.raises(InputError, match="a file exists where a directory is expected"):
         artifact.atomic_write(tmp_path / "file" / "out.json", "x")
-    with pytest.raises(InputError, match="a file stands where a folder is needed"):
+    with pytest.raises(InputError, match="a file exists where a directory is expected"):
         make(tmp_path / "file" / "deep" / "out")
-    with pytest.raises(InputError, match="the output is a folder"):
+    with pytest.raises(InputError, match="the output is a directory"):
         artifact.atomic_write(tmp_path, "x")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

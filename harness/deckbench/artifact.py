@@ -100,10 +100,10 @@ def make_parent(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError("a file stands where a folder is needed", path.parent, "choose another output") from error
+        raise InputError("a file exists where a directory is expected", path.parent, "choose another output") from error
     except OSError as error:
         raise OutsideError(
-            f"cannot make the folder: {error.strerror}", path.parent, "fix the rights or the disk, then run again"
+            f"cannot create the directory: {error.strerror}", path.parent, "fix the permissions or the disk, then rerun"
         ) from error
 
 
@@ -111,7 +111,7 @@ def atomic_write(path: Path, data: bytes | str, *, flush: bool = True) -> None:
     """Write a file beside its place, fsync, rename. A reader sees the old bytes or the new ones, never half.
 
     flush: False leaves the fsyncs out, for what can be made again; after a power cut it may then be torn. Raises
-    InputError when the place is a folder, or a file stands where a folder is needed; OutsideError for the disk.
+    InputError when the place is a folder, or a file exists where a directory is expected; OutsideError for the disk.
     """
     atomic_write_all({path: data}, flush=flush)
 
@@ -126,7 +126,7 @@ def atomic_write_all(files: Mapping[Path, bytes | str], *, flush: bool = True) -
     try:
         for place, data in files.items():
             if place.is_dir():
-                raise InputError("the output is a folder, a file is written here", place, "give a file's name")
+                raise InputError("the output is a directory; a file is expected", place, "name a file")
             make_parent(place)
             aside = asides[place] = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
             with aside.open("wb") as file:
@@ -140,7 +140,7 @@ def atomic_write_all(files: Mapping[Path, bytes | str], *, flush: bool = True) -
                 fsync_path(place.parent)
     except OSError as error:
         raise OutsideError(
-            f"cannot write: {error.strerror}", place, "free some disk space or fix the rights, then run again"
+            f"cannot write: {error.strerror}", place, "free disk space or fix the permissions, then rerun"
         ) from error
     finally:
         for aside in asides.values():
@@ -246,7 +246,7 @@ def writing(
         lock = lock_draft(aside)
     except OSError as error:
         raise OutsideError(
-            f"cannot write the {kind}: {error.strerror}", out, "fix the rights or the disk, then run again"
+            f"cannot write the {kind}: {error.strerror}", out, "fix the permissions or the disk, then rerun"
         ) from error
     draft = Draft(aside, params=dict(params or {}))
     try:
@@ -265,7 +265,7 @@ def writing(
     except OSError as error:
         if error.errno in {5, 27, 28, 30, 122}:  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT: the disk's fault
             raise OutsideError(
-                f"cannot write the {kind}: {error.strerror}", out, "free some disk space, then run again"
+                f"cannot write the {kind}: {error.strerror}", out, "free disk space, then rerun"
             ) from error
         raise
     finally:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
 from deckbench.build.audit import audit
-from deckbench.build.shortcuts import Result, understand
+from deckbench.build.shortcuts import Result, normalize
 from deckbench.dataset import read_samples
 from deckbench.errors import InputError
 
@@ -240,7 +240,7 @@ def test_options_are_undone(tmp_path: Path) -> None:
     maker.add("test", picture(0), "B")
     maker.add("test", picture(1), "B", anomaly=True)
     maker.add("test", picture(2), "A", option_a="plate", option_b="rack")
-    first, second, third = (understand(sample) for sample in read_samples(maker.write(), "test"))
+    first, second, third = (normalize(sample) for sample in read_samples(maker.write(), "test"))
     assert (first.target, first.options) == ("no", ("yes", "no"))
     assert (second.target, second.options, second.family) == ("anomaly", ("normal", "anomaly"), ("verdict",))
     assert (third.target, third.options) == ("plate", ("plate", "rack"))

@@ -25,13 +25,13 @@ from deckbench.pool.synth import draw, sample, scene, synth_pool
 from deckbench.pool.synth import geometry as geo
 from deckbench.pool.synth.anomalies import in_frame
 from deckbench.pool.synth.camera import Camera, area, clip_to_frame, hull
-from deckbench.pool.synth.session import Scripted, list_objects, script_session
+from deckbench.pool.synth.session import FrameScript, list_objects, script_session
 from deckbench.pool.synth.stage import Stage
 
 SIZE = (352, 198)
 
 
-def script(seed: int, sessions: int, shifted: bool) -> list[tuple[Stage, Scripted]]:
+def script(seed: int, sessions: int, shifted: bool) -> list[tuple[Stage, FrameScript]]:
     frames = []
     for session in range(sessions):
         stage = Stage(sample.sample_plan(seed, session, 8, SIZE, shifted))
@@ -40,7 +40,7 @@ def script(seed: int, sessions: int, shifted: bool) -> list[tuple[Stage, Scripte
 
 
 @pytest.fixture(scope="module")
-def scripted() -> list[tuple[Stage, Scripted]]:
+def scripted() -> list[tuple[Stage, FrameScript]]:
     """576 decided frames, not drawn."""
     return script(7, 72, False)
 
@@ -118,7 +118,7 @@ def test_label_files_say_what_the_sidecar_says(pool: Path) -> None:
             assert np.allclose([float(cx), float(cy), float(w), float(h)], box, atol=2e-6)
 
 
-def test_boxes_lie_inside_and_around_their_polygons(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_boxes_lie_inside_and_around_their_polygons(scripted: list[tuple[Stage, FrameScript]]) -> None:
     for _, frame in scripted:
         for item in frame.objects:
             x0, y0, x1, y1 = item["box"]
@@ -130,7 +130,7 @@ def test_boxes_lie_inside_and_around_their_polygons(scripted: list[tuple[Stage, 
             assert item["area"] == pytest.approx((x1 - x0) * (y1 - y0), abs=1e-6)
 
 
-def test_every_class_and_anomaly_occurs(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_every_class_and_anomaly_occurs(scripted: list[tuple[Stage, FrameScript]]) -> None:
     classes = Counter(c for _, f in scripted for c in {o["class"] for o in f.objects})
     assert set(classes) == set(scene.CLASSES)
     kinds: Counter[str] = Counter()
@@ -143,7 +143,7 @@ def test_every_class_and_anomaly_occurs(scripted: list[tuple[Stage, Scripted]]) 
         assert kinds[name] / len(scripted) >= 0.03, (name, kinds)
 
 
-def test_half_of_the_frames_are_anomalous_at_every_step(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_half_of_the_frames_are_anomalous_at_every_step(scripted: list[tuple[Stage, FrameScript]]) -> None:
     seen: dict[str, list[bool]] = defaultdict(list)
     for _, frame in scripted:
         seen[frame.scene["step"]].append(bool(frame.scene["anomalies"]))
@@ -152,7 +152,7 @@ def test_half_of_the_frames_are_anomalous_at_every_step(scripted: list[tuple[Sta
         assert len(answers) > 60 and 0.4 <= np.mean(answers) <= 0.6, step
 
 
-def test_anomalies_are_what_classes_and_step_imply(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_anomalies_are_what_classes_and_step_imply(scripted: list[tuple[Stage, FrameScript]]) -> None:
     for _, frame in scripted:
         step, classes = frame.scene["step"], {o["class"] for o in frame.objects}
         implied = {c for c in classes if c in scene.ALWAYS}
@@ -160,20 +160,20 @@ def test_anomalies_are_what_classes_and_step_imply(scripted: list[tuple[Stage, S
         assert set(frame.scene["anomalies"]) == implied and len(frame.scene["anomalies"]) == len(implied)
 
 
-def test_the_same_lid_is_right_at_one_step_and_wrong_at_another(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_the_same_lid_is_right_at_one_step_and_wrong_at_another(scripted: list[tuple[Stage, FrameScript]]) -> None:
     seen = Counter((f.scene["step"], f.scene["slots"]["7"]["state"]) for _, f in scripted)
     for step in scene.STEPS:
         for state in ("open", "closed"):
             assert seen[step, state] >= 10, (step, state)
 
 
-def test_a_damaged_tip_is_as_small_as_in_the_labs_pictures(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_a_damaged_tip_is_as_small_as_in_the_labs_pictures(scripted: list[tuple[Stage, FrameScript]]) -> None:
     sizes = [o["area"] for _, f in scripted for o in f.objects if o["class"] == "damaged_tip"]
     assert len(sizes) > 12
     assert min(sizes) >= 0.0002 and max(sizes) <= 0.003
 
 
-def test_a_tip_cut_by_the_edge_is_not_called_missing_or_damaged(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_a_tip_cut_by_the_edge_is_not_called_missing_or_damaged(scripted: list[tuple[Stage, FrameScript]]) -> None:
     cut = 0
     for stage, frame in scripted:
         hand = frame.truth.hand
@@ -188,7 +188,7 @@ def test_a_tip_cut_by_the_edge_is_not_called_missing_or_damaged(scripted: list[t
     assert cut > 0, "the rule was never put to the test"
 
 
-def test_tips_and_their_classes(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_tips_and_their_classes(scripted: list[tuple[Stage, FrameScript]]) -> None:
     for _, frame in scripted:
         pipette = frame.scene["pipette"]
         classes = Counter(o["class"] for o in frame.objects)
@@ -204,7 +204,7 @@ def test_tips_and_their_classes(scripted: list[tuple[Stage, Scripted]]) -> None:
             assert not pipette["tips"]
 
 
-def test_every_slot_is_in_the_sidecar_with_known_words(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_every_slot_is_in_the_sidecar_with_known_words(scripted: list[tuple[Stage, FrameScript]]) -> None:
     states = {
         "magnetic module": {"seated"}, "temperature module": {"seated"}, "tip rack": {"full", "used", "holes"},
         "white plate": {"seated", "tilted"}, "square plate": {"seated", "tilted"}, "tube rack": {"seated"},
@@ -224,7 +224,7 @@ def test_every_slot_is_in_the_sidecar_with_known_words(scripted: list[tuple[Stag
         assert bare <= told, "only slot 9 may be empty by plan"
 
 
-def test_rack_gaps_are_off_the_used_columns(scripted: list[tuple[Stage, Scripted]]) -> None:
+def test_rack_gaps_are_off_the_used_columns(scripted: list[tuple[Stage, FrameScript]]) -> None:
     gaps = 0
     for _, frame in scripted:
         for station in frame.truth.stations:

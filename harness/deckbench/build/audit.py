@@ -32,7 +32,7 @@ from deckbench.build.shortcuts import (
     copying_between_groups,
     evaluate,
     majority,
-    understand,
+    normalize,
 )
 from deckbench.cores import in_threads
 from deckbench.dataset import Sample, csv_records, read_samples, splits_of
@@ -45,7 +45,7 @@ SHOWN_PAIRS = 50
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageFacts:
     """What one picture gave: its size, colours, its bytes' hash, and its thumbnail for comparing."""
 
     size: tuple[int, int]
@@ -54,9 +54,9 @@ class Look:
     thumb: npt.NDArray[np.uint8]
 
 
-def look_at(path: Path) -> Look:
+def inspect_image(path: Path) -> ImageFacts:
     image = open_picture(path)
-    return Look(image.size, colour_features(image), hash_file(path), thumbnail(image))
+    return ImageFacts(image.size, colour_features(image), hash_file(path), thumbnail(image))
 
 
 def drawn_sizes(dataset: Path) -> dict[str, tuple[int, int]]:
@@ -78,7 +78,7 @@ def shared_values(train: Sequence[Sample], test: Sequence[Sample], field: str) -
 
 
 def duplicates(
-    dataset: Path, train: Sequence[Path], test: Sequence[Path], looks: dict[Path, Look], crops: bool
+    dataset: Path, train: Sequence[Path], test: Sequence[Path], looks: dict[Path, ImageFacts], crops: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Test pictures that train has too: byte for byte, and nearly. crops: all are crops, so look more strictly."""
 
@@ -109,12 +109,20 @@ def duplicates(
 
 
 def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Audit a dataset folder; returns what `deckbench audit --json` prints.
+    """Audit a dataset for leakage across the split and for shortcuts.
 
-    Accuracies are on the choice questions of test where there are any (else on all), null where they cannot be
-    computed; `intervals` has n and Wilson's 95% interval of each, and the majority's accuracy on the same questions.
-    A dataset without a train part cannot leak: it passes, and `not_run` says what could not be done. `seed` has no
-    effect (nothing here is drawn by chance). Raises InputError for a broken dataset, or one without a test part.
+    Args:
+        dataset: A dataset, or any folder of messages JSONL.
+        seed: Has no effect; nothing here is drawn.
+
+    Returns:
+        What `deckbench audit --json` prints. Accuracies are on the choice questions of test where there are any, else
+        on all; null where they cannot be computed. `intervals` has n, Wilson's 95% interval of each, and the
+        majority's accuracy on the same questions. A dataset without a train split cannot leak: it passes, and
+        `not_run` lists what was not computed.
+
+    Raises:
+        InputError: The dataset is broken, or has no test split.
     """
     dataset = Path(dataset)
     parts = splits_of(dataset)
@@ -127,7 +135,7 @@ def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
     test_pictures = list(dict.fromkeys(sample.image for sample in test))
     train_pictures = list(dict.fromkeys(sample.image for sample in train))
     pictures = list(dict.fromkeys([*train_pictures, *test_pictures]))
-    results = in_threads(look_at, iter(pictures))
+    results = in_threads(inspect_image, iter(pictures))
     looks = dict(zip(pictures, track(results, "looking at pictures", total=len(pictures)), strict=True))
     report: dict[str, Any] = {
         "exact_duplicates": 0,
@@ -178,12 +186,16 @@ SHORTCUTS = ("copy_accuracy", "question_only_accuracy", "box_only_accuracy", "co
 
 
 def add_shortcuts(
-    report: dict[str, Any], dataset: Path, train: Sequence[Sample], test: Sequence[Sample], looks: dict[Path, Look]
+    report: dict[str, Any],
+    dataset: Path,
+    train: Sequence[Sample],
+    test: Sequence[Sample],
+    looks: dict[Path, ImageFacts],
 ) -> None:
     """Fill in the accuracies and their intervals, and a reason for every shortcut."""
     choice = any(sample.kind == "choice" for sample in test)
-    asked_train = [understand(sample) for sample in train if sample.kind == "choice" or not choice]
-    asked_test = [understand(sample) for sample in test if sample.kind == "choice" or not choice]
+    asked_train = [normalize(sample) for sample in train if sample.kind == "choice" or not choice]
+    asked_test = [normalize(sample) for sample in test if sample.kind == "choice" or not choice]
     usual = majority(asked_train)
     pictures = list(dict.fromkeys(asked.sample.image for asked in [*asked_train, *asked_test]))
     thumbs = np.stack([looks[path].thumb for path in pictures])

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from deckbench.build.plan import (
-    Asked,
     Box4,
     Context,
     Unit,
     View,
+    ViewQuestion,
     asked_of,
     by_rank,
     choose,
@@ -64,7 +64,7 @@ def plan(ctx: Context, split: str) -> list[Unit]:
     return by_rank(units, order)
 
 
-def _judged(asked: Asked, anomaly: bool) -> Asked:
+def _judged(asked: ViewQuestion, anomaly: bool) -> ViewQuestion:
     return replace(asked, anomaly=anomaly)
 
 

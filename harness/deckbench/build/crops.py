@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from deckbench.build.plan import (
-    Asked,
     Context,
     Unit,
     View,
+    ViewQuestion,
     asked_of,
     by_rank,
     choose,
@@ -39,7 +39,7 @@ def plan(ctx: Context, split: str) -> list[Unit]:
             ):
                 ctx.left.add("the ontology has no answer for the class", split, f"{question.id}:{view.cls}")
                 continue
-            units.append((Asked(view, question, str(view.cls), cls=view.cls),))
+            units.append((ViewQuestion(view, question, str(view.cls), cls=view.cls),))
     units += kind_twins(ctx, views, split, "kind")
     units += kind_twins(ctx, views, split, "state")
     order = list(views)

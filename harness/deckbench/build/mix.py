@@ -21,12 +21,21 @@ IMAGE, SPLIT, GROUP, FRAME, ID, PAIR, TWIN, TASK = (
 
 
 def mix(parts: Sequence[tuple[Path, float]], *, out: Path, seed: int = 0) -> artifact.Manifest:
-    """Put datasets together. parts: (dataset, weight).
+    """Combine datasets into one, as when S2 is trained with S1 replayed.
 
-    weight: the share of the part's training pictures that is kept (all questions of a picture stay together), drawn
-    by seed; above 1 is refused, for a sample seen twice is a matter of training. val and test are kept whole.
-    A group that stands in train of one part and in val or test of another would leak: it is refused.
-    Raises InputError.
+    Args:
+        parts: (dataset folder, weight). The weight is the share of the part's training images that is kept, drawn by
+            seed; all questions about an image stay together. The val and test splits are kept whole.
+        out: The dataset's folder; must not exist yet.
+        seed: Random seed.
+
+    Returns:
+        The manifest of the dataset.
+
+    Raises:
+        InputError: A weight is not above 0 and at most 1 (to see a sample twice is a matter of training), a part is no
+            dataset, or a group is in train of one part and in val or test of another.
+        OutsideError: The disk fails.
     """
     if not parts:
         raise InputError("there is nothing to mix", None, "give at least one DATASET[:WEIGHT]")

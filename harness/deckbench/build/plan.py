@@ -40,7 +40,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ViewQuestion:
     """One question about one view.
 
     value, other: the right and the wrong option (class ids for kind and state questions, else keys of the question's
@@ -58,7 +58,7 @@ class Asked:
     cls: str | None = None
 
 
-Unit = tuple[Asked, ...]  # twins, or one open question: kept or left as a whole
+Unit = tuple[ViewQuestion, ...]  # twins, or one open question: kept or left as a whole
 
 
 @dataclass
@@ -234,8 +234,8 @@ def twins(question: BankQuestion, first: View, second: View, values: tuple[str, 
     """The same question about two views with opposite answers."""
     common = {"question": question, **more}
     return (
-        Asked(view=first, value=values[0], other=values[1], cls=first.cls, **common),  # type: ignore[arg-type]
-        Asked(view=second, value=values[1], other=values[0], cls=second.cls, **common),  # type: ignore[arg-type]
+        ViewQuestion(view=first, value=values[0], other=values[1], cls=first.cls, **common),  # type: ignore[arg-type]
+        ViewQuestion(view=second, value=values[1], other=values[0], cls=second.cls, **common),  # type: ignore[arg-type]
     )
 
 

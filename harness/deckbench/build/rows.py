@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.build.pictures import Picture
-from deckbench.build.plan import Asked, Context, Unit
+from deckbench.build.plan import Context, Unit, ViewQuestion
 from deckbench.build.scenes import scene_values
 from deckbench.language import LANGS, Lang
 from deckbench.questions import render
@@ -50,7 +50,7 @@ class Writer:
                         yield self._row(asked, lang, split, pictures[asked.view], order, len(orders) > 1, number)
 
     def _row(
-        self, asked: Asked, lang: Lang, split: str, picture: Picture, swapped: bool, both: bool, number: int
+        self, asked: ViewQuestion, lang: Lang, split: str, picture: Picture, swapped: bool, both: bool, number: int
     ) -> Row:
         ctx = self.ctx
         frame = ctx.frames[asked.view.frame]
@@ -96,7 +96,7 @@ class Writer:
             f"{split}-{number}" if asked.other is not None or question.kind == "scene" else "",
         )
 
-    def _box_in_crop(self, asked: Asked, picture: Picture) -> tuple[float, ...] | None:
+    def _box_in_crop(self, asked: ViewQuestion, picture: Picture) -> tuple[float, ...] | None:
         """The label's box in the crop's pixels."""
         if picture.crop is None or asked.view.box is None:
             return None
@@ -110,14 +110,14 @@ class Writer:
             min(float(picture.height), y1 * frame.height - top),
         )
 
-    def _noun(self, asked: Asked, lang: Lang) -> str:
+    def _noun(self, asked: ViewQuestion, lang: Lang) -> str:
         if asked.noun is None:
             return ""
         if asked.noun.startswith("class:"):
             return self.ctx.ontology.classes[asked.noun.removeprefix("class:")].kind_text.get(lang)
         return self.ctx.ontology.nouns[asked.noun].get(lang)
 
-    def _option(self, asked: Asked, value: str, lang: Lang) -> str:
+    def _option(self, asked: ViewQuestion, value: str, lang: Lang) -> str:
         if asked.question.about == "kind":
             return self.ctx.ontology.classes[value].kind_text.get(lang)
         if asked.question.about == "state":
@@ -126,7 +126,7 @@ class Writer:
             return state.get(lang)
         return asked.question.options[value].get(lang)
 
-    def _question(self, asked: Asked, lang: Lang, a: str, b: str) -> str:
+    def _question(self, asked: ViewQuestion, lang: Lang, a: str, b: str) -> str:
         key = (asked.question.id, asked.noun, asked.region, asked.step, lang, a, b)
         if key not in self.texts:
             prompt = self.ctx.task.spec.prompt
@@ -140,7 +140,7 @@ class Writer:
             self.texts[key] = text
         return self.texts[key]
 
-    def _answer(self, asked: Asked, lang: Lang) -> str:
+    def _answer(self, asked: ViewQuestion, lang: Lang) -> str:
         question, ontology = asked.question, self.ctx.ontology
         assert question.answer is not None
         where = f"questions.{question.id}.answer.{lang}"

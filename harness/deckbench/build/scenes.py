@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from deckbench.build.plan import (
-    Asked,
     Context,
     Unit,
     View,
+    ViewQuestion,
     by_rank,
     pair_up,
     round_robin,
@@ -35,8 +35,8 @@ def plan(ctx: Context, split: str) -> list[Unit]:
                 if question.kind == "choice":
                     first, second = twins(question, normal, anomaly, ("normal", "anomaly"), step=step)
                 else:
-                    first = Asked(normal, question, "normal", step=step)
-                    second = Asked(anomaly, question, "anomaly", step=step)
+                    first = ViewQuestion(normal, question, "normal", step=step)
+                    second = ViewQuestion(anomaly, question, "anomaly", step=step)
                 units.append((_judged(ctx, first, False), _judged(ctx, second, True)))
     if ctx.asks_presence:
         order += [view for view in map(View, ctx.members(split)) if view not in set(order)]
@@ -45,7 +45,7 @@ def plan(ctx: Context, split: str) -> list[Unit]:
     return by_rank(units, order)
 
 
-def _judged(ctx: Context, asked: Asked, anomaly: bool) -> Asked:
+def _judged(ctx: Context, asked: ViewQuestion, anomaly: bool) -> ViewQuestion:
     return replace(asked, anomaly=anomaly, cls=";".join(wrong_classes(ctx, asked.view.frame)) or None)
 
 
@@ -108,7 +108,7 @@ def _verdict_pairs(ctx: Context, split: str) -> list[tuple[View, View]]:
     return round_robin(pairs)
 
 
-def scene_values(ctx: Context, asked: Asked, lang: Lang) -> dict[str, Any]:
+def scene_values(ctx: Context, asked: ViewQuestion, lang: Lang) -> dict[str, Any]:
     """What a scene answer's template may use: parts (noun, states), wrong (names), verdict."""
     ontology = ctx.ontology
     index = asked.view.frame

@@ -25,7 +25,7 @@ OPTION = re.compile(r"^\s*([AB])\s*[.):.)::、]\s*(.+?)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ShortcutSample:
     """A sample as a shortcut sees it. family: questions that share their answers. target: the answer, free of A and B.
 
     options: what the letters mean (targets of A and B), None when they have no options.
@@ -38,7 +38,7 @@ class Asked:
     options: tuple[str, str] | None
 
 
-def understand(sample: Sample) -> Asked:
+def normalize(sample: Sample) -> ShortcutSample:
     """Undo the shuffling of options: the target is the option's text, or whether it means an anomaly."""
     options: tuple[str, str] | None = None
     stem = sample.question
@@ -52,7 +52,7 @@ def understand(sample: Sample) -> Asked:
             options = ("A", "B")
     stem = " ".join(stem.split())
     if options is None:
-        return Asked(sample, stem, (sample.kind, stem), " ".join(sample.gold.split()).lower(), None)
+        return ShortcutSample(sample, stem, (sample.kind, stem), " ".join(sample.gold.split()).lower(), None)
     target = options[sample.gold == "B"]
     family: Hashable = ("options", *sorted(options))
     if options == ("A", "B"):
@@ -61,17 +61,17 @@ def understand(sample: Sample) -> Asked:
         right, wrong = ("anomaly", "normal") if sample.anomaly else ("normal", "anomaly")
         options = (right, wrong) if sample.gold == "A" else (wrong, right)
         target, family = right, ("verdict",)
-    return Asked(sample, stem, family, target, options)
+    return ShortcutSample(sample, stem, family, target, options)
 
 
-def answered(asked: Asked, target: str) -> str:
+def answered(asked: ShortcutSample, target: str) -> str:
     """The answer that choosing `target` gives: a letter for a choice (A when it is not on offer), else the text."""
     if asked.options is None:
         return target
     return "B" if asked.options[1] == target else "A"
 
 
-def truth(asked: Asked) -> str:
+def truth(asked: ShortcutSample) -> str:
     return asked.sample.gold if asked.options is not None else asked.target
 
 
@@ -109,7 +109,7 @@ class Result:
         return out if self.control is None else {**out, "control": self.control}
 
 
-Guess = Callable[[Asked], "str | None"]
+Guess = Callable[[ShortcutSample], "str | None"]
 
 
 def commonest(counts: Counter[str]) -> str:
@@ -117,7 +117,7 @@ def commonest(counts: Counter[str]) -> str:
     return min(counts, key=lambda key: (-counts[key], key))
 
 
-def majority(train: Sequence[Asked]) -> dict[str, str]:
+def majority(train: Sequence[ShortcutSample]) -> dict[str, str]:
     """kind -> the most frequent answer of train (a letter, or a text)."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for asked in train:
@@ -125,7 +125,7 @@ def majority(train: Sequence[Asked]) -> dict[str, str]:
     return {kind: commonest(count) for kind, count in counts.items()}
 
 
-def evaluate(test: Sequence[Asked], guess: Guess, usual: dict[str, str]) -> Result:
+def evaluate(test: Sequence[ShortcutSample], guess: Guess, usual: dict[str, str]) -> Result:
     """How many test answers a guess has right; None is "cannot say" and does not count."""
     right = total = against = 0
     for asked in test:
@@ -137,7 +137,7 @@ def evaluate(test: Sequence[Asked], guess: Guess, usual: dict[str, str]) -> Resu
     return Result(right, total, against)
 
 
-def by_question(train: Sequence[Asked]) -> Guess:
+def by_question(train: Sequence[ShortcutSample]) -> Guess:
     """The best answer by the question's text: what train says most often to it, else to its family."""
     exact: dict[Hashable, Counter[str]] = defaultdict(Counter)
     family: dict[Hashable, Counter[str]] = defaultdict(Counter)
@@ -146,7 +146,7 @@ def by_question(train: Sequence[Asked]) -> Guess:
         family[asked.family][asked.target] += 1
     usual = majority(train)
 
-    def guess(asked: Asked) -> str | None:
+    def guess(asked: ShortcutSample) -> str | None:
         counts = exact.get((asked.family, asked.stem)) or family.get(asked.family)
         if counts and asked.options is not None:
             a, b = counts[asked.options[0]], counts[asked.options[1]]
@@ -159,14 +159,14 @@ def by_question(train: Sequence[Asked]) -> Guess:
     return guess
 
 
-def by_picture(train: Sequence[Asked], vectors: dict[Path, npt.NDArray[np.float32]]) -> Guess:
+def by_picture(train: Sequence[ShortcutSample], vectors: dict[Path, npt.NDArray[np.float32]]) -> Guess:
     """The answer of the train sample with the same question whose picture is nearest."""
-    same: dict[Hashable, list[Asked]] = defaultdict(list)
+    same: dict[Hashable, list[ShortcutSample]] = defaultdict(list)
     for asked in train:
         same[asked.family, asked.stem].append(asked)
     tables = {key: np.stack([vectors[asked.sample.image] for asked in group]) for key, group in same.items()}
 
-    def guess(asked: Asked) -> str | None:
+    def guess(asked: ShortcutSample) -> str | None:
         key = (asked.family, asked.stem)
         if key not in tables:
             return None
@@ -176,9 +176,11 @@ def by_picture(train: Sequence[Asked], vectors: dict[Path, npt.NDArray[np.float3
     return guess
 
 
-def copying_between_groups(train: Sequence[Asked], vectors: dict[Path, npt.NDArray[np.float32]]) -> float | None:
+def copying_between_groups(
+    train: Sequence[ShortcutSample], vectors: dict[Path, npt.NDArray[np.float32]]
+) -> float | None:
     """Accuracy of copying inside train from the nearest picture of another group; None without at least two groups."""
-    same: dict[Hashable, list[Asked]] = defaultdict(list)
+    same: dict[Hashable, list[ShortcutSample]] = defaultdict(list)
     for asked in train:
         if asked.sample.group is not None:
             same[asked.family, asked.stem].append(asked)
@@ -195,12 +197,12 @@ def copying_between_groups(train: Sequence[Asked], vectors: dict[Path, npt.NDArr
     return right / total if total else None
 
 
-def by_features(train: Sequence[Asked], features: dict[str, Floats | None]) -> Guess:
+def by_features(train: Sequence[ShortcutSample], features: dict[str, Floats | None]) -> Guess:
     """Vote of the nearest train samples of the same family, by standardised features (k-NN, k = 15).
 
     features: per sample id; None where there are none.
     """
-    groups: dict[Hashable, list[Asked]] = defaultdict(list)
+    groups: dict[Hashable, list[ShortcutSample]] = defaultdict(list)
     for asked in train:
         if asked.options is not None and features.get(asked.sample.id) is not None:
             groups[asked.family].append(asked)
@@ -212,7 +214,7 @@ def by_features(train: Sequence[Asked], features: dict[str, Floats | None]) -> G
             spread = np.where(spread > 1e-6, spread, np.inf)  # what never varies, but for rounding, says nothing
             tables[family] = ((table - middle) / spread, middle, spread)
 
-    def guess(asked: Asked) -> str | None:
+    def guess(asked: ShortcutSample) -> str | None:
         mine = features.get(asked.sample.id)
         if asked.options is None or mine is None or asked.family not in tables:
             return None

@@ -90,7 +90,7 @@ def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> lis
             got, value = refine(a, b, params[at] * unit, rounds)
             params[at] = got / unit  # every thread has its own rows
             good = (value >= give_up) & in_reach(got, width)
-            pairs = judge(a[good], b[good], got[good], i[at[good]], j[at[good]]) if width == WIDTH else []
+            pairs = confirm(a[good], b[good], got[good], i[at[good]], j[at[good]]) if width == WIDTH else []
             return at[good], pairs
 
         parts = (places[start : start + batch] for start in range(0, len(places), batch))
@@ -102,7 +102,7 @@ def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> lis
     return found
 
 
-def judge(a: Floats, b: Floats, params: Params, i: Ints, j: Ints) -> list[Pair]:
+def confirm(a: Floats, b: Floats, params: Params, i: Ints, j: Ints) -> list[Pair]:
     """The copies among aligned pairs at the finest level."""
     if not len(a):
         return []
@@ -124,7 +124,7 @@ def decide_flat(left: Levels, right: Levels, i: Ints, j: Ints) -> list[Pair]:
     return found
 
 
-def shown(blocks: Iterator[Proposal], pictures: int) -> Iterator[Proposal]:
+def with_progress(blocks: Iterator[Proposal], pictures: int) -> Iterator[Proposal]:
     """The same, with progress."""
     return progress.track(blocks, "looking for near-duplicates", total=-(-pictures // BLOCK))
 
@@ -151,10 +151,15 @@ class Groups:
 
 
 def cluster(thumbs: Thumbs, *, scene: bool = False, known: Sequence[object] | None = None) -> list[int]:
-    """Connected components of copies (scene: also of frames of one camera that stands still).
+    """Group images that are copies of each other.
 
-    known: labels of groups that are joined beforehand (None: in no group); pairs inside a group are not looked at.
-    Returns for each picture the smallest number in its component.
+    Args:
+        thumbs: uint8 of shape (n, 108, 192), from `fingerprint`.
+        scene: Also join frames of one camera that stands still.
+        known: Label of the group that each image is in beforehand (None: in no group); pairs inside one are skipped.
+
+    Returns:
+        For each image the smallest number in its group.
     """
     groups = Groups(len(thumbs))
     first: dict[object, int] = {}
@@ -165,7 +170,7 @@ def cluster(thumbs: Thumbs, *, scene: bool = False, known: Sequence[object] | No
     if scene:
         for i, j, likeness, _ in propose(thumbs, threshold=PROPOSE_SCENE, tries=TRIES[:1]):
             join_scenes(levels, groups, i, j, likeness)
-    for i, j, _, params in shown(propose(thumbs), len(thumbs)):
+    for i, j, _, params in with_progress(propose(thumbs), len(thumbs)):
         labels = np.array(groups.labels())
         apart = labels[i] != labels[j]
         for pair in decide(levels, levels, i[apart], j[apart], params[apart]):
@@ -195,9 +200,16 @@ def matches(
     small_left: npt.NDArray[np.bool_] | None = None,
     small_right: npt.NDArray[np.bool_] | None = None,
 ) -> list[Pair]:
-    """For each left picture the right one it is a copy of (the best, by correlation); others are absent.
+    """Find for each left image the right one that it is a copy of.
 
-    small_left, small_right: which pictures are small crops (SMALL_SIDE), for which the limits are stricter.
+    Args:
+        left: uint8 of shape (n, 108, 192), from `fingerprint`.
+        right: uint8 of shape (m, 108, 192).
+        small_left: bool of shape (n,): small crops (SMALL_SIDE), for which the limits are stricter.
+        small_right: bool of shape (m,).
+
+    Returns:
+        The best pair, by correlation, of each left image that has one, in order.
     """
 
     def good(pair: Pair) -> bool:
@@ -208,7 +220,7 @@ def matches(
 
     left_levels, right_levels = Levels(left), Levels(right)
     found: dict[int, Pair] = {}
-    for i, j, _, params in shown(propose(left, right), len(left)):
+    for i, j, _, params in with_progress(propose(left, right), len(left)):
         for pair in filter(good, decide(left_levels, right_levels, i, j, params)):
             if pair.left not in found or pair.correlation > found[pair.left].correlation:
                 found[pair.left] = pair

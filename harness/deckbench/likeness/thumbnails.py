@@ -23,7 +23,17 @@ Ints = npt.NDArray[np.intp]
 
 
 def fingerprint(paths: Sequence[Path]) -> Thumbs:
-    """uint8 (n, 108, 192): grey thumbnails, upright, read by all cores. Raises InputError for an unreadable picture."""
+    """Read the thumbnails by which images are compared, on all cores.
+
+    Args:
+        paths: Image files.
+
+    Returns:
+        uint8 of shape (n, 108, 192): grey, upright.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
     thumbs = np.empty((len(paths), HEIGHT, WIDTH), np.uint8)
     results = in_threads(lambda path: np.asarray(grey_thumbnail(path, (WIDTH, HEIGHT))), iter(paths))
     for number, thumb in enumerate(progress.track(results, "comparing pictures", total=len(paths))):

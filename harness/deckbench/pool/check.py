@@ -95,5 +95,15 @@ class CheckReport:
 
 
 def check_pool(path: Path) -> CheckReport:
-    """Check a pool given as folder or as yaml. Raises InputError only when there is no pool to look at."""
+    """Check a pool as a build would meet it, every image decoded in full.
+
+    Args:
+        path: The pool's folder or its yaml.
+
+    Returns:
+        All problems with file and line, and counts.
+
+    Raises:
+        InputError: There is no pool to look at.
+    """
     return CheckReport(Path(path), scan_pool(Path(path), full=True))

@@ -25,11 +25,21 @@ STAMP = re.compile(r"(?<!\d)(20\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_ T.]?(\d\d)[-_.:h
 
 
 def group_pool(path: Path, *, by: str, out: Path) -> dict[str, str]:
-    """Write a frames.csv with a group for every frame; returns frame id -> group.
+    """Propose groups for a pool that has none, as a frames.csv for a person to look over.
 
-    by: `regex:R` (first capture group, or the whole match, in the file name), `time:60s` (a new group after a longer
-    pause; time from frames.csv, EXIF or a date in the file name), `phash` (alike frames). What an existing frames.csv
-    says about time, step and anomalies is kept. Raises InputError; then nothing is written.
+    What an existing frames.csv says about time, step and anomalies is kept.
+
+    Args:
+        path: The pool's folder or its yaml.
+        by: `regex:R` (first capture group, or the whole match, in the file name), `time:60s` (a new group after a
+            longer pause; time from frames.csv, EXIF or a date in the file name), or `phash` (near-duplicates).
+        out: The file to write; must not exist yet.
+
+    Returns:
+        Frame id -> group.
+
+    Raises:
+        InputError: The pool is broken or cannot be grouped so; nothing is written.
     """
     out = Path(out)
     if out.exists():

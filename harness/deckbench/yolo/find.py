@@ -18,7 +18,7 @@ NOT_LABELS = frozenset({"classes.txt", "labels.txt", "notes.txt", "readme.txt", 
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageFile:
     """A picture before it is opened. labels: where its label file stands, None when there is none."""
 
     id: str
@@ -27,7 +27,7 @@ class Found:
     labels: Path | None
 
 
-def shown(path: Path, root: Path) -> str:
+def display_path(path: Path, root: Path) -> str:
     """A path for a message: relative to the pool where it lies in it."""
     with contextlib.suppress(ValueError):
         return path.relative_to(root).as_posix()
@@ -41,7 +41,7 @@ class Finder:
         self.pool = pool
         self.root = pool.root
         self.problems = list(pool.problems)
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, ImageFile] = {}
         self.path_ids: dict[Path, str] = {}
         self.overlaps: Counter[tuple[str, str]] = Counter()
         self.overlap_example: dict[tuple[str, str], str] = {}
@@ -51,9 +51,9 @@ class Finder:
         self.allowed = [self.root.resolve()]
 
     def add(self, kind: str, text: str, file: Path, line: int | None = None, frame: str | None = None) -> None:
-        self.problems.append(Problem(kind, text, shown(file, self.root), line, frame))
+        self.problems.append(Problem(kind, text, display_path(file, self.root), line, frame))
 
-    def run(self) -> dict[str, Found]:
+    def run(self) -> dict[str, ImageFile]:
         for split, places in self.pool.entries.items():
             for place in places:
                 self.allow(place)
@@ -63,7 +63,7 @@ class Finder:
                     self.picture(place, split, place.parent)
                 else:
                     self.text_list(place, split)
-        self.say_overlaps()
+        self.report_overlaps()
         return self.found
 
     def allow(self, place: Path) -> None:
@@ -153,7 +153,7 @@ class Finder:
             )
             return
         self.split_of_id[key].add(split)
-        self.found[key] = Found(key, path, split, self.label_of(path, key))
+        self.found[key] = ImageFile(key, path, split, self.label_of(path, key))
 
     def id_of(self, path: Path, split: str, base: Path) -> str:
         """Relative to the pool; pictures that the yaml names outside it go by split and place."""
@@ -170,7 +170,7 @@ class Finder:
         self.overlaps[pair] += 1
         self.overlap_example.setdefault(pair, key)
 
-    def say_overlaps(self) -> None:
+    def report_overlaps(self) -> None:
         sizes = Counter(split for splits in self.split_of_id.values() for split in splits)
         file = self.pool.file.name
         for (first, second), count in sorted(self.overlaps.items()):
@@ -207,7 +207,7 @@ class Finder:
             self.label_folders[folder] = files
         return self.label_folders[folder]
 
-    def say_orphans(self) -> None:
+    def report_orphans(self) -> None:
         """Label files that belong to no picture."""
         used = {found.labels for found in self.found.values()}
         stems = {(path.parent, normal(path.stem)) for path in self.path_ids}

@@ -19,7 +19,7 @@ from deckbench.cores import in_processes, in_threads, usable_cores
 from deckbench.errors import InputError
 from deckbench.picture import PictureError, PictureFacts, inspect_picture
 from deckbench.yolo.dataset_yaml import PoolYaml, read_yaml
-from deckbench.yolo.find import Finder, Found, shown
+from deckbench.yolo.find import Finder, ImageFile, display_path
 from deckbench.yolo.frame import ERROR, KINDS, NOTICE, Box, Frame, Pool, Problem
 from deckbench.yolo.framescsv import NAME as FRAMES_CSV
 from deckbench.yolo.framescsv import FrameIndex, FrameInfo, read_frames_csv
@@ -33,7 +33,7 @@ FOR_PROCESSES = 300  # pictures; for fewer, processes start more slowly than thr
 
 @dataclass
 class Scan:
-    """Everything a look at a pool gave. frames: those without errors, sorted by id. found: all pictures."""
+    """Everything that a look at a pool gave. frames: those without errors, sorted by id. found: all pictures."""
 
     yaml: PoolYaml
     frames: list[Frame]
@@ -48,7 +48,7 @@ class Scan:
         return [problem for problem in self.problems if problem.severity == ERROR]
 
 
-def look(path: Path, full: bool) -> PictureFacts | PictureError:
+def inspect_or_error(path: Path, full: bool) -> PictureFacts | PictureError:
     """`inspect_picture`, for another process: what it raises is given back."""
     try:
         return inspect_picture(path, full=full)
@@ -56,34 +56,34 @@ def look(path: Path, full: bool) -> PictureFacts | PictureError:
         return error
 
 
-def look_at_all(found: list[Found], full: bool, count: int) -> Iterator[PictureFacts | PictureError]:
+def inspect_all(found: list[ImageFile], full: bool, count: int) -> Iterator[PictureFacts | PictureError]:
     """Every picture's facts in order, decoded on `count` cores while the caller reads labels."""
     paths = [item.path for item in found]
     if len(paths) >= FOR_PROCESSES and count > 1:
-        return in_processes(partial(look, full=full), paths, count)
-    return in_threads(partial(look, full=full), iter(paths))
+        return in_processes(partial(inspect_or_error, full=full), paths, count)
+    return in_threads(partial(inspect_or_error, full=full), iter(paths))
 
 
 def examine(
-    found: Found, facts: PictureFacts | PictureError, root: Path, names: tuple[str, ...]
+    found: ImageFile, facts: PictureFacts | PictureError, root: Path, names: tuple[str, ...]
 ) -> tuple[Frame | None, list[Problem]]:
     """A picture's facts and its labels as a frame; None when an error spoils it."""
     problems: list[Problem] = []
     if isinstance(facts, PictureError):
-        return None, [Problem(facts.kind, str(facts), shown(found.path, root), None, found.id)]
+        return None, [Problem(facts.kind, str(facts), display_path(found.path, root), None, found.id)]
     if facts.turned:
         text = "EXIF turns the picture; it is read upright, and so must its labels be"
-        problems.append(Problem("picture-turned", text, shown(found.path, root), None, found.id))
+        problems.append(Problem("picture-turned", text, display_path(found.path, root), None, found.id))
     boxes: tuple[Box, ...] = ()
     if found.labels is not None:
         try:
             boxes, faults = parse_labels(found.labels.read_bytes(), names)
         except OSError as error:
             text = f"cannot be read ({error.strerror})"
-            problems.append(Problem("label-encoding", text, shown(found.labels, root), None, found.id))
+            problems.append(Problem("label-encoding", text, display_path(found.labels, root), None, found.id))
         else:
             for fault in faults:
-                file = shown(found.labels, root)
+                file = display_path(found.labels, root)
                 problems.append(Problem(fault.kind, fault.text, file, fault.line, found.id))
     if any(problem.severity == ERROR for problem in problems):
         return None, problems
@@ -105,12 +105,19 @@ def examine(
 
 
 def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: int | None = None) -> Scan:
-    """Look at everything in a pool. full: decode every pixel (check); else JPEGs at an eighth (read).
+    """Look at everything in a pool and collect what is wrong with it.
 
-    groups False: frames.csv need not give a group to every frame (it is about to be written). workers: processes for
-    a large pool; all cores when None.
+    Args:
+        path: The pool's folder or its yaml.
+        full: Decode every pixel (check) instead of JPEGs at an eighth of their size (read).
+        groups: Whether frames.csv must give a group to every frame; not where it is about to be written.
+        workers: Processes for a large pool; default: all cores.
 
-    Raises InputError only when there is no pool to look at: no yaml, no classes, no folder, no picture.
+    Returns:
+        Frames without errors, and all problems.
+
+    Raises:
+        InputError: There is no pool to look at: no yaml, no classes, no folder, no image.
     """
     pool = read_yaml(path)
     finder = Finder(pool)
@@ -122,7 +129,7 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
             f"the pool has no pictures{because}", pool.root, "check the yaml's train, val and test entries"
         )
     problems = finder.problems
-    finder.say_orphans()
+    finder.report_orphans()
     if all(item.labels is None for item in found.values()):
         text = f"no label file was found for any of {len(found)} pictures; labels stand in labels/ beside images/"
         problems.append(Problem("no-labels", text, pool.file.name))
@@ -132,7 +139,7 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     spoiled = {p.frame for p in problems if p.severity == ERROR and p.frame is not None}
     frames: list[Frame] = []
     items = [found[key] for key in sorted(found)]
-    looked = zip(items, look_at_all(items, full, workers or usable_cores()), strict=True)
+    looked = zip(items, inspect_all(items, full, workers or usable_cores()), strict=True)
     by_sha: dict[str, str] = {}
     for item, facts in progress.track(looked, "reading the pool", total=len(items)):
         frame, faults = examine(item, facts, pool.root, pool.names)
@@ -141,7 +148,7 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
             continue
         if frame.sha256 in by_sha:
             text = f"the same picture as {by_sha[frame.sha256]}, byte for byte"
-            problems.append(Problem("identical-pictures", text, shown(frame.path, pool.root), None, frame.id))
+            problems.append(Problem("identical-pictures", text, display_path(frame.path, pool.root), None, frame.id))
         by_sha.setdefault(frame.sha256, frame.id)
         info = infos.get(frame.id)
         if info is not None:
@@ -159,7 +166,7 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
 
 
 def read_infos(
-    pool: PoolYaml, found: dict[str, Found], problems: list[Problem]
+    pool: PoolYaml, found: dict[str, ImageFile], problems: list[Problem]
 ) -> tuple[dict[str, FrameInfo], frozenset[str]]:
     """What frames.csv says, looked for in the pool's root and beside its yaml."""
     for folder in dict.fromkeys((pool.root, pool.file.parent)):
@@ -167,12 +174,12 @@ def read_infos(
         if not file.is_file():
             continue
         index = FrameIndex((key, item.path.name) for key, item in found.items())
-        infos, columns, faults = read_frames_csv(file, index, shown=shown(file, pool.root))
+        infos, columns, faults = read_frames_csv(file, index, shown=display_path(file, pool.root))
         problems += faults
         if "group" in columns:
             for key in sorted(found.keys() - infos.keys()):
                 text = f"the frame {key!r} is not listed, so it has no group"
-                problems.append(Problem("frames-csv-no-group", text, shown(file, pool.root), None, key))
+                problems.append(Problem("frames-csv-no-group", text, display_path(file, pool.root), None, key))
         return infos, columns
     return {}, frozenset()
 
@@ -204,10 +211,19 @@ def raise_on(errors: list[Problem], path: Path) -> None:
 
 
 def read_pool(path: Path, *, skip_bad: bool = False, workers: int | None = None) -> Pool:
-    """Read a pool given as folder or as yaml; every picture is decoded and every label checked.
+    """Read a pool; every image is decoded and every label checked.
 
-    skip_bad: leave out frames with errors and list those errors in `left_out`. Otherwise raises InputError, which names
-    the first problems and their number. Raises it also when nothing is left, or the yaml itself is wrong.
+    Args:
+        path: The pool's folder or its yaml.
+        skip_bad: Leave out frames with errors and list these errors in `left_out`.
+        workers: Processes for a large pool; default: all cores. The result does not depend on it.
+
+    Returns:
+        The pool.
+
+    Raises:
+        InputError: There are errors (the first ones are named, with their number), no frame is left, or the yaml is
+            wrong.
     """
     scan = scan_pool(Path(path), workers=workers)
     errors = scan.errors

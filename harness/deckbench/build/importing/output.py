@@ -15,7 +15,7 @@ from typing import Any
 from deckbench.build.importing import tables
 from deckbench.build.importing.recover import Match
 from deckbench.build.importing.refused import KEPT, REASONS
-from deckbench.build.importing.sources import Asked, Listed
+from deckbench.build.importing.sources import OldSample, UnmatchedRow
 from deckbench.build.pictures import copy_suffix
 from deckbench.build.rows import SPLITS, Row, shuffled, write_tables
 from deckbench.grade import options_of, parse_scene
@@ -63,7 +63,7 @@ def anomaly_of(kind: str, answer: str, options: tuple[str, str] | None) -> bool 
 
 def write_dataset(
     folder: Path,
-    mine: Sequence[Asked],
+    mine: Sequence[OldSample],
     facts: Mapping[str, Facts],
     matches: Mapping[str, Match],
     pool: Pool | None,
@@ -90,7 +90,7 @@ def write_dataset(
     }
 
 
-def copy_in(fact: Facts, asked: Asked, folder: Path) -> str:
+def copy_in(fact: Facts, asked: OldSample, folder: Path) -> str:
     """Copy a picture into images/; what other readers may not open, or would show turned, is encoded anew."""
     stem = re.sub(r"[^A-Za-z0-9_]+", "-", PurePath(asked.named.replace("\\", "/")).stem).strip("-")[:32]
     suffix = copy_suffix(fact.path)
@@ -103,7 +103,7 @@ def copy_in(fact: Facts, asked: Asked, folder: Path) -> str:
 
 
 def row_of(
-    asked: Asked,
+    asked: OldSample,
     images: Mapping[str, str],
     facts: Mapping[str, Facts],
     matches: Mapping[str, Match],
@@ -169,7 +169,7 @@ def pair_up(rows: Sequence[Row]) -> list[Row]:
 
 
 def write_pictures(
-    path: Path, mine: Sequence[Asked], images: Mapping[str, str], matches: Mapping[str, Match]
+    path: Path, mine: Sequence[OldSample], images: Mapping[str, str], matches: Mapping[str, Match]
 ) -> Counter[str]:
     """Where every picture comes from; returns how many were recovered in which way."""
     how: Counter[str] = Counter()
@@ -191,7 +191,7 @@ def write_pictures(
     return how
 
 
-def write_unmatched(path: Path, listed: Sequence[Listed]) -> None:
+def write_unmatched(path: Path, listed: Sequence[UnmatchedRow]) -> None:
     """Every row that matched nothing, and every one that was left out; in the order of files and rows."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

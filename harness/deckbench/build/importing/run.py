@@ -14,7 +14,7 @@ from deckbench.build.importing.output import Facts, write_dataset, write_unmatch
 from deckbench.build.importing.places import Places, parse_roots
 from deckbench.build.importing.recover import Match, Old, recover
 from deckbench.build.importing.refused import REASONS
-from deckbench.build.importing.sources import Asked, Listed, Mapped, Read, parse_maps, read_sources
+from deckbench.build.importing.sources import OldSample, SourceFolder, Sources, UnmatchedRow, parse_maps, read_sources
 from deckbench.cores import in_threads
 from deckbench.errors import InputError
 from deckbench.picture import PictureError, inspect_picture
@@ -38,13 +38,27 @@ def import_old(
     seed: int = 0,
     skip_bad: bool = False,
 ) -> dict[str, Any]:
-    """Import a lab's old files. Returns what the command prints: counts by dataset, and what was not matched.
+    """Import a lab's old files as datasets.
 
-    maps: `FOLDER=STAGE`, joined by commas; with several folders `out` holds one dataset each, under the folder's name.
-    image_roots: `OLD=NEW`, where pictures lie now. pool: frames and groups are recovered from it. split: `files` (as
-    the files' names say), `group` (anew, by the pool's groups), `train-only`, `test-only`. columns: `question=NAME`,
-    for tables with other headers. The content depends on the files, the pool and the options, never on where they lie.
-    Raises InputError; nothing is written then.
+    The content depends on the files, the pool and the options, never on where they lie.
+
+    Args:
+        old: The folder, or the file, with JSONL, JSON or CSV files.
+        out: The dataset's folder, or with several maps the folder of one dataset each; must not exist yet.
+        maps: `FOLDER=STAGE`, joined by commas; a dataset has its folder's name.
+        image_roots: `OLD=NEW`: where the images of OLD lie now.
+        pool: The pool that the images come from; frames and groups are recovered from it.
+        split: `files` (as the files' names say), `group` (anew, by the pool's groups), `train-only` or `test-only`.
+        columns: `question=NAME`, for tables with other headers.
+        seed: Random seed.
+        skip_bad: Leave out broken frames of the pool.
+
+    Returns:
+        Counts by dataset, and what was not matched: what the command prints.
+
+    Raises:
+        InputError: Nothing can be imported, or an option is wrong; nothing is written.
+        OutsideError: The disk fails.
     """
     started = time.monotonic()
     old, out = Path(old), Path(out)
@@ -59,14 +73,14 @@ def import_old(
     maps_read = parse_maps(old, maps)
     places = Places(old if old.is_dir() else old.parent, parse_roots(image_roots))
     read = read_sources(old, maps_read, places, named)
-    facts = look_at(read)
+    facts = inspect_images(read)
     classes = tables.compare(old, maps_read, named, read)
     if not read.asked:
         refuse_empty(read, places, old)
     frames = None if pool is None else _read_pool(pool, skip_bad)
     matches: dict[str, Match] = {}
     if frames is not None:
-        matches = find(read, maps_read, facts, frames)
+        matches = match_images(read, maps_read, facts, frames)
         list_strangers(read, matches)
     give_stages(read, maps_read, matches)
     give_parts(read, split, matches, facts, seed)
@@ -101,7 +115,7 @@ def import_old(
         report["encodings"] = {name: entry["encoding"] for name, entry in sorted(read.files.items())}
         draft.params |= {"rows": read.rows, "repeated": repeated, "unmatched": report["unmatched"]}
         draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "encodings": report["encodings"]}
-    tell(report, places)
+    report_summary(report, places)
     return report
 
 
@@ -122,7 +136,7 @@ def _read_pool(pool: Path, skip_bad: bool) -> Pool:
     return read_pool(pool, skip_bad=skip_bad)
 
 
-def look_at(read: Read) -> dict[str, Facts]:
+def inspect_images(read: Sources) -> dict[str, Facts]:
     """Open every picture once; rows about those that cannot be read are listed. Returns sha256 -> facts."""
     paths = list(dict.fromkeys(asked.picture for asked in read.asked))
 
@@ -141,7 +155,7 @@ def look_at(read: Read) -> dict[str, Facts]:
         found = looks[asked.picture]
         if isinstance(found, PictureError):
             what = f"{asked.named}: {found}"
-            read.listed.append(Listed(asked.dataset, asked.file, asked.row, "unreadable-picture", what))
+            read.listed.append(UnmatchedRow(asked.dataset, asked.file, asked.row, "unreadable-picture", what))
         else:
             asked.sha256 = found.sha256
             facts.setdefault(found.sha256, found)
@@ -150,7 +164,7 @@ def look_at(read: Read) -> dict[str, Facts]:
     return facts
 
 
-def refuse_empty(read: Read, places: Places, old: Path) -> None:
+def refuse_empty(read: Sources, places: Places, old: Path) -> None:
     """Nothing can be imported: say why, and what would help."""
     reasons = Counter(one.reason for one in read.listed)
     words = "; ".join(f"{count} x {REASONS[reason]}" for reason, count in reasons.most_common(4))
@@ -162,7 +176,9 @@ def refuse_empty(read: Read, places: Places, old: Path) -> None:
     raise InputError(f"no sample can be imported ({words or 'no files with samples'})", old, fix)
 
 
-def find(read: Read, maps: Sequence[Mapped], facts: Mapping[str, Facts], pool: Pool) -> dict[str, Match]:
+def match_images(
+    read: Sources, maps: Sequence[SourceFolder], facts: Mapping[str, Facts], pool: Pool
+) -> dict[str, Match]:
     """sha256 of a picture -> where it comes from."""
     stage = {one.name: one.stage for one in maps}
     stages: dict[str, set[str]] = defaultdict(set)
@@ -179,16 +195,16 @@ def find(read: Read, maps: Sequence[Mapped], facts: Mapping[str, Facts], pool: P
     return {by_path[path]: match for path, match in recover(pictures, pool, known_groups(pool)).items()}
 
 
-def list_strangers(read: Read, matches: Mapping[str, Match]) -> None:
+def list_strangers(read: Sources, matches: Mapping[str, Match]) -> None:
     """List pictures that are not in the pool, once each."""
     seen = set(matches)
     for asked in read.asked:
         if asked.sha256 not in seen:
             seen.add(asked.sha256)
-            read.listed.append(Listed(asked.dataset, asked.file, asked.row, "not-in-pool", asked.named))
+            read.listed.append(UnmatchedRow(asked.dataset, asked.file, asked.row, "not-in-pool", asked.named))
 
 
-def give_stages(read: Read, maps: Sequence[Mapped], matches: Mapping[str, Match]) -> None:
+def give_stages(read: Sources, maps: Sequence[SourceFolder], matches: Mapping[str, Match]) -> None:
     """A sample's stage is its folder's; in a mixed folder that of the other folder with its picture, else by match."""
     stage = {one.name: one.stage for one in maps}
     known = {asked.sha256: stage[asked.dataset] for asked in read.asked if stage[asked.dataset] in {"S1", "S2"}}
@@ -200,7 +216,7 @@ def give_stages(read: Read, maps: Sequence[Mapped], matches: Mapping[str, Match]
             asked.stage = known.get(asked.sha256) or by_match
 
 
-def give_parts(read: Read, split: str, matches: Mapping[str, Match], facts: Mapping[str, Facts], seed: int) -> None:
+def give_parts(read: Sources, split: str, matches: Mapping[str, Match], facts: Mapping[str, Facts], seed: int) -> None:
     """Every sample's part: train, val or test. Raises InputError when the files do not say it."""
     if split in {"train-only", "test-only"}:
         for asked in read.asked:
@@ -229,14 +245,14 @@ def give_parts(read: Read, split: str, matches: Mapping[str, Match], facts: Mapp
             asked.part = parts[matches[asked.sha256].group]
             kept.append(asked)
         else:
-            read.listed.append(Listed(asked.dataset, asked.file, asked.row, "unknown-group", asked.named))
+            read.listed.append(UnmatchedRow(asked.dataset, asked.file, asked.row, "unknown-group", asked.named))
     read.asked = kept
 
 
-def without_repeats(read: Read) -> tuple[list[Asked], int]:
+def without_repeats(read: Sources) -> tuple[list[OldSample], int]:
     """Samples without those that a dataset's part has already, and their number; contradictions are listed."""
     seen: set[tuple[str, ...]] = set()
-    answers: dict[tuple[str, ...], Asked] = {}
+    answers: dict[tuple[str, ...], OldSample] = {}
     kept = []
     for asked in read.asked:
         question = (asked.dataset, asked.sha256, asked.question)
@@ -247,12 +263,12 @@ def without_repeats(read: Read) -> tuple[list[Asked], int]:
         first = answers.setdefault(question, asked)
         if first.answer != asked.answer:
             what = f"{asked.named}: {asked.question[:60]} -> {asked.answer[:20]}; {first.file}:{first.row} has another"
-            read.listed.append(Listed(asked.dataset, asked.file, asked.row, "other-answer", what))
+            read.listed.append(UnmatchedRow(asked.dataset, asked.file, asked.row, "other-answer", what))
         kept.append(asked)
     return kept, len(read.asked) - len(kept)
 
 
-def tell(report: Mapping[str, Any], places: Places) -> None:
+def report_summary(report: Mapping[str, Any], places: Places) -> None:
     """What a person should know at once."""
     for reason, count in report["unmatched"].items():
         say(f"{count} x {reason}: {REASONS[reason]}")

@@ -25,7 +25,7 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class Mapped:
+class SourceFolder:
     """One folder (or file) of the old tree. name: of the dataset it becomes. stage: S1, S2, S3, mix, or empty."""
 
     path: Path
@@ -34,7 +34,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Listed:
+class UnmatchedRow:
     """A line of `unmatched.csv`. row: the line of a text, the number of a record in a JSON array; 0: the whole file."""
 
     dataset: str
@@ -45,7 +45,7 @@ class Listed:
 
 
 @dataclass
-class Asked:
+class OldSample:
     """One question of an old file about one picture that is there. part: train, val, test, or empty."""
 
     dataset: str
@@ -61,26 +61,26 @@ class Asked:
 
 
 @dataclass
-class Read:
+class Sources:
     """What reading gave. said: (dataset, question, answer, name of the picture's file) of every row, refused ones too.
 
     files: file -> its hash and encoding. tables: CSV files that lie beside JSON files, by dataset.
     """
 
-    asked: list[Asked] = field(default_factory=list)
-    listed: list[Listed] = field(default_factory=list)
+    asked: list[OldSample] = field(default_factory=list)
+    listed: list[UnmatchedRow] = field(default_factory=list)
     said: set[tuple[str, str, str, str]] = field(default_factory=set)
     files: dict[str, dict[str, str]] = field(default_factory=dict)
-    tables: list[tuple[Mapped, Path]] = field(default_factory=list)
+    tables: list[tuple[SourceFolder, Path]] = field(default_factory=list)
     rows: int = 0
 
 
-def parse_maps(old: Path, pairs: Sequence[str]) -> list[Mapped]:
+def parse_maps(old: Path, pairs: Sequence[str]) -> list[SourceFolder]:
     """`FOLDER=STAGE,FOLDER=STAGE` -> what is imported; without any, all of `old` as one dataset. Raises InputError."""
     words = [word.strip() for pair in pairs for word in pair.split(",") if word.strip()]
     if not words:
-        return [Mapped(old, old.stem or "old", "")]
-    mapped: list[Mapped] = []
+        return [SourceFolder(old, old.stem or "old", "")]
+    mapped: list[SourceFolder] = []
     for word in words:
         folder, equals, stage = word.rpartition("=")
         if not equals or stage not in STAGES or not folder.strip():
@@ -95,7 +95,7 @@ def parse_maps(old: Path, pairs: Sequence[str]) -> list[Mapped]:
         name = path.resolve().stem if path.is_file() else path.resolve().name
         if any(one.name == name for one in mapped):
             raise InputError(f"two folders are called {name!r}", "--map", "import them one after the other")
-        mapped.append(Mapped(path, name, stage))
+        mapped.append(SourceFolder(path, name, stage))
     return mapped
 
 
@@ -109,7 +109,7 @@ def part_of(path: PurePath) -> str:
     return ""
 
 
-def source_files(mapped: Mapped) -> list[Path]:
+def source_files(mapped: SourceFolder) -> list[Path]:
     """The files of a mapped folder that may hold samples, sorted."""
     if mapped.path.is_file():
         return [mapped.path]
@@ -120,12 +120,12 @@ def source_files(mapped: Mapped) -> list[Path]:
     return sorted(found)
 
 
-def read_sources(old: Path, maps: Sequence[Mapped], places: Places, columns: Mapping[str, str]) -> Read:
+def read_sources(old: Path, maps: Sequence[SourceFolder], places: Places, columns: Mapping[str, str]) -> Sources:
     """Every question of the mapped folders. CSV files that lie beside JSON files are tables to compare with.
 
     Raises InputError for a file that cannot be decoded or whose header is not known.
     """
-    read = Read()
+    read = Sources()
     for mapped in maps:
         files = source_files(mapped)
         with_json = {path.parent for path in files if path.suffix.lower() != ".csv"}
@@ -143,12 +143,12 @@ def shown(path: Path, old: Path) -> str:
     return Path(os.path.relpath(path.parent.resolve() / path.name, base)).as_posix()
 
 
-def read_text(path: Path, old: Path, read: Read) -> str:
+def read_text(path: Path, old: Path, read: Sources) -> str:
     """A file's text; its hash and encoding are noted. Raises InputError."""
     try:
         text, encoding = decode(path.read_bytes(), path)
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", path, "fix the file's rights") from error
+        raise InputError(f"cannot be read ({error.strerror})", path, "fix the file's permissions") from error
     read.files[shown(path, old)] = {"sha256": hash_file(path), "encoding": encoding}
     return text
 
@@ -161,7 +161,9 @@ def _records(path: Path, text: str, columns: Mapping[str, str]) -> Iterator[tupl
         yield from json_records(text)
 
 
-def _read_file(old: Path, mapped: Mapped, path: Path, places: Places, columns: Mapping[str, str], read: Read) -> None:
+def _read_file(
+    old: Path, mapped: SourceFolder, path: Path, places: Places, columns: Mapping[str, str], read: Sources
+) -> None:
     file = shown(path, old)
     part = part_of(PurePath(path.relative_to(mapped.path)) if path != mapped.path else PurePath(path.name))
     found = False
@@ -173,7 +175,7 @@ def _read_file(old: Path, mapped: Mapped, path: Path, places: Places, columns: M
                 raise record
             turns = turns_of(record)
         except Refused as refused:
-            read.listed.append(Listed(mapped.name, file, number, refused.reason, refused.what))
+            read.listed.append(UnmatchedRow(mapped.name, file, number, refused.reason, refused.what))
             continue
         for turn in turns:
             name = PurePath(turn.pictures[0].replace("\\", "/")).name if turn.pictures else ""
@@ -181,12 +183,14 @@ def _read_file(old: Path, mapped: Mapped, path: Path, places: Places, columns: M
             try:
                 read.asked.append(_asked(mapped, file, number, part, turn, path.parent, places))
             except Refused as refused:
-                read.listed.append(Listed(mapped.name, file, number, refused.reason, refused.what))
+                read.listed.append(UnmatchedRow(mapped.name, file, number, refused.reason, refused.what))
     if not found:
-        read.listed.append(Listed(mapped.name, file, 0, "no-samples", path.name))
+        read.listed.append(UnmatchedRow(mapped.name, file, 0, "no-samples", path.name))
 
 
-def _asked(mapped: Mapped, file: str, number: int, part: str, turn: Turn, beside: Path, places: Places) -> Asked:
+def _asked(
+    mapped: SourceFolder, file: str, number: int, part: str, turn: Turn, beside: Path, places: Places
+) -> OldSample:
     start = " ".join(turn.question.split())[:80]
     if not turn.pictures:
         raise Refused("text-only", start)
@@ -197,4 +201,4 @@ def _asked(mapped: Mapped, file: str, number: int, part: str, turn: Turn, beside
     if not turn.answer:
         raise Refused("no-answer", start)
     picture = places.find(turn.pictures[0], beside)
-    return Asked(mapped.name, file, number, part, picture, turn.pictures[0], turn.question, turn.answer)
+    return OldSample(mapped.name, file, number, part, picture, turn.pictures[0], turn.question, turn.answer)

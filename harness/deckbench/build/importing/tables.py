@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from deckbench.build.importing.sources import Listed, Mapped, Read, read_text, shown
+from deckbench.build.importing.sources import SourceFolder, Sources, UnmatchedRow, read_text, shown
 from deckbench.build.importing.text import plain, question_pairs, table_rows
 from deckbench.errors import InputError
 
@@ -19,7 +19,9 @@ TEXTS = {"S1": "box_txt", "S2": "yolo_txt"}
 UP = 2
 
 
-def compare(old: Path, maps: Sequence[Mapped], columns: Mapping[str, str], read: Read) -> dict[str, dict[str, str]]:
+def compare(
+    old: Path, maps: Sequence[SourceFolder], columns: Mapping[str, str], read: Sources
+) -> dict[str, dict[str, str]]:
     """List in `read` what the tables and texts have and the samples have not, and the other way round.
 
     Returns stage -> {question and answer -> class}, from the names of the text files, where only one file has them.
@@ -31,7 +33,7 @@ def compare(old: Path, maps: Sequence[Mapped], columns: Mapping[str, str], read:
         try:
             _table(old, path, {mapped.name}, columns, read, complete=False)
         except InputError as error:  # some other table that lies about, such as old predictions
-            read.listed.append(Listed(mapped.name, shown(path, old), 0, "no-samples", error.what))
+            read.listed.append(UnmatchedRow(mapped.name, shown(path, old), 0, "no-samples", error.what))
     classes: dict[str, dict[str, str]] = {}
     for stage in TABLES:
         names = {one.name for one in maps if one.stage in {stage, "mix"}}
@@ -60,7 +62,7 @@ def _table(
     path: Path,
     names: set[str],
     columns: Mapping[str, str],
-    read: Read,
+    read: Sources,
     *,
     complete: bool,
     owners: set[str] | None = None,
@@ -73,7 +75,7 @@ def _table(
     pictured = False
     for number, row in table_rows(read_text(path, old, read), path, columns):
         if row is None:
-            read.listed.append(Listed(label, file, number, "broken-row", "the row's cells do not fit the header"))
+            read.listed.append(UnmatchedRow(label, file, number, "broken-row", "the row's cells do not fit the header"))
             continue
         question, answer = plain(row.get("question", "")), plain(row.get("answer", ""))
         picture = PurePath(row.get("image", "").replace("\\", "/")).name
@@ -81,29 +83,29 @@ def _table(
         held.add((question, answer, picture))
         if not ((question, answer, picture) in said if picture else (question, answer) in pairs):
             what = f"{picture}: {question[:60]} -> {answer[:20]}"
-            read.listed.append(Listed(label, file, number, "table-only", what))
+            read.listed.append(UnmatchedRow(label, file, number, "table-only", what))
     if complete:
         for asked in read.asked:
             picture = PurePath(asked.named.replace("\\", "/")).name if pictured else ""
             if asked.dataset in (owners or set()) and (plain(asked.question), plain(asked.answer), picture) not in held:
                 what = f"{picture}: {plain(asked.question)[:60]}"
-                read.listed.append(Listed(asked.dataset, asked.file, asked.row, "not-in-table", what))
+                read.listed.append(UnmatchedRow(asked.dataset, asked.file, asked.row, "not-in-table", what))
 
 
-def _texts(old: Path, folder: Path, names: set[str], read: Read) -> dict[str, str]:
+def _texts(old: Path, folder: Path, names: set[str], read: Sources) -> dict[str, str]:
     pairs = {(question, answer) for name, question, answer, _ in read.said if name in names}
     label = "+".join(sorted(names))
     stems: dict[str, set[str]] = defaultdict(set)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".txt" and not p.is_symlink()):
         found = question_pairs(read_text(path, old, read))
         if not found:
-            read.listed.append(Listed(label, shown(path, old), 0, "no-samples", path.name))
+            read.listed.append(UnmatchedRow(label, shown(path, old), 0, "no-samples", path.name))
         for pair in found:
             question, answer = plain(pair.question), plain(pair.answer)
             stems[key(question, answer)].add(path.stem)
             if (question, answer) not in pairs:
                 what = f"{question[:60]} -> {answer[:20]}"
-                read.listed.append(Listed(label, shown(path, old), pair.line, "text-only-qa", what))
+                read.listed.append(UnmatchedRow(label, shown(path, old), pair.line, "text-only-qa", what))
     return {pair: next(iter(found)) for pair, found in stems.items() if len(found) == 1}
 
 

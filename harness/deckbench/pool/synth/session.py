@@ -24,7 +24,7 @@ LABELLED = 0.12  # anything else is labelled when it shows this share
 
 
 @dataclass
-class Made:
+class RenderedFrame:
     """One finished frame: its picture and everything said about it."""
 
     name: str
@@ -232,7 +232,7 @@ def scene_dict(
 
 
 @dataclass(frozen=True)
-class Scripted:
+class FrameScript:
     """A frame that is decided but not drawn."""
 
     name: str
@@ -241,7 +241,7 @@ class Scripted:
     scene: dict[str, Any]
 
 
-def script_session(stage: Stage, seed: int, shifted: bool) -> Iterator[Scripted]:
+def script_session(stage: Stage, seed: int, shifted: bool) -> Iterator[FrameScript]:
     """Decide all frames of a session: anomaly yes or no first (half of the frames, whatever the step), then which.
 
     A third of the frames keep the answer of the frame before, and its deck anomaly with it. Sessions come in pairs with
@@ -263,16 +263,16 @@ def script_session(stage: Stage, seed: int, shifted: bool) -> Iterator[Scripted]
             if bool(scene["anomalies"]) == anomalous:
                 break
         handed = passed
-        yield Scripted(name, truth, objects, scene)
+        yield FrameScript(name, truth, objects, scene)
 
 
 def make_session(
     seed: int, session: int, frames: int, size: tuple[int, int], shifted: bool, emphasis: tuple[tuple[str, float], ...]
-) -> Iterator[Made]:
+) -> Iterator[RenderedFrame]:
     """All frames of one session, a pure function of the arguments."""
     stage = Stage(replace(sample_plan(seed, session, frames, size, shifted), emphasis=emphasis))
     for index, frame in enumerate(script_session(stage, seed, shifted)):
         scene = frame.scene
         row = (frame.name, scene["session"], f"{frame.truth.time_s:.1f}", scene["step"], ";".join(scene["anomalies"]))
         picture = stage.render(frame.truth, frame_rng(seed, shifted, session, index, 100))
-        yield Made(frame.name, picture, label_text(frame.objects), row, scene)
+        yield RenderedFrame(frame.name, picture, label_text(frame.objects), row, scene)

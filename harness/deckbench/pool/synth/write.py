@@ -57,7 +57,7 @@ def run_jobs(jobs: list[Job], workers: int) -> Iterator[tuple[list[tuple[str, ..
         try:
             yield from pool.map(render_session, jobs)
         except BrokenProcessPool as error:
-            fix = "run again with fewer --workers"
+            fix = "rerun with fewer --workers"
             raise OutsideError("a worker process died (out of memory?)", None, fix) from error
         finally:
             pool.shutdown(cancel_futures=True)
