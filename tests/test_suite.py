@@ -39,7 +39,7 @@ def with_changes(**changes: Any) -> dict[str, Any]:
         (with_changes(data={"S2": {"task": "ot2-guided@1", "pool": "sea"}}), "the pool 'sea' is not among pools"),
         (with_changes(tests=[{"data": "S9"}]), "the dataset 'S9' is not among data"),
         (with_changes(train={"S1": {"data": ["S7:0.2"]}}), "the dataset 'S7' is not among data"),
-        (with_changes(train={"S1": {"data": ["S1:0"]}}), "must be above 0"),
+        (with_changes(train={"S1": {"data": ["S1:0"]}}), "must be a number above 0"),
         (with_changes(train={"S2": {"init": "S1", "data": ["S2"]}}), "init 'S1' must be a curriculum defined before"),
         (with_changes(models=[{"ref": "m", "curricula": ["S9"]}]), "the curriculum 'S9' is not among train"),
         (with_changes(models=[{"ref": "m", "config": {"S9": {}}}]), "the curriculum 'S9' is not among train"),

@@ -279,7 +279,7 @@ def test_bad_csv_banks_are_refused_with_file_and_line(case: str, tmp_path: Path)
             r"options: colour: unknown field; there are .*box_style",
         ),
         ({"ref": "ot2-scene@1", "options": {"box_style": "loud"}}, r"options: box_style"),
-        ({"ref": "ot2-scene@1", "options": {"box_margin": [0.5, 0.1]}}, r"least <= most"),
+        ({"ref": "ot2-scene@1", "options": {"box_margin": [0.5, 0.1]}}, r"minimum <= maximum"),
         ({"ref": "ot2-scene@1", "options": {"max_test": 0}}, r"options: max_test"),
     ],
 )

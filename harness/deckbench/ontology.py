@@ -20,7 +20,7 @@ Verdict = Literal["normal", "anomaly"]
 
 
 class CropSpec(Strict):
-    """margin: part of the box's side added on each side. min_size: least side of a crop, in pixels of the frame."""
+    """margin: fraction of the box's side added on each side. min_size: minimum side of a crop, pixels of the frame."""
 
     margin: float = Field(default=0.15, ge=0, le=2)
     min_size: int = Field(default=48, ge=8, le=4096)
@@ -29,14 +29,14 @@ class CropSpec(Strict):
 class ClassSpec(Strict):
     """What one class of a pool means.
 
-    name: what it is called in a verdict ("damaged tip"). aliases: other spellings in pools (case, blanks, "-" and "_"
-    never matter). kind: what sort of thing it is, where that is not the name. state: the state the class stands for.
-    nouns: neutral words for it (keys of the ontology's `nouns`), the main one first. verdict: whether it is normal or
-    an anomaly, or depends on the step (`anomaly_at`); empty: the class is judged neither way. without_step: what a
-    class that depends on the step counts as when no step is known. overlaps: classes whose kind may equally be said
-    of this one, never offered as the other option. local: whether a crop alone shows it. decoy: its normal counterpart
-    has no label, so boxes where it is not are made. scene: whether scene descriptions mention it. facts: short
-    statements by key, for open questions.
+    name: its name in a verdict ("damaged tip"). aliases: other spellings in pools (case, blanks, "-" and "_" are
+    ignored). kind: the kind of object, where that is not the name. state: the state the class stands for. nouns:
+    neutral words for it (keys of the ontology's `nouns`), the main one first. verdict: whether it is normal or an
+    anomaly, or depends on the step (`anomaly_at`); empty: the class has no verdict. without_step: the verdict of a
+    class that depends on the step when no step is known. overlaps: classes whose kind also fits this one, never
+    offered as the other option. local: whether a crop alone shows it. decoy: its normal counterpart has no label, so
+    boxes without it are made. scene: whether scene descriptions mention it. facts: short statements by key, for open
+    questions.
     """
 
     name: Text
@@ -66,7 +66,7 @@ class ClassSpec(Strict):
 
 
 class Ontology(Strict):
-    """What the classes of a pool mean. exhaustive: every instance of all (or of the named) classes is labelled."""
+    """Schema of an ontology file. exhaustive: every instance of all (or of the named) classes is labelled."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     about: Text
@@ -108,7 +108,7 @@ class Ontology(Strict):
         return {plain_name(step): step for step in self.steps}
 
     def class_of(self, name: str) -> str | None:
-        """The class that a name means, by any of its spellings; None when there is none."""
+        """The class with a name, in any of its spellings; None when there is none."""
         return name if name in self.classes else self.spellings.get(plain_name(name))
 
     @property
@@ -120,7 +120,7 @@ class Ontology(Strict):
         return self.exhaustive if isinstance(self.exhaustive, bool) else cls in self.exhaustive
 
     def verdict(self, cls: str, step: str | None) -> Verdict | None:
-        """Whether class `cls` is normal or an anomaly at `step`; None: unknown, or not judged.
+        """The verdict on class `cls` at `step`; None: unknown, or the class has none.
 
         A step that the ontology does not define is an unknown step.
         """
@@ -137,7 +137,7 @@ class Ontology(Strict):
         return any(spec.verdict == "depends" and noun in spec.nouns for spec in self.classes.values())
 
     def overlap(self, first: str, second: str) -> bool:
-        """Whether the kind of one may equally be said of the other."""
+        """Whether the kind of one also fits the other."""
         a, b = self.classes[first], self.classes[second]
         one, two = a.kind_text, b.kind_text
         return one.en == two.en or one.zh == two.zh or second in a.overlaps or first in b.overlaps
@@ -145,12 +145,19 @@ class Ontology(Strict):
 
 @lru_cache(maxsize=4096)
 def plain_name(name: str) -> str:
-    """A name of a class or a step without case, blanks, hyphens and underscores."""
+    """A class or step name, case-folded, with runs of blanks, hyphens and underscores as one blank."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def load_ontology(ref: str | Path) -> Ontology:
-    """An ontology by path, or by the name of one in tasks/ontology. Raises InputError."""
+    """Read an ontology.
+
+    Args:
+        ref: path of a yaml file, or the name of one in tasks/ontology.
+
+    Raises:
+        InputError: no such ontology, or faults in it: all of them, each with file and line.
+    """
     return read_yaml(_ontology_path(ref), Ontology, "see docs/tasks.md")
 
 
@@ -166,7 +173,20 @@ def _ontology_path(ref: str | Path) -> Path:
 
 
 def map_classes(names: Sequence[str], used: Sequence[int], ontology: Ontology, where: Path | str) -> dict[int, str]:
-    """Class id of a pool -> class of the ontology, for the ids in use. Raises InputError for one that is missing."""
+    """Map a pool's classes to the ontology's.
+
+    Args:
+        names: the pool's class names, by class id.
+        used: the class ids that occur in labels.
+        ontology: the ontology.
+        where: the pool's yaml, for messages.
+
+    Returns:
+        Class id -> class of the ontology, for the ids in use.
+
+    Raises:
+        InputError: the ontology lacks a class; names all that are missing.
+    """
     mapped: dict[int, str] = {}
     missing = []
     for index in sorted(set(used)):

@@ -1,4 +1,4 @@
-"""Question banks: what is asked and answered, as Jinja templates in yaml or CSV."""
+"""Question banks: questions and answers as Jinja templates, in yaml or CSV."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class BankQuestion(Strict):
 
     about: what the answer depends on. kind, state: the class's kind or state; fact: one of its facts; verdict: normal
     or anomaly; scene: the whole description; presence: is a class there; place: in which half it is (`axis`).
-    options: what the two values are called (normal/anomaly, present/absent, low/high); kind and state questions take
-    theirs from the ontology. regions: where presence is asked for. classes: ask only about these.
+    options: texts of the two values (normal/anomaly, present/absent, low/high); kind and state questions take theirs
+    from the ontology. regions: where presence is asked for. classes: only questions about these.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
@@ -104,10 +104,17 @@ class Bank(Strict):
 
 
 def load_bank(path: Path) -> Bank:
-    """A question bank: a yaml file, a CSV file, or a folder of them. Raises InputError with file and line.
+    """Read a question bank and try its templates.
 
-    CSV columns: id, kind, about, ask_en, ask_zh, and as needed answer_en, answer_zh, fact, classes (";"-joined) and
-    KEY_en, KEY_zh for each option KEY.
+    Args:
+        path: a yaml file, a CSV file, or a folder of them. CSV columns: id, kind, about, ask_en, ask_zh, and as needed
+            answer_en, answer_zh, fact, classes (";"-joined) and KEY_en, KEY_zh for each option KEY.
+
+    Returns:
+        The questions, in file order.
+
+    Raises:
+        InputError: faults in a file, with file and line; all faults of a yaml file at once.
     """
     if kind_of(path) == "file":
         files = [path]
@@ -165,7 +172,7 @@ def _csv_bank(path: Path) -> list[tuple[BankQuestion, str]]:
 
 
 def _try_templates(question: BankQuestion, where: str) -> None:
-    """Render each template once with stand-in values, so that a typo is found before anything is built."""
+    """Render each template once with placeholder values, so that a typo is found before anything is built."""
     values = dict.fromkeys(("kind", "state", "noun", "region", "fact", "name", "verdict", "step"), "x")
     context = {**values, "parts": [{"noun": "x", "states": ["x"]}], "wrong": ["x"]}
     for name, text in (("ask", question.ask), ("answer", question.answer)):
@@ -173,7 +180,7 @@ def _try_templates(question: BankQuestion, where: str) -> None:
             if text is not None:
                 field = f"{where}: questions.{question.id}.{name}.{lang}"
                 if not render(text.get(lang), context, field).strip():
-                    raise InputError("the text is empty", field, "write something there")
+                    raise InputError("the text is empty", field, "write a text")
 
 
 @lru_cache(maxsize=1)
@@ -190,7 +197,16 @@ def _template(source: str) -> jinja2.Template:
 
 
 def render(source: str, values: Mapping[str, Any], where: str = "template") -> str:
-    """A template with its values, in a sandbox. Raises InputError when it is broken or uses an unknown value."""
+    """Render a template in a sandbox.
+
+    Args:
+        source: the Jinja template.
+        values: the values that it may use.
+        where: file and field, for messages.
+
+    Raises:
+        InputError: the template is broken or uses an unknown value.
+    """
     import jinja2
 
     try:

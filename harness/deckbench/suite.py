@@ -1,4 +1,4 @@
-"""Suites: models x curricula x tasks x pools, as yaml. This module only reads and checks them."""
+"""Suites: models x curricula x tasks x pools, as yaml. Reads and checks them; `pipeline` runs them."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class DataSpec(Strict):
 
 
 class TestSpec(Strict):
-    """A dataset whose test part is asked. `condition` names the board's column: same distribution, shifted ..."""
+    """A dataset whose test part is evaluated. `condition` names the board's column: same distribution, shifted ..."""
 
     data: str
     condition: str = Field(default="same distribution", max_length=60)
 
 
 class TrainSpec(Strict):
-    """One training stage. data: names with optional weights (`S1:0.3`); init: the curriculum it goes on from."""
+    """One training stage. data: names with optional weights (`S1:0.3`); init: the curriculum it continues."""
 
     data: list[str] = Field(min_length=1)
     init: str | None = None
@@ -68,7 +68,7 @@ class TrainSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """A model and the curricula it is taken through; `base` is the model as it comes.
+    """A model and its curricula; `base` is the model without training.
 
     config: curriculum -> training settings of this model, on top of the stage's.
     """
@@ -79,7 +79,7 @@ class ModelSpec(Strict):
 
 
 class BenchSpec(Strict):
-    """Latency measurement: which test data is asked, for how long at least."""
+    """Latency measurement: datasets, and the minimum time per question kind in seconds."""
 
     data: list[str]
     min_seconds: float = Field(default=3.0, gt=0)
@@ -151,19 +151,29 @@ class Suite(Strict):
 
 
 def split_weight(text: str) -> tuple[str, float]:
-    """`S1:0.3` -> ("S1", 0.3); `S1` -> ("S1", 1.0). Raises ValueError."""
+    """`S1:0.3` -> ("S1", 0.3); `S1` -> ("S1", 1.0). Raises ValueError for what is no weight above 0."""
     name, colon, weight = text.partition(":")
-    value = float(weight) if colon else 1.0
-    if not value > 0:
-        raise ValueError(f"the weight in {text!r} must be above 0")
+    try:
+        value = float(weight) if colon else 1.0
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"the weight in {text!r} must be a number above 0")
     return name, value
 
 
 def load_suite(ref: str) -> tuple[Suite, Path]:
-    """A suite by path, or an embedded one, and its file. Raises InputError.
+    """Read a suite.
 
-    Embedded ones are found by name (`demo`, `smoke`) or as `tasks/suites/NAME.yaml` from any folder; another path that
-    is not there is an error, never the embedded suite of the same name.
+    Args:
+        ref: path of a yaml file; or an embedded suite, by name (`demo`, `smoke`) or as `tasks/suites/NAME.yaml` from
+            any folder. Another path that does not exist is never taken for the embedded suite of that name.
+
+    Returns:
+        The suite and its file.
+
+    Raises:
+        InputError: no such suite, or faults in it: all of them, each with file and line.
     """
     path = Path(ref)
     embedded = tasks_folder() / "suites"

@@ -1,8 +1,8 @@
 """Tasks: their schema, finding and loading them, and the version lock of what lies in `tasks/`.
 
-A task asks the questions of a bank (`questions.py`) with the words of an ontology (`ontology.py`). It is a folder of
-yaml; nothing here knows a task by name. What stages do differently is declared in `task.yaml`
-(`picture: crop | box | frame`, question bank, options) and interpreted by `deckbench.build`.
+A task combines a question bank (`questions.py`) with an ontology (`ontology.py`). It is a folder of yaml; no code
+knows a task by name. What stages do differently is declared in `task.yaml` (`picture: crop | box | frame`, question
+bank, options) and interpreted by `deckbench.build`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TASK_FILE = "task.yaml"
 LOCK_FILE = "versions.lock"
 SEE = "see docs/tasks.md"
 REF = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)@(?P<version>[0-9]+)$")
-# Options that only say how much is made, not what: they do not change the task's name.
+# Options that limit how many samples are made, not which: they do not change the task's name.
 LIMITS = frozenset(
     {
         "max_train",
@@ -46,16 +46,14 @@ LIMITS = frozenset(
 class Options(Strict):
     """Task options: defaults here, then the task's own, then the caller's.
 
-    max_train, max_val, max_test: most samples in a part (one language). per_class_*: most crops of a class.
-    max_boxes_per_frame: most crops or drawn boxes from one frame. questions_per_picture: verdict questions asked about
-    one drawn box (the phrasings take turns). kind_share: part of the drawn boxes also asked "which of these is it".
-    box_style: `plain` draws every box alike; `source-lab` draws anomalies red and others green (it leaks the answer).
-    box_margin: least and most random margin around the label's box, as part of its size, plus 3 to 11
-    pixels of a frame 704 wide.
-    box_width: line width in
-    pixels of a frame 704 wide. rotate_degrees, speckle: random rotation (up to so many
-    degrees) and multiplicative noise (standard deviation) of training crops. scene_counts: numbers in descriptions.
-    presence: when presence and place are asked (`auto`: for an ontology that judges nothing).
+    max_train, max_val, max_test: maximum samples in a part (per language). per_class_*: maximum crops of a class.
+    max_boxes_per_frame: maximum crops or drawn boxes from one frame. questions_per_picture: verdict questions about
+    one drawn box (the phrasings alternate). kind_share: fraction of the drawn boxes that also get "which of these is
+    it". box_style: `plain` draws every box alike; `source-lab` draws anomalies red and others green (it leaks the
+    answer). box_margin: minimum and maximum random margin around the label's box, as a fraction of its size, plus 3 to
+    11 pixels of a frame 704 wide. box_width: line width in pixels of a frame 704 wide. rotate_degrees, speckle:
+    maximum random rotation (degrees) and multiplicative noise (standard deviation) of training crops. scene_counts:
+    numbers in descriptions. presence: when presence and place are asked (`auto`: for an ontology without verdicts).
     """
 
     max_train: int | None = Field(default=None, ge=1)
@@ -79,7 +77,7 @@ class Options(Strict):
     def margin_in_order(self) -> Options:
         low, high = self.box_margin
         if not 0 <= low <= high <= 2:
-            raise ValueError("box_margin: two numbers, 0 <= least <= most <= 2")
+            raise ValueError("box_margin: two numbers, 0 <= minimum <= maximum <= 2")
         return self
 
     def most(self, split: str) -> int | None:
@@ -91,14 +89,14 @@ class Options(Strict):
 
 
 class PromptSpec(Strict):
-    """How a question is put. choice: from question, option_a, option_b; step: the line before it."""
+    """Prompt templates. choice: from question, option_a, option_b; step: the line before it."""
 
     choice: Text
     step: Text
 
 
 class MetricSpec(Strict):
-    """What a score's headline is, and what it is broken down by."""
+    """The headline metric of a score, and the columns that it is broken down by."""
 
     headline: str
     positive: str | None = None
@@ -106,7 +104,7 @@ class MetricSpec(Strict):
 
 
 class TaskSpec(Strict):
-    """`task.yaml`."""
+    """Schema of `task.yaml`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     version: int = Field(ge=1)
@@ -125,7 +123,7 @@ class Task:
     """A task ready to build: definition, ontology, questions and options.
 
     ref: `name@version`, with `+hash8` when ontology, questions or options are not the published ones. content_hash:
-    sha256 over everything that decides what is asked.
+    sha256 over everything that decides the samples.
     """
 
     ref: str
@@ -146,7 +144,7 @@ class Task:
 
 
 def hash_texts(folder: Path) -> str:
-    """sha256 over the names and contents of a folder's files; line ends do not matter."""
+    """sha256 over the names and contents of a folder's files; line endings do not matter."""
     files = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -156,7 +154,7 @@ def hash_texts(folder: Path) -> str:
 
 
 def published() -> dict[str, Path]:
-    """Every published task: `name@version` -> folder."""
+    """Published tasks: `name@version` -> folder."""
     found = {}
     for path in sorted(tasks_folder().glob(f"*/v*/{TASK_FILE}")):
         if path.parent.name[1:].isdigit():
@@ -171,7 +169,7 @@ def read_lock() -> dict[str, str]:
 
 
 def lock_entries() -> dict[str, str]:
-    """What versions.lock must hold for the tasks as they are now."""
+    """The entries of versions.lock for the tasks as they are now."""
     entries = {ref: hash_texts(folder) for ref, folder in published().items()}
     for path in sorted((tasks_folder() / "ontology").glob("*.yaml")):
         content = path.read_bytes().replace(b"\r\n", b"\n")
@@ -187,7 +185,7 @@ def write_lock() -> None:
 
 
 def find_task(ref: str) -> Path:
-    """The folder of `name@version`, or of a path to a task folder of one's own. Raises InputError."""
+    """The folder of `name@version`, or a path to a lab's own task folder. Raises InputError."""
     known = published()
     if ref in known:
         return known[ref]
@@ -211,10 +209,19 @@ def load_task(
     qa: Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Task:
-    """A task with its ontology, question bank and options, all checked.
+    """Load a task with its ontology, question bank and options, all checked.
 
-    ontology, qa: a lab's own instead of the published ones. options: over the task's own. What is not as published
-    shows in `Task.ref` as `+hash8`. Raises InputError.
+    Args:
+        ref: `name@version` of a published task, or the path of a task folder.
+        ontology: a lab's own ontology, by name or path, instead of the task's.
+        qa: a lab's own question bank (file or folder) instead of the task's.
+        options: options that replace the task's.
+
+    Returns:
+        The task; `Task.ref` ends with `+hash8` where anything is not as published.
+
+    Raises:
+        InputError: nothing is found, or faults in one of the files: all of them, each with file and line.
     """
     folder = find_task(ref)
     path = folder / TASK_FILE
@@ -223,8 +230,8 @@ def load_task(
     name = f"{spec.name}@{spec.version}"
     bank_path = folder / spec.questions
     default_bank = load_bank(bank_path)
-    beside = folder / f"{spec.ontology}.yaml"
-    default_ontology = load_ontology(beside if kind_of(beside) == "file" else spec.ontology)
+    own_file = folder / f"{spec.ontology}.yaml"
+    default_ontology = load_ontology(own_file if kind_of(own_file) == "file" else spec.ontology)
     default_options = document.check(Options, SEE, at=("options",)) if spec.options else Options()
 
     own_ontology = load_ontology(ontology) if ontology is not None else default_ontology
@@ -254,7 +261,7 @@ def load_task(
 
 
 def _identity(spec: TaskSpec, ontology: Ontology, bank: Bank, options: Options) -> dict[str, Any]:
-    """Everything that decides what is asked, as plain data."""
+    """Everything that decides the samples, as plain data."""
     kept = {key: value for key, value in options.model_dump(mode="json").items() if key not in LIMITS}
     return {
         "spec": spec.model_dump(mode="json", exclude={"options"}),
