@@ -49,21 +49,21 @@ def make_dataset(folder: Path, frames: int, questions: int) -> Path:
 
 def epochs_of(model: str, data: Path, out: Path, frames: int, settings: dict[str, Any]) -> tuple[Seconds, str]:
     """Seconds of each epoch of one training, and its adapter's content hash."""
-    from deckbench.train.trainer import Watch
+    from deckbench.train.trainer import TrainingCallback
 
     times: list[tuple[float, float]] = []
-    step_end, train_begin = Watch.on_step_end, Watch.on_train_begin
+    step_end, train_begin = TrainingCallback.on_step_end, TrainingCallback.on_train_begin
 
-    def clocked(self: Watch, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def clocked(self: TrainingCallback, args: Any, state: Any, control: Any, **given: Any) -> None:
         times.append((time.perf_counter(), time.process_time()))
         if state.global_step:
             step_end(self, args, state, control, **given)
 
-    Watch.on_step_end = Watch.on_train_begin = clocked
+    TrainingCallback.on_step_end = TrainingCallback.on_train_begin = clocked
     try:
         made = train(model=model, data=data, out=out, overrides=settings)
     finally:
-        Watch.on_step_end, Watch.on_train_begin = step_end, train_begin
+        TrainingCallback.on_step_end, TrainingCallback.on_train_begin = step_end, train_begin
     edges = times[:: frames // BATCH]
     return [(end[0] - start[0], end[1] - start[1]) for start, end in pairwise(edges)], made.content_hash
 

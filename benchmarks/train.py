@@ -76,7 +76,7 @@ def deckbench_side(wish: Wish) -> Measured:
     from deckbench.train import train, trainer
 
     clock = Clock()
-    real = trainer.Watch.on_step_end
+    real = trainer.TrainingCallback.on_step_end
 
     def spy(self: Any, *given: Any, **named: Any) -> None:
         clock.read()
@@ -85,14 +85,14 @@ def deckbench_side(wish: Wish) -> Measured:
     settings = asdict(wish)
     model, data, seed, steps = (settings.pop(name) for name in ("model", "data", "seed", "steps"))
     settings |= {"max_steps": steps, "log_every": 1, "save_every": steps, "schedule": "cosine", "dropout": 0.0}
-    trainer.Watch.on_step_end = spy
+    trainer.TrainingCallback.on_step_end = spy
     try:
         with tempfile.TemporaryDirectory() as folder:
             made = train(model=model, data=data, out=Path(folder) / "adapter", overrides=settings, seed=seed)
             with (made.path / "curve.csv").open(newline="") as table:
                 loss = [float(row["loss"]) for row in csv.DictReader(table)]
     finally:
-        trainer.Watch.on_step_end = real
+        trainer.TrainingCallback.on_step_end = real
     return Measured(loss, clock.wall, clock.cpu)
 
 
@@ -246,7 +246,7 @@ def main() -> None:
         wish = Wish(data=data, **{name: getattr(args, name) for name in names})
         asked = [len(step) for step in planned(wish)]
         print(
-            f"{wish.model}, {wish.steps} steps of {wish.batch} pictures ({sum(asked) / wish.steps:.0f} questions), "
+            f"{wish.model}, {wish.steps} steps of {wish.batch} images ({sum(asked) / wish.steps:.0f} questions), "
             f"{wish.precision}, {wish.threads} threads, {wish.workers} loading processes; "
             f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
         )

@@ -29,8 +29,8 @@ from deckbench.models.auto.network import language_linears, learn_answers
 from deckbench.models.auto.prompt import Prompter
 from deckbench.models.load import Blind, load_model, model_identity
 from deckbench.models.loss import IGNORE
+from deckbench.train import train
 from deckbench.train.merge import merge
-from deckbench.train.run import train
 from tests.models import auto_video_small
 from tests.models.auto_small import ASK, MAKE, save_small
 from tests.models.models_helpers import edit_json, edit_weights

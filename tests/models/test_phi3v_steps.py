@@ -15,8 +15,8 @@ from deckbench.answer import Question
 from deckbench.errors import InputError
 from deckbench.infer.predict import infer
 from deckbench.models.load import load_model
+from deckbench.train import train
 from deckbench.train.merge import merge
-from deckbench.train.run import train
 from tests.models.phi3v_small import make_phi
 
 ASK = "Which colour?\nA. red\nB. blue\nAnswer with A or B only."

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deckbench.errors import InputError
-from deckbench.train.data import Broken, Collate, Item, PictureCache, Plan, shuffled, training_items
+from deckbench.train.data import Collate, ImageCache, Item, LoadFailure, Plan, shuffled, training_items
 from tests.train import micro_world
 
 
@@ -126,7 +126,7 @@ def test_cache_stays_below_its_limit(tmp_path: Path) -> None:
         opened.append(path)
         return Image.new("RGB", (10, 10), (len(opened), 0, 0))
 
-    cache = PictureCache(opener, lambda picture: picture, 700)  # two of 300 bytes
+    cache = ImageCache(opener, lambda picture: picture, 700)  # two of 300 bytes
     for name in "abab":
         cache.get(Path(name))
     assert opened == [Path("a"), Path("b")]
@@ -141,9 +141,9 @@ def test_an_error_can_leave_a_loading_process() -> None:
     def opener(path: Path) -> Image.Image:
         raise InputError("not a picture", path, "replace it")
 
-    collate = Collate(lambda items: {}, PictureCache(opener, lambda picture: picture, 0))
+    collate = Collate(lambda items: {}, ImageCache(opener, lambda picture: picture, 0))
     broken = collate([[Item(Path("x.png"), ())]])
-    assert pickle.loads(pickle.dumps(broken)) == Broken("not a picture", "x.png", "replace it")  # noqa: S301
+    assert pickle.loads(pickle.dumps(broken)) == LoadFailure("not a picture", "x.png", "replace it")  # noqa: S301
 
 
 def test_loss_is_on_the_answer_and_its_stop_token_only(model: Path, data: Path) -> None:

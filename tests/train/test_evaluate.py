@@ -14,7 +14,7 @@ from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.train import checkpoint, train
 from deckbench.train.config import TrainConfig, read_source, settle
-from deckbench.train.evaluate import History, Tally, make_exam, tally
+from deckbench.train.evaluate import EvalCounts, History, count_answers, make_eval_set
 from deckbench.train.lora import WEIGHTS
 from tests.train import micro_world
 
@@ -102,10 +102,10 @@ def test_killed_and_resumed(go: Callable[..., artifact.Manifest], settings: dict
 def test_shares_add_up(model: Path, data: Path) -> None:
     from deckbench.models.load import load_model
 
-    loaded, exam = load_model(str(model)), make_exam(data, limit=None, seed=0)
-    whole = tally(loaded, exam)
-    assert whole == sum((tally(loaded, exam, (part, 3)) for part in range(3)), Tally())
-    assert sum(whole.asked) == exam.samples == 20
+    loaded, eval_set = load_model(str(model)), make_eval_set(data, limit=None, seed=0)
+    whole = count_answers(loaded, eval_set)
+    assert whole == sum((count_answers(loaded, eval_set, (part, 3)) for part in range(3)), EvalCounts())
+    assert sum(whole.total) == eval_set.samples == 20
 
 
 def test_processes_evaluate_what_one_does(go: Callable[..., artifact.Manifest]) -> None:
@@ -116,7 +116,7 @@ def test_processes_evaluate_what_one_does(go: Callable[..., artifact.Manifest]) 
 
 def test_a_limit_draws_by_seed(data: Path) -> None:
     ids = [
-        [sample.id for group in make_exam(data, limit=limit, seed=seed).pictures for sample in group]
+        [sample.id for group in make_eval_set(data, limit=limit, seed=seed).pictures for sample in group]
         for limit, seed in ((5, 0), (5, 0), (5, 1), (20, 0), (1000, 0))
     ]
     assert ids[0] == ids[1] == ids[3][:5] != ids[2]
@@ -141,24 +141,26 @@ def test_the_metric_is_the_stages(tmp_path: Path) -> None:
         "other": {"task": "somebody's"},
         "open": {"kinds": ("open",)},
     }
-    exams = {
-        name: make_exam(rewritten(tmp_path / name, **fields), limit=None, seed=0) for name, fields in cases.items()
+    eval_sets = {
+        name: make_eval_set(rewritten(tmp_path / name, **fields), limit=None, seed=0) for name, fields in cases.items()
     }
-    assert [exam.metric for exam in exams.values()] == [*["balanced_accuracy"] * 2, *["accuracy"] * 3]
-    assert {sample.kind for group in exams["open"].pictures for sample in group} == {"open"}
-    assert {sample.kind for group in exams["guided"].pictures for sample in group} == {"choice"}
+    assert [eval_set.metric for eval_set in eval_sets.values()] == [*["balanced_accuracy"] * 2, *["accuracy"] * 3]
+    assert {sample.kind for group in eval_sets["open"].pictures for sample in group} == {"open"}
+    assert {sample.kind for group in eval_sets["guided"].pictures for sample in group} == {"choice"}
 
 
 def test_balanced_accuracy_is_the_mean_of_both_sides() -> None:
-    counted = Tally((9, 1), (10, 2)) + Tally((0, 0), (0, 2))
+    counted = EvalCounts((9, 1), (10, 2)) + EvalCounts((0, 0), (0, 2))
     assert counted.value("balanced_accuracy") == pytest.approx((0.9 + 0.25) / 2)
     assert counted.value("accuracy") == pytest.approx(10 / 14)
-    assert Tally((3, 0), (4, 0)).value("balanced_accuracy") == 0.75
+    assert EvalCounts((3, 0), (4, 0)).value("balanced_accuracy") == 0.75
 
 
 def test_an_equal_value_is_no_better_one() -> None:
     history = History()
-    found = [history.add(step, "accuracy", Tally((right, 0), (4, 0))) for step, right in enumerate((1, 1, 2, 1, 2))]
+    found = [
+        history.add(step, "accuracy", EvalCounts((right, 0), (4, 0))) for step, right in enumerate((1, 1, 2, 1, 2))
+    ]
     assert found == [True, False, True, False, False]
     assert (history.best, history.bad) == (0.5, 2)
     other = History()

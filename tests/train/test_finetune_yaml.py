@@ -201,7 +201,7 @@ def test_it_trains_the_language_model_alone(
     made = train(model=str(model), data=data, out=tmp_path / "first", config=path, overrides={"threads": 1})
     layers = {name.split(".lora_")[0].rpartition("layers.")[2] for name in load_file(made.path / lora.WEIGHTS)}
     assert layers == {f"{layer}.self_attn.{part}_proj" for layer in (0, 1) for part in "qkv"}
-    told = [line for line in capsys.readouterr().err.splitlines() if "mean nothing here" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "have no effect here" in line]
     assert len(told) == 1 and all(key in told[0] for key in NOTHING)
     assert made.observed["config"] == {"file": "lora.yaml", "ignored": NOTHING}
     assert made.content["params"]["targets"] == ["query_key_value"]

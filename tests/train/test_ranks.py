@@ -19,7 +19,7 @@ import pytest
 
 from deckbench.errors import InputError, OutsideError
 from deckbench.train import launch, zero
-from deckbench.train.ranks import Ranks, Sign, from_environment, parse_sign
+from deckbench.train.ranks import Heartbeat, Ranks, from_environment, parse_heartbeat
 from tests.train import micro_world
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -83,7 +83,7 @@ def test_two_ranks_learn_as_one_process(bench: Bench, sharding: tuple[str, ...])
     same = ("max_steps=8", "log_every=1", "accumulate=2", "lr=0.02")
     bench.run("one", *same, "batch=4", "threads=1")
     said = bench.run("two", *same, "batch=2", *sharding, options=("--nproc", "2"))
-    assert "8 steps of 8 pictures (batch 2 x accumulate 2 x 2 ranks)" in said
+    assert "8 steps of 8 images (batch 2 x accumulate 2 x 2 ranks)" in said
     one, two = bench.curve("one"), bench.curve("two")
     assert len(one) == len(two) == 8 and one[0]["loss"] - one[-1]["loss"] > 0.5
     for first, second in zip(one, two, strict=True):
@@ -125,7 +125,7 @@ def test_a_hanging_rank_ends_the_job_and_it_goes_on(bench: Bench) -> None:
     ranks = psutil.Process(process.pid).children()
     said = process.communicate(timeout=120)[1]
     assert time.monotonic() - stopped < 15 + 5 and process.returncode == OutsideError.exit_code  # ends within 15
-    assert "gave no sign of life for" in said and "the last checkpoint is of step 8" in said
+    assert "sent no heartbeat for" in said and "the last checkpoint is of step 8" in said
     assert not [rank for rank in ranks if rank.is_running()]
     bench.run("cut", *LONG, "rank_timeout=30", options=("--nproc", "2", "--resume"))
     assert bench.weights("cut") == bench.weights("whole")
@@ -175,39 +175,39 @@ def test_one_ranks_broken_picture_is_one_message(bench: Bench, tmp_path: Path) -
 
 
 def test_where_ranks_are_asked_for() -> None:
-    assert launch.asked_places(gpus=None, nproc=None) is None
-    assert launch.asked_places(gpus=None, nproc=1) is None
-    assert launch.asked_places(gpus=None, nproc=3) == launch.Places(3)
-    assert launch.asked_places(gpus=None, nproc=1, nnodes=2, rendezvous="a:1") == launch.Places(1, (), 2, "a:1")
+    assert launch.parse_places(gpus=None, nproc=None) is None
+    assert launch.parse_places(gpus=None, nproc=1) is None
+    assert launch.parse_places(gpus=None, nproc=3) == launch.Places(3)
+    assert launch.parse_places(gpus=None, nproc=1, nnodes=2, rendezvous="a:1") == launch.Places(1, (), 2, "a:1")
     for wrong, what in (
         ({"gpus": "0", "nproc": 2}, "not both"),
         ({"gpus": "0,x", "nproc": None}, "no list of GPUs"),
-        ({"gpus": "1,1", "nproc": None}, "stands twice"),
+        ({"gpus": "1,1", "nproc": None}, "listed twice"),
         ({"gpus": "99", "nproc": None}, "no GPU is here|this machine has"),
-        ({"gpus": None, "nproc": 2, "nnodes": 2}, "where to meet"),
+        ({"gpus": None, "nproc": 2, "nnodes": 2}, "need a rendezvous"),
     ):
         with pytest.raises(InputError, match=what):
-            launch.asked_places(**wrong)
+            launch.parse_places(**wrong)
 
 
 def test_a_sign_of_life_is_read_whole_or_not() -> None:
-    sign = Sign(5, 17, "count of tokens", 12.25)
-    assert parse_sign(sign.text()) == sign
-    assert [parse_sign(sign.text()[:end]) for end in (0, 3, 9, -1)] == [None] * 4
+    sign = Heartbeat(5, 17, "token count", 12.25)
+    assert parse_heartbeat(sign.text()) == sign
+    assert [parse_heartbeat(sign.text()[:end]) for end in (0, 3, 9, -1)] == [None] * 4
 
 
 def test_the_rank_that_others_wait_for_is_named(tmp_path: Path) -> None:
     watch = launch.HangWatch(tmp_path, limit_s=10)
     watch.last = {
-        0: Sign(1, 7, "forward and backward pass", 100.5),
-        1: Sign(2, 7, "reading of pictures", 100.0),
-        2: Sign(3, 7, "forward and backward pass", 100.6),
+        0: Heartbeat(1, 7, "forward and backward pass", 100.5),
+        1: Heartbeat(2, 7, "image loading", 100.0),
+        2: Heartbeat(3, 7, "forward and backward pass", 100.6),
     }
     alive = dict.fromkeys(watch.last, 0.1)
     assert watch.find(alive, now=105.0) == {}
-    assert watch.find({**alive, 2: 11.0}, now=105.0) == {2: "gave no sign of life for 11 s"}
-    assert watch.find(alive, now=111.0) == {1: "stood in the reading of pictures for 11 s"}
-    watch.last[0].step = 0  # still loading: only signs of life count
+    assert watch.find({**alive, 2: 11.0}, now=105.0) == {2: "sent no heartbeat for 11 s"}
+    assert watch.find(alive, now=111.0) == {1: "was stuck in image loading for 11 s"}
+    watch.last[0].step = 0  # still loading: only heartbeats count
     assert watch.find(alive, now=111.0) == {}
 
 
@@ -217,7 +217,7 @@ def test_what_ended_a_job(tmp_path: Path) -> None:
         return SimpleNamespace(exitcode=code, local_rank=local, error_file_data=data)
 
     watch = launch.HangWatch(tmp_path, limit_s=10)
-    watch.last = {0: Sign(1, 7, "checkpoint", 1.0)}
+    watch.last = {0: Heartbeat(1, 7, "checkpoint", 1.0)}
     (tmp_path / "0/0").mkdir(parents=True)
     (tmp_path / "0/0/stderr.log").write_text("Traceback\nKeyError: 3\n")
 
@@ -235,10 +235,10 @@ def test_what_ended_a_job(tmp_path: Path) -> None:
 def test_without_a_launcher_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     alone = from_environment()
-    assert (alone.number, alone.world, alone.first) == (0, 1, True)
-    assert alone.gather("x") == ["x"] and alone.total(3, 4) == [3, 4]
-    alone.wait()
-    assert not Ranks(number=1, world=2).first
+    assert (alone.number, alone.world, alone.is_main) == (0, 1, True)
+    assert alone.gather("x") == ["x"] and alone.sum(3, 4) == [3, 4]
+    alone.barrier()
+    assert not Ranks(number=1, world=2).is_main
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from deckbench import artifact
 from deckbench.errors import DeckBenchError, InputError, OutsideError
-from deckbench.train import checkpoint, lora, run, train
+from deckbench.train import checkpoint, lora, step, train
 from deckbench.train.config import TrainConfig
 from tests.train import micro_world
 
@@ -126,12 +126,12 @@ def test_a_dead_helper_can_be_resumed(go: Callable[..., artifact.Manifest], tmp_
 
     whole = go("whole", **SHARED)
     with pytest.MonkeyPatch.context() as patch:
-        real = parallel.add_up
+        real = parallel.sum_gradients
 
         def dying(batches: Any, indices: Any, *rest: Any, **named: Any) -> Any:
             return real(batches, indices, *rest, **named) if indices[0] < 15 else os._exit(1)
 
-        patch.setattr(parallel, "add_up", dying)
+        patch.setattr(parallel, "sum_gradients", dying)
         with pytest.raises(OutsideError, match="a training process died") as caught:
             go(**SHARED)
     assert caught.value.exit_code == 3
@@ -149,9 +149,9 @@ KILLS = {
     "inside the second checkpoint": (checkpoint.artifact, "fsync_path", 10, False),
     "before the last checkpoint": (checkpoint, "write", 3, False),
     "after the last checkpoint": (checkpoint, "write", 3, True),
-    "before the adapter is there": (run, "publish", 1, False),
+    "before the adapter is there": (step, "publish", 1, False),
     "while the adapter is written": (lora, "config_json", 1, False),
-    "after the adapter is there": (run, "publish", 1, True),
+    "after the adapter is there": (step, "publish", 1, True),
 }
 
 
@@ -207,7 +207,7 @@ def test_a_broken_checkpoint_is_not_resumed_from(
     state = tmp_path / "out.partial/checkpoint-10/state.pt"
     state.write_bytes(state.read_bytes()[:-100])
     assert go(resume=True).content_hash == whole.content_hash
-    assert "going on from step 5 of 12" in capsys.readouterr().err
+    assert "resuming from step 5 of 12" in capsys.readouterr().err
 
 
 def test_a_pickle_in_a_checkpoint_is_not_run(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:

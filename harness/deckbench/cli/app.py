@@ -57,9 +57,9 @@ def options(
 
 def left_to_launcher(error: DeckBenchError) -> bool:
     """In a rank of `train`: leave the error to the launcher, which says it once."""
-    from deckbench.train.launch import leave_word
+    from deckbench.train.launch import report_error
 
-    return leave_word(error)
+    return report_error(error)
 
 
 def verb_of(words: list[str]) -> str:

@@ -66,13 +66,13 @@ def train(
     from deckbench.train import train as run_train
     from deckbench.train import train_in_ranks
     from deckbench.train.config import config_of
-    from deckbench.train.launch import asked_places
+    from deckbench.train.launch import parse_places
 
     settings = [*(settings or []), *([] if feature_cache is None else [f"feature_cache={feature_cache}"])]
     overrides = parse_settings(settings)
     config = config or config_of(model)
     assert out is not None  # `default_adapter` has filled it in
-    ranks = asked_places(gpus=gpus, nproc=nproc, nnodes=nnodes, rendezvous=rendezvous)
+    ranks = parse_places(gpus=gpus, nproc=nproc, nnodes=nnodes, rendezvous=rendezvous)
     if ranks is not None:
         command = ["train", "--model", model, "--data", str(data), "--out", str(out), "--seed", str(seed)]
         command += [] if init is None else ["--init", str(init)]

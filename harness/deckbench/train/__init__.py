@@ -1,5 +1,5 @@
-"""LoRA fine-tuning: datasets to adapters, killed and resumed without a trace."""
+"""LoRA fine-tuning: datasets to adapters; crash-safe and resumable."""
 
-from deckbench.train.run import train, train_in_ranks
+from deckbench.train.step import train, train_in_ranks
 
 __all__ = ["train", "train_in_ranks"]

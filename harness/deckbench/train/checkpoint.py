@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: written aside, sealed with hashes, fsynced, renamed.
+"""Checkpoints that are complete or absent: written aside, checksummed, fsynced, renamed.
 
 Layout, inside the folder of the unfinished run: `checkpoint-<step>/` with files and `seal.json`
-({"step": int, "files": {name: {"sha256", "size"}}}). A folder without a fitting seal is never resumed from.
+({"step": int, "files": {name: {"sha256", "size"}}}). A folder whose seal does not match is never resumed from.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def write(folder: Path, step: int, files: Mapping[str, bytes]) -> Path:
         (aside / SEAL).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
         artifact.fsync_path(aside / SEAL)
         artifact.fsync_path(aside)
-        shutil.rmtree(place, ignore_errors=True)  # only ever a damaged one that was passed over
+        shutil.rmtree(place, ignore_errors=True)  # only ever a damaged one that was skipped
         aside.rename(place)
         artifact.fsync_path(folder)
     except OSError as error:
@@ -61,7 +61,7 @@ def write(folder: Path, step: int, files: Mapping[str, bytes]) -> Path:
         raise OutsideError(
             f"cannot write the checkpoint of step {step}: {error.strerror}",
             folder,
-            "free some disk space, then run again with --resume: the last good checkpoint is kept",
+            "free disk space, then rerun with --resume; the last good checkpoint is kept",
         ) from error
     for old in all_of(folder)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -69,7 +69,7 @@ def write(folder: Path, step: int, files: Mapping[str, bytes]) -> Path:
 
 
 def is_good(checkpoint: Path) -> bool:
-    """Does the seal fit every file? A torn, edited or unsealed checkpoint is not good."""
+    """Whether the seal matches every file; a torn or edited checkpoint is not good."""
     try:
         seal = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
         files = artifact.list_files(checkpoint)
@@ -80,13 +80,13 @@ def is_good(checkpoint: Path) -> bool:
 
 
 def latest_good(folder: Path) -> Path | None:
-    """The newest checkpoint whose seal fits, or None. Says which ones are passed over, and removes them."""
+    """The newest checkpoint whose seal matches, or None. Damaged ones are reported and removed."""
     for leftover in folder.glob(".checkpoint-*.aside"):
         if _ASIDE.fullmatch(leftover.name):
             shutil.rmtree(leftover, ignore_errors=True)
     for checkpoint in all_of(folder):
         if is_good(checkpoint):
             return checkpoint
-        say(f"passing over a damaged checkpoint: {checkpoint.name}")
+        say(f"skipping a damaged checkpoint: {checkpoint.name}")
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None

@@ -1,4 +1,4 @@
-"""What a training run may be told: one flat schema, every value overridable."""
+"""Settings of a training run: one flat schema, every value overridable."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from deckbench.train import finetune_yaml
 from deckbench.yamlfile import Document, kind_of, read_document
 
 CONFIGS = Path(__file__).parent / "configs"
-# How a run is carried out, not what it computes: never part of the adapter's identity.
+# How a run is executed, not what it computes: never part of the adapter's identity.
 EXECUTION = frozenset({"workers", "threads", "cache_mb", "feature_cache", "rank_timeout"})
-# What `init` decides unless the config says it, in which case both must agree.
+# Taken from `init`; where the config sets them too, both must agree.
 ADAPTER_SHAPE = ("rank", "alpha", "dropout", "vision", "targets")
-# What runs without them never had: said in an adapter's identity only where it is not so.
+# In an adapter's identity only where they are set: earlier adapters were made without them.
 UNLESS_SET: dict[str, Any] = {
     "targets": None,
     "deepspeed": None,
@@ -34,53 +34,59 @@ UNLESS_SET: dict[str, Any] = {
 
 
 class TrainConfig(Strict):
-    """Settings of one LoRA training. A picture with all its questions is one item; `batch` counts pictures.
+    """Settings of one LoRA training. An image with all its questions is one item; `batch` counts images.
 
-    The run is `max_steps` optimizer steps long, or as many as `epochs` passes over the pictures need. One step takes
-    `batch` x `accumulate` pictures of each rank; the loss is the mean over all their answer tokens.
+    The run is `max_steps` optimizer steps long, or as many as `epochs` passes over the images need. One step takes
+    `batch` x `accumulate` images of each rank; the loss is the mean over all their answer tokens.
     """
 
     rank: int = Field(default=16, ge=1, le=1024)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     vision: Literal["train", "absent"] = Field(
-        default="train", description="LoRA on the vision tower: trained, or not there"
+        default="train", description="LoRA on the vision tower: trained, or absent"
     )
     targets: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="names of the layers that get adapters; null: all linear layers"
     )
     epochs: float = Field(default=3.0, gt=0, le=10_000)
     max_steps: int | None = Field(default=None, ge=1)
-    batch: int = Field(default=8, ge=1, description="pictures per forward pass of each rank")
+    batch: int = Field(default=8, ge=1, description="images per forward pass of each rank")
     accumulate: int = Field(default=1, ge=1, description="forward passes per optimizer step")
-    questions: int | None = Field(default=None, ge=1, description="most questions per picture and pass")
-    group_by_length: bool = Field(default=False, description="pictures with as much text come into the same batch")
+    questions: int | None = Field(default=None, ge=1, description="maximum questions per image and epoch")
+    group_by_length: bool = Field(default=False, description="batches of images with about equally long texts")
     lr: float = Field(default=1e-3, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup: float = Field(default=0.05, ge=0, lt=1, description="part of all steps")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="fraction of all steps")
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     save_every: int = Field(default=100, ge=1, description="steps between checkpoints; the last two are kept")
     log_every: int = Field(default=10, ge=1, description="steps between rows of the learning curve")
     eval_every: int | None = Field(default=None, ge=1, description="steps between evaluations on val; null: none")
-    eval_limit: int | None = Field(default=None, ge=1, description="most samples of an evaluation; null: all of val")
+    eval_limit: int | None = Field(default=None, ge=1, description="maximum samples of an evaluation; null: all of val")
     patience: int | None = Field(
-        default=None, ge=1, description="evaluations without a better one before the run stops; null: never"
+        default=None, ge=1, description="early stopping after so many evaluations without improvement; null: never"
     )
-    keep_best: bool = Field(default=False, description="publish the best evaluated weights; so it is with patience")
-    precision: Literal["auto", "bf16", "float32"] = Field(default="auto", description="auto: bf16 on a GPU that has it")
+    keep_best: bool = Field(
+        default=False, description="publish the weights of the best evaluation; implied by patience"
+    )
+    precision: Literal["auto", "bf16", "float32"] = Field(
+        default="auto", description="auto: bf16 on a GPU that supports it"
+    )
     gradient_checkpointing: bool = False
-    processes: int = Field(default=1, ge=1, le=64, description="processes on one CPU that share every batch")
+    processes: int = Field(default=1, ge=1, le=64, description="CPU processes that share every batch")
     deepspeed: str | None = Field(default=None, description="zero2, zero3, or a DeepSpeed json file; needs ranks")
-    workers: int = Field(default=0, ge=0, le=256, description="processes that open pictures")
+    workers: int = Field(default=0, ge=0, le=256, description="processes that load images")
     threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; null: torch's own choice")
     cache_mb: int = Field(
-        default=512, ge=0, description="memory for decoded pictures or kept features, per loading process"
+        default=512, ge=0, description="memory for decoded images or cached features, in MiB per loading process"
     )
     feature_cache: Path | None = Field(
-        default=None, description="folder that keeps the features of frozen vision; null: they are made anew each time"
+        default=None, description="folder that caches the features of frozen vision; null: no cache"
     )
-    rank_timeout: float = Field(default=600.0, gt=0, description="seconds after which a silent rank ends the job")
+    rank_timeout: float = Field(
+        default=600.0, gt=0, description="seconds without a heartbeat after which the job is ended"
+    )
 
     @field_validator("targets")
     @classmethod
@@ -110,18 +116,18 @@ class TrainConfig(Strict):
         return self.keep_best or self.patience is not None
 
     def content(self) -> dict[str, Any]:
-        """The settings that decide the result, as plain JSON values."""
+        """The settings that decide the result, as JSON values."""
         values = self.model_dump(mode="json", exclude=set(EXECUTION))
         if self.max_steps is not None:
             del values["epochs"]
         return {name: value for name, value in values.items() if UNLESS_SET.get(name, ...) != value}
 
-    def steps(self, pictures: int, ranks: int = 1) -> int:
-        """Optimizer steps of a run over so many pictures."""
+    def steps(self, images: int, ranks: int = 1) -> int:
+        """Optimizer steps of a run over so many images."""
         if self.max_steps is not None:
             return self.max_steps
         per_step = self.batch * self.accumulate * ranks
-        return max(1, int(-(-self.epochs * pictures // per_step)))
+        return max(1, int(-(-self.epochs * images // per_step)))
 
 
 @dataclass(frozen=True)
@@ -154,14 +160,14 @@ class Source:
 
 
 def named_configs() -> list[str]:
-    """Names of the configs that come with the package."""
+    """Names of the packaged configs."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def config_of(model: str) -> Path | None:
-    """The packaged config for a model that was given none: of its own name, or of its family at true size.
+    """The packaged config for a model: of its name, or of its family at full size; None for any other.
 
-    None for any other, and for what is no model at all: loading it says so.
+    Also None for what is no model at all: loading it raises the error.
     """
     from deckbench.models.families import resolve
 
@@ -179,9 +185,16 @@ def config_of(model: str) -> Path | None:
 
 
 def read_source(path: Path | None) -> Source:
-    """Read a yaml config: a file of our settings or of the GLM-4 repository's, or the name of a packaged one.
+    """Read a yaml config.
 
-    Raises InputError with file and line when it cannot be read; what is wrong with its fields, `settle` says.
+    Args:
+        path: a file of our settings or the GLM-4 repository's `lora.yaml`, or the name of a packaged config.
+
+    Returns:
+        Its settings, not checked yet: `settle` raises the faults of the fields.
+
+    Raises:
+        InputError: it cannot be read at all, with file and line.
     """
     if path is None:
         return Source()

@@ -1,4 +1,4 @@
-"""What is trained on, in which order: pictures with all their questions, as a pure function of seed and step."""
+"""Training data in its order: images with all their questions, as a pure function of seed and step."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Item:
-    """One picture and its (question, answer) pairs, in file order."""
+    """One image and its (question, answer) pairs, in file order."""
 
     image: Path
     pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True)
-class Broken:
-    """An error on its way out of a loading process: torch cannot carry our exceptions across."""
+class LoadFailure:
+    """An error in a loading process, to be sent: torch cannot pickle our exceptions."""
 
     what: str
     where: str | None
@@ -39,7 +39,7 @@ class Broken:
     kind: type[DeckBenchError] = InputError
 
     @classmethod
-    def of(cls, error: DeckBenchError) -> Broken:
+    def of(cls, error: DeckBenchError) -> LoadFailure:
         """An error, ready to be sent."""
         return cls(error.what, error.where, error.fix, type(error))
 
@@ -49,9 +49,10 @@ class Broken:
 
 
 def training_items(dataset: Path) -> list[Item]:
-    """The train part of a dataset, one item per picture, in order of first appearance.
+    """The train part of a dataset, one item per image, in order of first appearance.
 
-    Raises InputError when there is no train part, it is empty, or a sample has no answer to learn.
+    Raises:
+        InputError: there is no train part, it is empty, or a sample has no answer to learn.
     """
     samples = read_samples(dataset, "train")
     where = dataset / "train.jsonl"
@@ -60,11 +61,11 @@ def training_items(dataset: Path) -> list[Item]:
     for sample in samples:
         if not sample.answer.strip():
             raise InputError(f"the sample {sample.id!r} has no answer to learn", where, "fix or remove this row")
-    return group_by_picture(samples)
+    return group_by_image(samples)
 
 
-def group_by_picture(samples: Sequence[Sample]) -> list[Item]:
-    """Samples that share a picture become one item."""
+def group_by_image(samples: Sequence[Sample]) -> list[Item]:
+    """Samples that share an image become one item."""
     pairs: dict[Path, list[Pair]] = {}
     for sample in samples:
         pairs.setdefault(sample.image, []).append((sample.question, sample.answer))
@@ -72,7 +73,7 @@ def group_by_picture(samples: Sequence[Sample]) -> list[Item]:
 
 
 def characters(item: Item) -> int:
-    """Characters of all its questions and answers: close enough to its tokens, and at no cost."""
+    """Characters of all its questions and answers: a free estimate of its tokens."""
     return sum(len(question) + len(answer) for question, answer in item.pairs)
 
 
@@ -104,10 +105,10 @@ def by_length(order: Sequence[int], lengths: Sequence[int], batch: int, head: in
 class Plan:
     """The whole run as one sequence of batches; batch `i` is a pure function of (items, seed, i).
 
-    The passes over the pictures are laid end to end and cut into batches, so every batch is full and a batch may hold
+    The passes over the images are laid end to end and cut into batches, so every batch is full and a batch may hold
     the end of one pass and the start of the next. Indexable (a torch map-style dataset): resuming at batch `i` opens
-    no picture of the batches before. part: (i, n), only the i-th of n shares (from 0) of every batch. group_by_length:
-    pictures whose questions and answers are about as long come into the same batch.
+    no image of the batches before. part: (i, n), only the i-th of n shares (from 0) of every batch. group_by_length:
+    images whose questions and answers are about as long come into the same batch.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class Plan:
         return chosen
 
 
-class Recent(Generic[Key, Value]):
+class LruCache(Generic[Key, Value]):
     """Values held up to a limit of bytes; the least recently used go first."""
 
     def __init__(self, limit: int) -> None:
@@ -185,8 +186,8 @@ class Recent(Generic[Key, Value]):
                 self.held -= freed
 
 
-class PictureCache:
-    """Opened pictures, shrunk to what the model sees, up to a limit of bytes.
+class ImageCache:
+    """Decoded images, shrunk to what the model sees, up to a limit of bytes.
 
     shrink: what the model's preprocessing does first (its result must pass through preprocessing unchanged).
     """
@@ -194,7 +195,7 @@ class PictureCache:
     def __init__(self, open_picture: Callable[[Path], Image], shrink: Callable[[Image], Image], limit: int) -> None:
         self.open = open_picture
         self.shrink = shrink
-        self.recent: Recent[Path, Image] = Recent(limit)
+        self.recent: LruCache[Path, Image] = LruCache(limit)
 
     def get(self, path: Path) -> Image:
         picture = self.recent.get(path)
@@ -205,21 +206,21 @@ class PictureCache:
 
 
 class Opener(Protocol):
-    """Where a `Collate` gets what its model's `collate` takes for a picture."""
+    """Where a `Collate` gets what its model's `collate` takes for an image."""
 
     def get(self, path: Path) -> Any: ...
 
 
 class Collate:
-    """Opens the pictures of a planned batch and hands them to the model's own `collate`. Draws no random numbers."""
+    """Loads the images of a planned batch and passes them to the model's own `collate`. Draws no random numbers."""
 
     def __init__(self, collate: Callable[[Any], dict[str, Any]], cache: Opener) -> None:
         self.collate = collate
         self.cache = cache
 
-    def __call__(self, planned: Sequence[Sequence[Item]]) -> dict[str, Any] | Broken:
+    def __call__(self, planned: Sequence[Sequence[Item]]) -> dict[str, Any] | LoadFailure:
         (batch,) = planned
         try:
             return self.collate([(self.cache.get(item.image), list(item.pairs)) for item in batch])
         except DeckBenchError as error:
-            return Broken.of(error)
+            return LoadFailure.of(error)

@@ -1,7 +1,7 @@
-"""Evaluation while a model learns: the stage's metric on the val part, when to stop, which weights were the best.
+"""Evaluation during training: the stage's metric on the val part, early stopping, the best weights.
 
-Answers are asked for, read and counted as `infer` and `score` do. What is asked depends on dataset, settings and seed
-alone, and the counts add up, so several processes can answer a share each.
+Samples are answered and graded as `infer` and `score` do. The samples depend on dataset, settings and seed alone, and
+counts add up, so several processes can answer a share each.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ COLUMNS = ("step", "metric", "value", "samples")
 
 
 @dataclass(frozen=True)
-class Exam:
-    """What is asked at each evaluation: samples of one kind, a list for each picture, and the metric."""
+class EvalSet:
+    """The samples of every evaluation, all of one kind and grouped by image, and the metric."""
 
     pictures: tuple[tuple[Sample, ...], ...]
     metric: str
@@ -45,29 +45,34 @@ class Exam:
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Answers on the exam's two sides: gold anomaly (or A) and gold normal (or B). Tallies of shares add up."""
+class EvalCounts:
+    """Correct and all answers for gold anomaly (or A) and for gold normal (or B). Counts of shares add up."""
 
-    right: tuple[int, int] = (0, 0)
-    asked: tuple[int, int] = (0, 0)
+    correct: tuple[int, int] = (0, 0)
+    total: tuple[int, int] = (0, 0)
 
-    def __add__(self, other: Tally) -> Tally:
-        right, asked = zip(self.right, other.right, strict=True), zip(self.asked, other.asked, strict=True)
-        (a, b), (c, d) = map(sum, right), map(sum, asked)
-        return Tally((a, b), (c, d))
+    def __add__(self, other: EvalCounts) -> EvalCounts:
+        correct, total = zip(self.correct, other.correct, strict=True), zip(self.total, other.total, strict=True)
+        (a, b), (c, d) = map(sum, correct), map(sum, total)
+        return EvalCounts((a, b), (c, d))
 
     def value(self, metric: str) -> float:
-        """The share of right answers; for balanced accuracy the mean of both sides' shares."""
-        if metric == BALANCED and all(self.asked):
-            return (self.right[0] / self.asked[0] + self.right[1] / self.asked[1]) / 2
-        return sum(self.right) / sum(self.asked)
+        """Accuracy, or balanced accuracy: the mean of both sides' accuracies."""
+        if metric == BALANCED and all(self.total):
+            return (self.correct[0] / self.total[0] + self.correct[1] / self.total[1]) / 2
+        return sum(self.correct) / sum(self.total)
 
 
-def make_exam(dataset: Path, *, limit: int | None, seed: int) -> Exam:
-    """What to ask of the dataset's val part: its primary kind and the headline metric of its task.
+def make_eval_set(dataset: Path, *, limit: int | None, seed: int) -> EvalSet:
+    """The evaluation set of a dataset: its val part's primary kind, and the headline metric of its task.
 
-    limit: most samples, whole pictures drawn by `seed` until it is reached. Raises InputError when there is no val
-    part, or nothing in it.
+    Args:
+        dataset: the dataset's folder.
+        limit: most samples; whole images are drawn by `seed` until it is reached. None: all of them.
+        seed: random seed.
+
+    Raises:
+        InputError: there is no val part, or nothing in it.
     """
     where, fix = dataset / "val.jsonl", "build the dataset from a pool with val frames, or set eval_every to null"
     if not where.is_file():
@@ -91,7 +96,7 @@ def make_exam(dataset: Path, *, limit: int | None, seed: int) -> Exam:
         left -= len(kept[-1])
         if left == 0:
             break
-    return Exam(tuple(kept), metric)
+    return EvalSet(tuple(kept), metric)
 
 
 def headline(tasks: set[str | None]) -> str:
@@ -109,14 +114,14 @@ def truth(sample: Sample) -> bool | None:
     return grade.verdict_truth(sample.gold, sample.kind, sample.anomaly)
 
 
-def tally(model: Any, exam: Exam, part: tuple[int, int] = (0, 1)) -> Tally:
-    """Ask `model` the i-th of n shares (from 0) of the exam's pictures, and count.
+def count_answers(model: Any, eval_set: EvalSet, part: tuple[int, int] = (0, 1)) -> EvalCounts:
+    """Answer the i-th of n shares (from 0) of the evaluation's images, and count.
 
-    Questions about a picture are asked together, always the same ones. No generator of random numbers is moved.
-    Raises InputError for a picture that cannot be opened and a question that is too long.
+    Questions about an image are answered together, always the same ones. No random generator changes its state.
+    Raises InputError for an image that cannot be opened and a question that is too long.
     """
-    total = Tally()
-    share = exam.pictures[part[0] :: part[1]]
+    counts = EvalCounts()
+    share = eval_set.pictures[part[0] :: part[1]]
     for samples in share if part[0] else track(share, "evaluating"):  # the others' progress is alike
         questions = [Question(sample.question, sample.kind, MAX_NEW_TOKENS[sample.kind]) for sample in samples]
         answers = model.answer(open_picture(samples[0].image), questions)
@@ -125,12 +130,12 @@ def tally(model: Any, exam: Exam, part: tuple[int, int] = (0, 1)) -> Tally:
             graded = grade.grade(answer.text, sample.gold, sample.kind, options=options, anomaly=sample.anomaly)
             right, known = graded.right, truth(sample)
             first = sample.gold == "A" if known is None else known
-            total += Tally((right and first, right and not first), (first, not first))
-    return total
+            counts += EvalCounts((right and first, right and not first), (first, not first))
+    return counts
 
 
 def fit_dataset(config: TrainConfig, source: Source, overrides: Mapping[str, Any], dataset: Path) -> TrainConfig:
-    """No evaluation where only a lab's own file asks for it and the dataset has no val part: so does its own tool."""
+    """No evaluation where only a lab's own file asks for it and the dataset has no val part, as with its own tool."""
     if "eval_every" not in source.keys or "eval_every" in overrides or "val" in splits_of(dataset):
         return config
     say(f"{source.place('eval_every')}: the dataset has no val part, so nothing is evaluated while training")
@@ -151,10 +156,10 @@ class History:
     stopped: bool = False
     weights: dict[str, Tensor] | None = None
 
-    def add(self, step: int, metric: str, counted: Tally) -> bool:
-        """Note an evaluation. Returns whether it is the best so far; an equal one is not."""
-        value = counted.value(metric)
-        self.rows.append((step, metric, value, sum(counted.asked)))
+    def add(self, step: int, metric: str, counts: EvalCounts) -> bool:
+        """Record an evaluation. Returns whether it is the best so far; an equal one is not."""
+        value = counts.value(metric)
+        self.rows.append((step, metric, value, sum(counts.total)))
         better = value > self.best
         self.best, self.bad = (value, 0) if better else (self.best, self.bad + 1)
         return better
@@ -169,7 +174,7 @@ class History:
 
 
 def evaluations_csv(rows: Sequence[tuple[int, str, float, int]]) -> str:
-    """Rows of (step, metric, its value, samples asked)."""
+    """Rows of (step, metric, its value, number of samples)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -21,7 +21,7 @@ from deckbench.machine.hardware import packages
 from deckbench.picture import open_picture
 from deckbench.progress import say
 from deckbench.train.config import TrainConfig
-from deckbench.train.data import Collate, Pair, PictureCache, Recent
+from deckbench.train.data import Collate, ImageCache, LruCache, Pair
 
 PACKAGES = ("deckbench", "torch", "transformers", "pillow", "numpy")
 # One frame of a batch: what the network's `encode_image` takes and `key`, or `features`, ready; and how many those are.
@@ -67,7 +67,7 @@ class Store:
         self.folder = folder
         self.decided_by = dict(decided_by)
         self.keys: dict[Path, str] = {}
-        self.recent: Recent[str, Tensor] = Recent(limit)
+        self.recent: LruCache[str, Tensor] = LruCache(limit)
 
     def key(self, picture: Path) -> str:
         """The name of a picture's features. The file's bytes are hashed once a run."""
@@ -123,7 +123,7 @@ class FrozenVision:
     model: its `vision_inputs` and `collate_text` are used, and `encode_image` of its network.
     """
 
-    def __init__(self, model: Any, pictures: PictureCache, store: Store | None) -> None:
+    def __init__(self, model: Any, pictures: ImageCache, store: Store | None) -> None:
         self.model = model
         self.pictures = pictures
         self.store = store
@@ -172,7 +172,7 @@ def encode(module: Any, seen: Mapping[str, Tensor]) -> Tensor:
         module.vision.train(was_training)
 
 
-def loading(model: Any, config: TrainConfig, *, bf16: bool) -> Collate:
+def make_collate(model: Any, config: TrainConfig, *, bf16: bool) -> Collate:
     """What makes batches for this run's network, which gets a hook where its vision is frozen.
 
     bf16: whether the network runs under autocast.
@@ -182,7 +182,7 @@ def loading(model: Any, config: TrainConfig, *, bf16: bool) -> Collate:
     if config.feature_cache is not None:
         store = Store(config.feature_cache, decided_by(model, autocast=bf16), limit)
     # A picture whose features are kept is not opened again.
-    pictures = PictureCache(open_picture, model.shrink, limit if store is None else 0)
+    pictures = ImageCache(open_picture, model.shrink, limit if store is None else 0)
     if config.vision == "train" or not model.caches_features:
         return Collate(model.collate, pictures)
     vision = FrozenVision(model, pictures, store)

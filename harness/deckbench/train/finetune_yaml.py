@@ -1,4 +1,4 @@
-"""The finetune config of the GLM-4 repository (`finetune_demo/configs/lora.yaml`), said in our settings."""
+"""The finetune config of the GLM-4 repository (`finetune_demo/configs/lora.yaml`), in terms of our settings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SWITCHES: dict[str, tuple[str, dict[bool, str]]] = {
     "training_args.bf16": ("precision", {True: "bf16", False: "auto"}),
 }
 NEVER = ("no", False)  # the older yaml reads a bare `no` as false
-# What is so in every training here; another value is listed with the keys that mean nothing.
+# What holds for every training here; another value is listed with the ignored keys.
 ALWAYS = {
     "training_args.save_strategy": "steps",
     "training_args.logging_strategy": "steps",
@@ -66,7 +66,7 @@ UNSAID: dict[str, Any] = {
     "vision": "absent",
 }
 ALL_LAYERS = "all-linear"  # PEFT's word for what is the default here
-TYPO = 0.9  # so alike, a key nobody knows is a misspelt one, which must not be passed over
+TYPO = 0.9  # above this similarity an unknown key is a misspelt one, which must not be ignored
 
 
 def is_finetune(values: Mapping[str, Any]) -> bool:

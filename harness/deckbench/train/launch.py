@@ -19,11 +19,11 @@ from typing import Any
 
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.train import checkpoint
-from deckbench.train.ranks import SIGNS, Sign, parse_sign
+from deckbench.train.ranks import HEARTBEATS, Heartbeat, parse_heartbeat
 
 LOOK_S = 0.2
 MARGIN = 0.8  # of the time limit: the job is to be over within it
-RESUME = "run again with --resume"
+RESUME = "rerun with --resume"
 TAIL = 15  # lines of a rank's own output that are shown when it failed for no known reason
 
 
@@ -40,17 +40,17 @@ class Places:
     rendezvous: str | None = None
 
 
-def asked_places(
+def parse_places(
     *, gpus: str | None, nproc: int | None, nnodes: int = 1, rendezvous: str | None = None
 ) -> Places | None:
-    """What the command line asked for; None: no ranks. Raises InputError."""
+    """Where ranks run, from the options; None: in this process alone. Raises InputError."""
     if gpus is None and nproc is None and nnodes == 1:
         return None
     if gpus is not None and nproc is not None:
-        raise InputError("give GPUs or a number of processes, not both", "--gpus, --nproc", "leave one of them out")
+        raise InputError("give GPUs or a number of processes, not both", "--gpus, --nproc", "remove one of them")
     if nnodes > 1 and rendezvous is None:
         fix = "give --rendezvous HOST:PORT: the first machine and a free port there, the same on all machines"
-        raise InputError("several machines must be told where to meet", "--rendezvous", fix)
+        raise InputError("several machines need a rendezvous", "--rendezvous", fix)
     chosen = parse_gpus(gpus) if gpus is not None else ()
     found = Places(len(chosen) or nproc or 1, chosen, nnodes, rendezvous)
     return found if found.nproc * nnodes > 1 or chosen else None
@@ -63,7 +63,7 @@ def parse_gpus(text: str) -> tuple[int, ...]:
         raise InputError(f"{text!r} is no list of GPUs", "--gpus", fix)
     chosen = tuple(int(part) for part in text.split(","))
     if len(set(chosen)) < len(chosen):
-        raise InputError(f"a GPU stands twice in {text!r}", "--gpus", fix)
+        raise InputError(f"a GPU is listed twice in {text!r}", "--gpus", fix)
     import torch
 
     there = torch.cuda.device_count()
@@ -72,14 +72,14 @@ def parse_gpus(text: str) -> tuple[int, ...]:
         what = (
             f"this machine has {there} GPUs, none with the number {', '.join(missing)}" if there else "no GPU is here"
         )
-        raise InputError(what, "--gpus", fix if there else "leave --gpus away, or give --nproc for the CPU")
+        raise InputError(what, "--gpus", fix if there else "remove --gpus, or give --nproc for the CPU")
     return chosen
 
 
 def launch(command: Sequence[str], places: Places, *, out: Path, timeout_s: float) -> None:
     """Run `command` (the arguments of `python -m deckbench`) as ranks, and return when all have finished.
 
-    out: the adapter's place, from which a broken run is resumed. timeout_s: a rank without a sign of life, or a job
+    out: the adapter's place, from which a broken run is resumed. timeout_s: a rank without a heartbeat, or a job
     that gets no further, for so long ends everything.
     Raises InputError (as a rank found it) and OutsideError, which names the rank and the last finished step.
     """
@@ -88,8 +88,8 @@ def launch(command: Sequence[str], places: Places, *, out: Path, timeout_s: floa
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     with tempfile.TemporaryDirectory(prefix="deckbench-ranks-") as folder:
-        signs, logs = Path(folder, "signs"), Path(folder, "logs")
-        signs.mkdir()
+        heartbeats, logs = Path(folder, "heartbeats"), Path(folder, "logs")
+        heartbeats.mkdir()
         logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `cause` says it in one message
         config = LaunchConfig(
             min_nodes=places.nnodes,
@@ -104,9 +104,9 @@ def launch(command: Sequence[str], places: Places, *, out: Path, timeout_s: floa
                 log_dir=str(logs), redirects={local: Std.ALL for local in range(1, places.nproc)}
             ),
         )
-        watch = HangWatch(signs, timeout_s * MARGIN)
+        watch = HangWatch(heartbeats, timeout_s * MARGIN)
         try:
-            with environment(places, signs), watch.looking():
+            with environment(places, heartbeats), watch.looking():
                 elastic_launch(config, sys.executable)("-m", "deckbench", *command)
         except ChildFailedError as error:
             raise cause(error.failures, watch, out, logs) from error
@@ -117,9 +117,9 @@ def launch(command: Sequence[str], places: Places, *, out: Path, timeout_s: floa
 
 
 @contextmanager
-def environment(places: Places, signs: Path) -> Iterator[None]:
+def environment(places: Places, heartbeats: Path) -> Iterator[None]:
     """What the ranks are to find in their environment; this process's own is as before afterwards."""
-    wanted = {SIGNS: str(signs), "CUDA_VISIBLE_DEVICES": ",".join(map(str, places.gpus))}
+    wanted = {HEARTBEATS: str(heartbeats), "CUDA_VISIBLE_DEVICES": ",".join(map(str, places.gpus))}
     if "OMP_NUM_THREADS" not in os.environ:
         wanted["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // places.nproc))
     before = {name: os.environ.get(name) for name in wanted}
@@ -135,15 +135,15 @@ def environment(places: Places, signs: Path) -> Iterator[None]:
 
 
 class HangWatch:
-    """Looks at the ranks' signs of life and ends one that hangs: the launcher then ends the others.
+    """Watches the ranks' heartbeats and kills one that hangs: the launcher then ends the others.
 
-    limit_s: how long a rank may give no sign, or all ranks stand at one place once the training has begun.
+    limit_s: how long a rank may send no heartbeat, or all ranks stand at one place once the training has begun.
     """
 
-    def __init__(self, signs: Path, limit_s: float) -> None:
-        self.signs, self.limit_s = signs, limit_s
+    def __init__(self, heartbeats: Path, limit_s: float) -> None:
+        self.heartbeats, self.limit_s = heartbeats, limit_s
         self.hanging: dict[int, str] = {}
-        self.last: dict[int, Sign] = {}
+        self.last: dict[int, Heartbeat] = {}
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -171,15 +171,15 @@ class HangWatch:
                 return
 
     def read(self) -> dict[int, float]:
-        """Seconds since each rank's last sign, which is kept in `last`."""
+        """Seconds since each rank's last heartbeat, which is kept in `last`."""
         ages = {}
-        for place in self.signs.glob("[0-9]*"):
+        for place in self.heartbeats.glob("[0-9]*"):
             try:
-                sign, beaten = parse_sign(place.read_text()), place.stat().st_mtime
+                beat, beaten = parse_heartbeat(place.read_text()), place.stat().st_mtime
             except OSError:
                 continue
-            if sign is not None:
-                self.last[int(place.name)] = sign
+            if beat is not None:
+                self.last[int(place.name)] = beat
                 ages[int(place.name)] = time.time() - beaten
         return ages
 
@@ -187,28 +187,28 @@ class HangWatch:
         """Rank -> why it is taken to hang."""
         dead = {number: age for number, age in ages.items() if age > self.limit_s}
         if dead:
-            return {number: f"gave no sign of life for {age:.0f} s" for number, age in dead.items()}
-        signs = {number: self.last[number] for number in ages}
-        if not signs or any(now - sign.since < self.limit_s or not sign.step for sign in signs.values()):
+            return {number: f"sent no heartbeat for {age:.0f} s" for number, age in dead.items()}
+        beats = {number: self.last[number] for number in ages}
+        if not beats or any(now - beat.since < self.limit_s or not beat.step for beat in beats.values()):
             return {}
         # Those that wait stand further on than the one they wait for.
-        behind = min((sign.step, sign.since) for sign in signs.values())
+        behind = min((beat.step, beat.since) for beat in beats.values())
         return {
-            number: f"stood in the {sign.doing} for {now - sign.since:.0f} s"
-            for number, sign in signs.items()
-            if (sign.step, sign.since) == behind
+            number: f"was stuck in {beat.activity} for {now - beat.since:.0f} s"
+            for number, beat in beats.items()
+            if (beat.step, beat.since) == behind
         }
 
 
 def cause(failures: Mapping[int, Any], watch: HangWatch, out: Path, logs: Path) -> DeckBenchError | RuntimeError:
     """What ended the job, as the error to raise. failures: rank -> torch's ProcessFailure."""
-    step = max((sign.step for sign in watch.last.values()), default=0)
+    step = max((beat.step for beat in watch.last.values()), default=0)
     saved = checkpoint.all_of(out.with_name(f"{out.name}.partial"))
     kept = f"the last checkpoint is of step {checkpoint.step_of(saved[0])}" if saved else "there is no checkpoint yet"
     state = f"the last finished step is {step}, {kept}"
     if watch.hanging:
         number, why = sorted(watch.hanging.items())[0]
-        return OutsideError(f"rank {number} {why} and was ended; {state}", out, RESUME)
+        return OutsideError(f"rank {number} {why} and was killed; {state}", out, RESUME)
     number, failure = min(failures.items(), key=lambda item: (suspicion(item[1].exitcode), item[0]))
     if failure.exitcode < 0:
         return OutsideError(
@@ -233,10 +233,10 @@ def suspicion(exit_code: int) -> int:
     return {InputError.exit_code: 1, OutsideError.exit_code: 3}.get(exit_code, 2)
 
 
-def leave_word(error: DeckBenchError) -> bool:
-    """Leave an error where the launcher looks for it. False where no launcher of ours asked for that."""
+def report_error(error: DeckBenchError) -> bool:
+    """Write an error where the launcher looks for it. False where this process has no launcher of ours."""
     place = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not place or SIGNS not in os.environ:
+    if not place or HEARTBEATS not in os.environ:
         return False
     word = {
         "message": {"message": error.message(), "extraInfo": {"timestamp": str(int(time.time()))}},

@@ -1,4 +1,4 @@
-"""A base and its adapter made into one complete model folder."""
+"""Merge a base and its adapter into one complete model folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from deckbench.train.lora import read_adapter
 def merge(*, model: str, adapter: Path, out: Path, layout: str = "official") -> Manifest:
     """Write `out`: a folder that `load_model` takes, the adapter's weights added into the base's.
 
-    The sums are made and written in float32, so the folder answers exactly as base plus adapter do on a CPU; every
-    other tensor and file is the base's, byte for byte. layout: `official` (names of the published checkpoint, for
-    other tools) or `native` (names of DeckBench's modules, nothing fused).
+    The sums are computed and stored in float32, so the folder answers exactly as base plus adapter do on a CPU; every
+    other tensor and file is the base's, byte for byte.
 
-    Raises InputError when the adapter does not belong to the model.
+    Args:
+        model: name or folder of the base.
+        adapter: the adapter's folder.
+        out: the new model folder.
+        layout: `official` (names of the published checkpoint, for other tools) or `native` (names of DeckBench's
+            modules, nothing fused).
+
+    Returns:
+        The manifest of `out`.
+
+    Raises:
+        InputError: the adapter does not belong to the model; nothing is written.
     """
     from deckbench.models.families import trainable
     from deckbench.models.load import load_trainable

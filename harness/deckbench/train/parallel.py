@@ -21,27 +21,27 @@ import torch
 from torch import Tensor
 
 from deckbench.errors import DeckBenchError, OutsideError
-from deckbench.train.data import Broken, Collate, Plan
-from deckbench.train.evaluate import Tally
+from deckbench.train.data import Collate, LoadFailure, Plan
+from deckbench.train.evaluate import EvalCounts
 
 IGNORE = -100
-EXAM = "exam"
-Examine = Callable[[tuple[int, int]], Tally]  # the i-th of n shares (from 0) of an evaluation
+EVALUATE = "evaluate"
+Evaluate = Callable[[tuple[int, int]], EvalCounts]  # the i-th of n shares (from 0) of an evaluation
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a helper did in one step. loss: sum over its answer tokens; right: of them predicted right."""
+class StepResult:
+    """A helper's part of one step. loss: sum over its answer tokens; correct: how many of them it predicted."""
 
     loss: float
-    right: int
+    correct: int
 
 
 class Helper:
     """One process that computes the gradients of its part of every batch."""
 
     def __init__(
-        self, number: int, wrapped: Any, plan: Plan, collate: Collate, *, bf16: bool, examine: Examine
+        self, number: int, wrapped: Any, plan: Plan, collate: Collate, *, bf16: bool, evaluate: Evaluate
     ) -> None:
         self.trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
         self.sums = torch.zeros(sum(parameter.numel() for parameter in self.trained)).share_memory_()
@@ -52,7 +52,7 @@ class Helper:
             self.line.close()  # else a helper would never see that the first process is gone
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             key = (plan.seed, number)
-            serve(other, wrapped, self.trained, self.sums, plan, collate, key=key, bf16=bf16, examine=examine)
+            serve(other, wrapped, self.trained, self.sums, plan, collate, key=key, bf16=bf16, evaluate=evaluate)
 
         self.process = context.Process(target=work, daemon=True, name=f"helper {number}")
         self.process.start()
@@ -60,26 +60,26 @@ class Helper:
 
     def start(self, batches: Sequence[int]) -> None:
         """Begin a step: the batches to sum the gradients of."""
-        self._say(list(batches))
+        self._send(list(batches))
 
     def count(self) -> int:
-        """Answer tokens in its part of the step. Raises InputError for a broken picture."""
-        return int(self._hear())
+        """Answer tokens in its part of the step. Raises InputError for a broken image."""
+        return int(self._receive())
 
-    def start_exam(self) -> None:
-        """Begin to answer its share of an evaluation."""
-        self._say(EXAM)
+    def start_evaluation(self) -> None:
+        """Start answering its share of an evaluation."""
+        self._send(EVALUATE)
 
-    def tally(self) -> Tally:
-        """Wait for its share of an evaluation. Raises InputError for a broken picture."""
-        return self._hear()  # type: ignore[no-any-return]
+    def counts(self) -> EvalCounts:
+        """Wait for its share of an evaluation. Raises InputError for a broken image."""
+        return self._receive()  # type: ignore[no-any-return]
 
-    def finish(self, tokens: int) -> Done:
+    def finish(self, tokens: int) -> StepResult:
         """Wait for its gradients and add them, divided by `tokens`, to those of the first process.
 
         Raises OutsideError for what its disk failed with.
         """
-        done: Done = self._hear()
+        done: StepResult = self._receive()
         start = 0
         for parameter in self.trained:
             part = self.sums[start : start + parameter.numel()].view_as(parameter)
@@ -96,30 +96,30 @@ class Helper:
         if self.process.is_alive():
             self.process.kill()
 
-    def _say(self, message: Any) -> None:
+    def _send(self, message: Any) -> None:
         try:
             self.line.send(message)
         except OSError as error:
-            raise self._gone() from error
+            raise self._died() from error
 
-    def _hear(self) -> Any:
+    def _receive(self) -> Any:
         try:
             answer = self.line.recv()
         except (EOFError, OSError) as error:
-            raise self._gone() from error
-        if isinstance(answer, Broken):
+            raise self._died() from error
+        if isinstance(answer, LoadFailure):
             raise answer.error()
         return answer
 
-    def _gone(self) -> OutsideError:
-        return OutsideError(f"a training process died ({self.process.name})", None, "run again with --resume")
+    def _died(self) -> OutsideError:
+        return OutsideError(f"a training process died ({self.process.name})", None, "rerun with --resume")
 
 
 @contextmanager
-def helping(
-    wrapped: Any, plans: Sequence[Plan], collate: Collate, *, bf16: bool, examine: Examine
+def start_helpers(
+    wrapped: Any, plans: Sequence[Plan], collate: Collate, *, bf16: bool, evaluate: Evaluate
 ) -> Iterator[list[Helper]]:
-    """One helper a plan, ended on the way out. The trained tensors move to shared memory before the fork."""
+    """One helper per plan, stopped on the way out. The trained tensors move to shared memory before the fork."""
     if plans:
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
@@ -127,7 +127,7 @@ def helping(
     helpers: list[Helper] = []
     try:
         for number, plan in enumerate(plans, 1):
-            helpers.append(Helper(number, wrapped, plan, collate, bf16=bf16, examine=examine))
+            helpers.append(Helper(number, wrapped, plan, collate, bf16=bf16, evaluate=evaluate))
         yield helpers
     finally:
         for helper in helpers:
@@ -144,11 +144,11 @@ def serve(
     *,
     key: tuple[int, int],
     bf16: bool,
-    examine: Examine,
+    evaluate: Evaluate,
 ) -> None:
-    """A helper's life: hear a step's batches, tell its tokens, leave its gradients in `sums`, tell that it is done.
+    """The main loop of a helper: receives a step's batches, sends its token count, leaves its gradients in `sums`.
 
-    While the first process steps the optimizer, the next batch is made ready. Ends with the first process.
+    While the first process steps the optimizer, the next batch is loaded. Ends with the first process.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as in the first process; the setting belongs to a thread
@@ -157,20 +157,20 @@ def serve(
     while True:
         try:
             indices = line.recv()
-            if indices == EXAM:
-                line.send(examined(examine, plan.part))
+            if indices == EVALUATE:
+                line.send(evaluate_part(evaluate, plan.part))
                 continue
             made = [ready.pop(index) if index in ready else collate([plan[index]]) for index in indices]
-            broken = [batch for batch in made if isinstance(batch, Broken)]
-            batches: list[dict[str, Any]] = [batch for batch in made if not isinstance(batch, Broken)]
+            broken = [batch for batch in made if isinstance(batch, LoadFailure)]
+            batches: list[dict[str, Any]] = [batch for batch in made if not isinstance(batch, LoadFailure)]
             if broken:
                 line.send(broken[0])
                 continue
             line.send(sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches))
             try:
-                line.send(add_up(batches, indices, wrapped, trained, sums, key=key, bf16=bf16))
+                line.send(sum_gradients(batches, indices, wrapped, trained, sums, key=key, bf16=bf16))
             except DeckBenchError as error:
-                line.send(Broken.of(error))
+                line.send(LoadFailure.of(error))
                 continue
             following = indices[-1] + 1
             ready = {following: collate([plan[following]])} if following < len(plan) else {}
@@ -178,15 +178,15 @@ def serve(
             os._exit(0)
 
 
-def examined(examine: Examine, part: tuple[int, int]) -> Tally | Broken:
+def evaluate_part(evaluate: Evaluate, part: tuple[int, int]) -> EvalCounts | LoadFailure:
     """A share of an evaluation."""
     try:
-        return examine(part)
+        return evaluate(part)
     except DeckBenchError as error:
-        return Broken(error.what, error.where, error.fix)
+        return LoadFailure(error.what, error.where, error.fix)
 
 
-def add_up(
+def sum_gradients(
     batches: Sequence[dict[str, Any]],
     indices: Sequence[int],
     wrapped: Any,
@@ -195,9 +195,9 @@ def add_up(
     *,
     key: tuple[int, int],
     bf16: bool,
-) -> Done:
+) -> StepResult:
     """Gradients of the summed loss of some batches, into `sums`. Random numbers depend on the batch's place alone."""
-    loss, right = 0.0, 0
+    loss, correct = 0.0, 0
     for parameter in trained:
         parameter.grad = None
     for index, batch in zip(indices, batches, strict=True):
@@ -208,6 +208,6 @@ def add_up(
         output.loss.backward()
         labels = batch["labels"][:, 1:]
         loss += float(output.loss.detach())
-        right += int((output.logits.detach().argmax(-1) == labels[labels != IGNORE]).sum())
+        correct += int((output.logits.detach().argmax(-1) == labels[labels != IGNORE]).sum())
     torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None], out=sums)
-    return Done(loss, right)
+    return StepResult(loss, correct)

@@ -1,4 +1,4 @@
-"""What one rank of a training knows of the others: torch's process group, and signs of life for who launched it.
+"""Ranks of one training: torch's process group, and heartbeats for the launcher.
 
 A rank is a process that torch's elastic launcher started (`launch`, or a bare `torchrun -m deckbench train ...`); it
 finds its number in RANK, LOCAL_RANK and WORLD_SIZE. Without these a training is rank 0 of 1, and no group is made.
@@ -18,66 +18,68 @@ from typing import Any
 
 from deckbench.errors import OutsideError
 
-SIGNS = "DECKBENCH_SIGNS"  # the folder where ranks leave signs of life; set by `launch`
+HEARTBEATS = "DECKBENCH_HEARTBEATS"  # the folder that ranks write heartbeats to; set by `launch`
 BEAT_S = 0.5
 RANK_NAMES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))  # as torch calls them, and for one alone
 SLACK = 1.5  # the group's own time limit over the launcher's, which knows better which rank hangs
 
 
 @dataclass
-class Sign:
-    """A rank's sign of life.
+class Heartbeat:
+    """A rank's heartbeat.
 
-    step: the last finished one. doing: what its main thread is at. since: since when, in seconds since 1970.
+    step: the last finished one. activity: what its main thread does. since: since when, in seconds since 1970.
     """
 
     pid: int = field(default_factory=os.getpid)
     step: int = 0
-    doing: str = "starting"
+    activity: str = "start"
     since: float = field(default_factory=time.time)
 
     def text(self) -> str:
-        return f"{self.pid} {self.step} {self.since:.3f} {self.doing}\n"
+        return f"{self.pid} {self.step} {self.since:.3f} {self.activity}\n"
 
 
-def parse_sign(text: str) -> Sign | None:
-    """The sign that `Sign.text` wrote, or None where it is not whole."""
+def parse_heartbeat(text: str) -> Heartbeat | None:
+    """The heartbeat that `Heartbeat.text` wrote, or None where it is not whole."""
     parts = text.split(maxsplit=3)
     if len(parts) < 4 or not text.endswith("\n"):
         return None
-    return Sign(int(parts[0]), int(parts[1]), parts[3].strip(), float(parts[2]))
+    return Heartbeat(int(parts[0]), int(parts[1]), parts[3].strip(), float(parts[2]))
 
 
 class Ranks:
-    """This process among its equals.
+    """Rank and world size of this process.
 
-    number: this one's rank. world: how many there are. local: its number on this machine.
+    number: its rank. world: how many ranks there are. local: its number on this machine. heartbeats: the folder that
+    the launcher watches, if there is one.
     """
 
-    def __init__(self, number: int = 0, world: int = 1, local: int = 0, signs: Path | None = None) -> None:
-        self.number, self.world, self.local, self.signs = number, world, local, signs
-        self.sign = Sign()
+    def __init__(self, number: int = 0, world: int = 1, local: int = 0, heartbeats: Path | None = None) -> None:
+        self.number, self.world, self.local, self.heartbeats = number, world, local, heartbeats
+        self.heartbeat = Heartbeat()
 
     @property
-    def first(self) -> bool:
-        """Whether this rank writes and speaks for all."""
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes files and messages."""
         return self.number == 0
 
-    def now(self, doing: str, step: int | None = None) -> None:
-        """Say what the main thread begins to do, and which step it has finished."""
-        self.sign.doing, self.sign.since = doing, time.time()
+    def report(self, activity: str, step: int | None = None) -> None:
+        """Report to the launcher what the main thread begins to do, and which step it has finished."""
+        self.heartbeat.activity, self.heartbeat.since = activity, time.time()
         if step is not None:
-            self.sign.step = step
+            self.heartbeat.step = step
         self.beat()
 
     def beat(self) -> None:
-        if self.signs is not None:
-            place = self.signs / f"{self.number}"
+        """Write the heartbeat."""
+        if self.heartbeats is not None:
+            place = self.heartbeats / f"{self.number}"
             aside = place.with_name(f".{place.name}.{threading.get_ident()}")
-            aside.write_text(self.sign.text())
+            aside.write_text(self.heartbeat.text())
             aside.replace(place)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when all ranks are here."""
         if self.world > 1:
             import torch.distributed as dist
@@ -85,16 +87,16 @@ class Ranks:
             dist.barrier()
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in their order, at the first one; an empty list elsewhere."""
+        """The values of all ranks, by rank, on the main one; an empty list elsewhere."""
         if self.world == 1:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] | None = [None] * self.world if self.first else None
+        found: list[Any] | None = [None] * self.world if self.is_main else None
         dist.gather_object(value, found)
         return found or []
 
-    def total(self, *values: int) -> list[int]:
+    def sum(self, *values: int) -> list[int]:
         """Sums over all ranks."""
         if self.world == 1:
             return list(values)
@@ -107,21 +109,21 @@ class Ranks:
 
 
 def from_environment() -> Ranks:
-    """As the launcher set it; rank 0 of 1 where there was none."""
+    """Rank and world size as the launcher set them; rank 0 of 1 where there was none."""
     number, world, local = (int(os.environ.get(name, alone)) for name, alone in RANK_NAMES)
-    signs = os.environ.get(SIGNS)
-    return Ranks(number, world, local, Path(signs) if signs else None)
+    heartbeats = os.environ.get(HEARTBEATS)
+    return Ranks(number, world, local, Path(heartbeats) if heartbeats else None)
 
 
 @contextmanager
-def joined(timeout_s: float) -> Iterator[Ranks]:
-    """This process's rank, its group made and left again. timeout_s: the longest wait for another rank.
+def connect(timeout_s: float) -> Iterator[Ranks]:
+    """This process's rank, connected to the others within. timeout_s: the longest wait for another rank.
 
     Raises OutsideError where the link to another rank breaks.
     """
     ranks = from_environment()
     stop = threading.Event()
-    if ranks.world > 1 or ranks.signs is not None:
+    if ranks.world > 1 or ranks.heartbeats is not None:
         threading.Thread(target=keep_beating, args=(ranks, stop), daemon=True).start()
     try:
         if ranks.world == 1:
@@ -135,11 +137,11 @@ def joined(timeout_s: float) -> Iterator[Ranks]:
 
 @contextmanager
 def process_group(ranks: Ranks, timeout_s: float) -> Iterator[None]:
-    """Within, torch connects the ranks. timeout_s: as for `joined`, which raises what this raises."""
+    """Within, torch connects the ranks. timeout_s: as for `connect`, which raises what this raises."""
     import torch
     import torch.distributed as dist
 
-    limit = timedelta(seconds=timeout_s * (SLACK if ranks.signs else 1.0))
+    limit = timedelta(seconds=timeout_s * (SLACK if ranks.heartbeats else 1.0))
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local)
@@ -151,8 +153,8 @@ def process_group(ranks: Ranks, timeout_s: float) -> Iterator[None]:
     except RuntimeError as error:
         if not is_broken_link(error):
             raise
-        what = f"rank {ranks.number} lost another rank after step {ranks.sign.step} ({str(error).splitlines()[0]})"
-        raise OutsideError(what, None, "run again with --resume") from error
+        what = f"rank {ranks.number} lost another rank after step {ranks.heartbeat.step} ({str(error).splitlines()[0]})"
+        raise OutsideError(what, None, "rerun with --resume") from error
 
 
 def is_broken_link(error: RuntimeError) -> bool:
@@ -164,7 +166,7 @@ def is_broken_link(error: RuntimeError) -> bool:
 
 
 def keep_beating(ranks: Ranks, stop: threading.Event) -> None:
-    """Signs of life as long as the process runs; ends the process when its launcher is gone."""
+    """Heartbeats as long as the process runs; ends the process when its launcher is gone."""
     launcher = os.getppid()
     while not stop.wait(BEAT_S):
         if os.getppid() != launcher:

@@ -1,14 +1,10 @@
-"""The step itself: dataset and base model in, adapter out, whole or not at all, whatever kills it on the way."""
+"""One training run: what it is made of, whether it can start, its folder, and the adapter that it publishes."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +17,11 @@ from deckbench.errors import InputError
 from deckbench.machine import hardware
 from deckbench.progress import say
 from deckbench.train import checkpoint, lora, zero
-from deckbench.train.config import Source, TrainConfig, read_source, settle
+from deckbench.train.config import Source, TrainConfig
 from deckbench.train.curve import curve_csv
-from deckbench.train.data import Item, Plan, training_items
-from deckbench.train.evaluate import Exam, Tally, evaluations_csv, fit_dataset, make_exam, tally
-from deckbench.train.launch import Places, launch
-from deckbench.train.ranks import Ranks, joined
+from deckbench.train.data import Item
+from deckbench.train.evaluate import EvalSet, evaluations_csv
+from deckbench.train.ranks import Ranks
 
 RUN = "run.json"
 CURVE = "curve.csv"
@@ -36,9 +31,12 @@ SETTINGS = "train_config.yaml"
 
 @dataclass(frozen=True)
 class Run:
-    """A training that was checked and can start. source: the file that `config` comes from, without overrides.
-    content: what decides the result, as plain JSON values. sharding: DeepSpeed's config. exam: what is asked while it
-    learns, if anything."""
+    """A training run that was checked and can start.
+
+    source: the file that `config` comes from, without overrides. steps: optimizer steps. content: everything that
+    decides the result, as plain JSON values. sharding: DeepSpeed's config. eval_set: samples of the evaluations during
+    training, if there are any.
+    """
 
     model: Any
     source: Source
@@ -51,11 +49,11 @@ class Run:
     content: dict[str, Any]
     ranks: Ranks
     sharding: dict[str, Any] | None
-    exam: Exam | None = None
+    eval_set: EvalSet | None = None
 
     @property
     def partial(self) -> Path:
-        """Where the unfinished run lives."""
+        """The folder of the unfinished run."""
         return partial_of(self.out)
 
     @property
@@ -65,124 +63,40 @@ class Run:
 
 
 def partial_of(out: Path) -> Path:
-    """Where the unfinished run of an adapter lives, beside its place."""
+    """The folder of an adapter's unfinished run, beside the adapter."""
     return out.with_name(f"{out.name}.partial")
 
 
 def logs_of(out: Path) -> Path:
-    """Where TensorBoard's files of an adapter lie."""
+    """The folder of an adapter's TensorBoard files."""
     return out.with_name(f"{out.name}.logs")
 
 
 def check_place(out: Path, resume: bool) -> None:
-    """Raises InputError where an adapter lies, or an unfinished run that is not to be gone on with."""
+    """Raises InputError where an adapter exists, or an interrupted run that is not to be resumed."""
     if not (resume and (out / artifact.MANIFEST).exists()):
         artifact.check_free(out)
     if partial_of(out).exists() and not resume:
-        raise InputError(
-            "an unfinished training of this adapter lies here",
-            partial_of(out),
-            "go on with --resume, or remove that folder to start anew",
-        )
+        fix = "pass --resume to continue, or delete the folder to restart"
+        raise InputError("an interrupted run exists", partial_of(out), fix)
 
 
-def drop_unbegun(out: Path) -> None:
-    """Remove what a run left that has no checkpoint yet: there is nothing to go on from."""
+def remove_unstarted(out: Path) -> None:
+    """Remove the folders of a run that has no checkpoint yet: there is nothing to resume."""
     if checkpoint.latest_good(partial_of(out)) is None:
         shutil.rmtree(partial_of(out), ignore_errors=True)
         shutil.rmtree(logs_of(out), ignore_errors=True)
 
 
-def train_in_ranks(
-    places: Places,
-    command: Sequence[str],
-    *,
-    out: Path,
-    config: Path | None,
-    overrides: Mapping[str, Any],
-    resume: bool,
-) -> None:
-    """`train` in several processes. command: the command line that each of them is to run, without the places.
-
-    Raises InputError, and OutsideError which names the rank that died or hung.
-    """
-    settings = settle(read_source(config), overrides)
-    check_place(out, resume)
-    try:
-        launch(command, places, out=out, timeout_s=settings.rank_timeout)
-    except InputError:
-        drop_unbegun(out)
-        raise
-
-
-def train(
-    *,
-    model: str,
-    data: Path,
-    out: Path,
-    init: Path | None = None,
-    config: Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    seed: int = 0,
-) -> Manifest:
-    """LoRA fine-tune `model` on the train part of the dataset `data`; write the adapter folder `out`.
-
-    init: adapter of the stage before, whose weights go on in the same layers. config: yaml file or name of a packaged
-    one; overrides: settings on top of it. resume: go on from the last good checkpoint in `<out>.partial`, or start
-    when there is none. The adapter is the same, bit for bit on a CPU, whether or not the run was killed and resumed.
-    Raises InputError (nothing is written) and OutsideError (disk, another process; the last checkpoint is kept).
-    """
-    data, out = Path(data), Path(out)
-    started = time.monotonic()
-    source = read_source(config)
-    settings = settle(source, overrides or {})
-
-    def said_at(setting: str) -> str:
-        return "--set" if setting in (overrides or {}) else source.place(setting)
-
-    with joined(settings.rank_timeout) as ranks, quiet_machine(settings):
-        from deckbench.train.features import check as check_features
-
-        check_place(out, resume)
-        items = training_items(data)
-        settings = fit_dataset(settings, source, overrides or {}, data)
-        exam = None
-        if settings.eval_every is not None:
-            exam = make_exam(data, limit=settings.eval_limit, seed=seed)
-        adapter = None if init is None else lora.read_adapter(Path(init))
-        run = replace(prepare(model, data, source, settings, items, adapter, out, seed, ranks), exam=exam)
-        lora.check_targets(run.model, run.config, said_at("targets"))
-        check_features(run.model, run.config, said_at("feature_cache"))
-        if (out / artifact.MANIFEST).exists():
-            return finished(run)
-        ranks.wait()  # nobody writes before all have looked
-        if ranks.first:
-            take_up(run)
-            greet(run)
-        ranks.wait()
-        try:
-            last = fit(run)
-        except InputError:
-            if ranks.first:
-                drop_unbegun(out)
-            raise
-        if ranks.first:
-            publish(run, last, wall_s=time.monotonic() - started)
-            shutil.rmtree(run.partial, ignore_errors=True)
-        ranks.wait()
-        return artifact.read(out, "adapter")
-
-
-def greet(run: Run) -> None:
-    """Say what is about to be trained."""
+def log_plan(run: Run) -> None:
+    """Log steps and batch size, and the keys of the config file that have no effect."""
     if run.source.ignored:
-        say(f"{run.source.file}: these keys mean nothing here and are left out: {', '.join(run.source.ignored)}")
+        say(f"{run.source.file}: ignored, for these keys have no effect here: {', '.join(run.source.ignored)}")
     config, world = run.config, run.ranks.world
     together = f" x {world} ranks" if world > 1 else ""
     say(
-        f"training: {run.steps} steps of {config.batch * config.accumulate * world} pictures"
-        f" (batch {config.batch} x accumulate {config.accumulate}{together}), {len(run.items)} pictures in all"
+        f"training: {run.steps} steps of {config.batch * config.accumulate * world} images"
+        f" (batch {config.batch} x accumulate {config.accumulate}{together}), {len(run.items)} images in total"
     )
 
 
@@ -209,7 +123,7 @@ def prepare(
         if source.keys.get("deepspeed") is None:
             raise InputError("DeepSpeed shares a training among ranks", "deepspeed", "give --gpus or --nproc as well")
         settings = settings.model_copy(update={"deepspeed": None})  # the lab's own yaml, and one process
-    ranks.now("loading of the model")
+    ranks.report("model loading")
     if not trainable(model):
         raise InputError(f"{model} cannot be trained", "--model", "give a model with weights, such as tiny-glm4v")
     base = load_trainable(model)
@@ -231,7 +145,7 @@ def prepare(
         params["deepspeed"] = sharding
         # Every forward pass is made by all ranks together there, and they ask different questions.
         if settings.eval_every is not None and sharding.get("zero_optimization", {}).get("stage") == 3:
-            raise InputError("nothing can be evaluated under ZeRO-3", "eval_every", "leave it out, or take zero2")
+            raise InputError("nothing can be evaluated under ZeRO-3", "eval_every", "remove it, or use zero2")
     content = {
         "inputs": {
             "base": identity,
@@ -256,153 +170,38 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [name]
 
 
-def refuse_other(run: Run, old: Any, where: Path) -> None:
-    """Raises InputError naming what changed since the run was begun."""
+def check_same_run(run: Run, old: Any, where: Path) -> None:
+    """Raises InputError naming what changed since the run was started."""
     changed = differences(old, json.loads(artifact.canonical(run.content)))
     if changed:
         raise InputError(
-            f"this run was begun with other inputs or settings: {', '.join(changed)}",
+            f"this run was started with other inputs or settings: {', '.join(changed)}",
             where,
-            "give the same ones to go on with it, or choose another --out",
+            "give the same ones to resume it, or choose another --out",
         )
 
 
-def finished(run: Run) -> Manifest:
-    """The adapter was renamed into place before the run was killed: only the leftovers are to be removed."""
+def finish_published(run: Run) -> Manifest:
+    """The adapter of a run that was killed after the rename into place: only its leftovers are removed."""
     manifest = artifact.read(run.out, "adapter", verify=True)
-    refuse_other(run, {key: manifest.content[key] for key in ("inputs", "params", "seed")}, run.out)
+    check_same_run(run, {key: manifest.content[key] for key in ("inputs", "params", "seed")}, run.out)
     shutil.rmtree(run.partial, ignore_errors=True)
     return manifest
 
 
-def take_up(run: Run) -> None:
-    """Open the folder of the unfinished run, or begin it. Raises InputError when it is another run's."""
+def open_run(run: Run) -> None:
+    """Open the folder of the unfinished run, or create it. Raises InputError when it is another run's."""
     place = run.partial / RUN
     if place.is_file():
-        refuse_other(run, json.loads(place.read_text(encoding="utf-8")), run.partial)
+        check_same_run(run, json.loads(place.read_text(encoding="utf-8")), run.partial)
     elif checkpoint.all_of(run.partial):
-        raise InputError(f"checkpoints without {RUN}", run.partial, "remove that folder")
+        raise InputError(f"checkpoints without {RUN}", run.partial, "delete that folder")
     else:
         artifact.atomic_write(place, json.dumps(run.content, indent=1, sort_keys=True) + "\n")
 
 
-@contextlib.contextmanager
-def quiet_machine(settings: TrainConfig) -> Iterator[None]:
-    """No network, deterministic operations, the wished number of threads, numbers below 1e-38 taken as zero.
-
-    torch's settings and generator are as before afterwards.
-    """
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import torch
-    from torch.utils import deterministic
-
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warn, fill = torch.is_deterministic_algorithms_warn_only_enabled(), deterministic.fill_uninitialized_memory
-    generators = torch.get_rng_state()
-    if settings.threads is not None or settings.processes > 1:
-        torch.set_num_threads(settings.threads or 1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = False
-    # Sharp attention leaves numbers so small that the processor takes a slow path for each: a third of a step's time.
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict, warn_only=warn)
-        deterministic.fill_uninitialized_memory = fill
-        torch.set_rng_state(generators)
-
-
-def fit(run: Run) -> Path:
-    """Train to the last step and return its checkpoint, going on from the last good one."""
-    from deckbench.train.examiner import Examiner
-    from deckbench.train.features import loading
-    from deckbench.train.parallel import helping
-    from deckbench.train.trainer import LoraTrainer, Watch, arguments
-
-    config, model, ranks = run.config, run.model, run.ranks
-    drawn = run.seed % 2**32  # numpy, which the Trainer seeds as well, takes no other number
-    wrapped = lora.wrap(model, config, drawn)
-    if run.init is not None:
-        lora.load_weights(wrapped, run.init)
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    device = next(model.module.parameters()).device.type
-    if run.sharding is not None:
-        zero.make_ready()
-    given = arguments(config, partial=run.partial, steps=run.steps, seed=drawn, device=device, sharding=run.sharding)
-    batches = run.steps * config.accumulate
-    collate = loading(model, config, bf16=given.bf16)
-
-    shares = ranks.world * config.processes  # one of the two is 1
-
-    def plan(part: int) -> Plan:
-        return Plan(
-            run.items,
-            batch=config.batch * ranks.world,
-            batches=batches,
-            seed=run.seed,
-            questions=config.questions,
-            part=(part, shares),
-            group_by_length=config.group_by_length,
-        )
-
-    def examine(part: tuple[int, int]) -> Tally:
-        return Tally() if run.exam is None else tally(model, run.exam, part)
-
-    others = [plan(part) for part in range(1, config.processes)]
-    with helping(wrapped, others, collate, bf16=given.bf16, examine=examine) as helpers:
-        watch = Watch(wrapped, config, run.logs if ranks.first else None, ranks)
-        examiner = None if run.exam is None else Examiner(wrapped, run.exam, config, watch, examine, helpers)
-        trainer = LoraTrainer(
-            partial=run.partial,
-            pictures=len(run.items),
-            pictures_per_step=config.batch * config.accumulate * ranks.world,
-            helpers=helpers,
-            ranks=ranks,
-            history=None if examiner is None else examiner.history,
-            model=wrapped,
-            args=given,
-            train_dataset=plan(ranks.number),
-            data_collator=collate,
-            callbacks=[watch, *([] if examiner is None else [examiner])],
-        )
-        return go_on(trainer, run)
-
-
-def go_on(trainer: Any, run: Run) -> Path:
-    """Train from the last good checkpoint to the last step; returns the last step's checkpoint.
-
-    The last step is where the training stopped early, if it did.
-    """
-    last = checkpoint.latest_good(run.partial)
-    if last is not None and run.ranks.first:
-        say(f"going on from step {checkpoint.step_of(last)} of {run.steps}")
-    run.ranks.wait()  # all look at the checkpoints before a new one is written
-    if last is None or not ended(run, last):
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        last = checkpoint.latest_good(run.partial)
-    if last is None or not ended(run, last):
-        raise RuntimeError("the training ended without its last checkpoint")
-    return last
-
-
-def ended(run: Run, last: Path) -> bool:
-    """Is this the checkpoint of the last step, or of a training that stopped early?"""
-    from deckbench.train.trainer import read_state
-
-    if checkpoint.step_of(last) == run.steps:
-        return True
-    return run.config.patience is not None and bool(read_state(last)["evaluation"]["stopped"])
-
-
 def publish(run: Run, last: Path, *, wall_s: float) -> None:
-    """Make the adapter folder out of the last checkpoint, in one rename."""
+    """Write the adapter folder from the last checkpoint, in one rename. wall_s: seconds of this process, observed."""
     from safetensors.torch import save
 
     from deckbench.train.trainer import TRAINER_STATE, read_state
@@ -417,7 +216,7 @@ def publish(run: Run, last: Path, *, wall_s: float) -> None:
         (draft.path / lora.CONFIG).write_text(lora.config_json(run.model, run.config))
         (draft.path / SETTINGS).write_text(yaml.safe_dump(run.config.content(), sort_keys=True), encoding="utf-8")
         (draft.path / CURVE).write_text(curve_csv(rows), encoding="utf-8")
-        if run.exam is not None:
+        if run.eval_set is not None:
             (draft.path / EVALUATIONS).write_text(evaluations_csv(state["evaluation"]["rows"]), encoding="utf-8")
         draft.observed.update(wall_s=round(wall_s, 3), pictures=len(run.items), logs=run.logs.name)
         draft.observed["container"] = hardware.container()

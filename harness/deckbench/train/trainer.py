@@ -1,4 +1,4 @@
-"""transformers' Trainer with three things of our own: planned batches, sealed checkpoints, an exact learning curve."""
+"""transformers' Trainer with planned batches, checksummed checkpoints and an exact learning curve."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from deckbench.errors import InputError, OutsideError
 from deckbench.progress import PLAIN_EVERY_S, say
 from deckbench.train import checkpoint, lora, zero
 from deckbench.train.config import TrainConfig
-from deckbench.train.data import Broken
+from deckbench.train.data import LoadFailure
 from deckbench.train.evaluate import History
 from deckbench.train.parallel import Helper
 from deckbench.train.ranks import Ranks
@@ -34,10 +34,10 @@ TRAINER_STATE = "trainer_state.json"  # the name transformers looks for in a che
 IGNORE = -100
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
-    """Decides when a row is due, tells people how far we are, feeds TensorBoard, checks gradients once.
+class TrainingCallback(TrainerCallback):  # type: ignore[misc]
+    """Decides when a row of the learning curve is due, logs progress, feeds TensorBoard, checks gradients once.
 
-    logs: TensorBoard's folder; None in all ranks but the first.
+    logs: TensorBoard's folder; None on all ranks but the main one.
     """
 
     def __init__(self, wrapped: Any, config: TrainConfig, logs: Path | None, ranks: Ranks) -> None:
@@ -61,7 +61,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # A row at every checkpoint empties the running sums, so a resumed run goes on with the same ones.
         step, config = state.global_step, self.config
-        self.ranks.now("search for the next step", step)
+        self.ranks.report("next step", step)
         if step % config.log_every == 0 or step % config.save_every == 0 or step >= state.max_steps:
             control.should_log = True
 
@@ -80,7 +80,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 self.writer.close()
 
     def write(self, values: Mapping[str, float], step: int) -> None:
-        """Values for TensorBoard, where there is a place for them."""
+        """Write values for TensorBoard, where there is a folder for them."""
         if self.logs is None:
             return
         with self.disk():
@@ -94,16 +94,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
-        """What the event files' disk fails with is no bug, and can be gone on from."""
+        """A disk that fails for the event files is no bug, and the run can be resumed."""
         try:
             yield
         except OSError as error:
             what = f"cannot write the learning curve's events: {error.strerror}"
-            raise OutsideError(what, self.logs, "fix the disk or this folder, then run again with --resume") from error
+            fix = "free disk space or fix the permissions, then rerun with --resume"
+            raise OutsideError(what, self.logs, fix) from error
 
 
 class LoraTrainer(Trainer):  # type: ignore[misc]
-    """Trainer whose checkpoints are sealed folders, and whose batches come ready from a Plan."""
+    """Trainer whose checkpoints are checksummed folders, and whose batches come from a Plan."""
 
     def __init__(
         self,
@@ -123,8 +124,8 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         self.partial = partial
         self.pictures_per_pass = pictures
         self.pictures_per_step = pictures_per_step
-        self.right = torch.zeros((), dtype=torch.int64, device=self.args.device)
-        self.asked = 0
+        self.correct = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        self.tokens = 0
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
 
@@ -141,43 +142,43 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The batches of one optimizer step and their number of answer tokens; raises what a loader could not."""
         first = self.state.global_step * num_batches
-        self.ranks.now("reading of pictures")
+        self.ranks.report("image loading")
         for helper in self.helpers:
             helper.start(range(first, first + num_batches))
         batches = list(islice(epoch_iterator, num_batches))
         for batch in batches:
-            if isinstance(batch, Broken):
+            if isinstance(batch, LoadFailure):
                 raise batch.error()
-        self.ranks.now("count of tokens")
+        self.ranks.report("token count")
         tokens = self._get_num_items_in_batch(batches, device)
         theirs = sum(helper.count() for helper in self.helpers)
-        self.asked += theirs
+        self.tokens += theirs
         self.left = num_batches
         return batches, tokens + theirs
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Forward and backward of one batch; after the step's last one the helpers' gradients are added."""
-        self.ranks.now("forward and backward pass")
+        self.ranks.report("forward and backward pass")
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.left -= 1
         if self.left == 0:
             for helper in self.helpers:
-                done = helper.finish(int(num_items_in_batch))
-                self.right += done.right
-                loss += done.loss / int(num_items_in_batch)
+                result = helper.finish(int(num_items_in_batch))
+                self.correct += result.correct
+                loss += result.loss / int(num_items_in_batch)
         return loss
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
-        """The model's own loss (mean over the step's answer tokens); counts right tokens on the way."""
+        """The model's own loss (mean over the step's answer tokens); counts correctly predicted tokens."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **given)
         labels = inputs["labels"][:, 1:]
         wanted = labels[labels != IGNORE]
-        self.right += (outputs["logits"].detach().argmax(-1) == wanted).sum()
-        self.asked += wanted.numel()
+        self.correct += (outputs["logits"].detach().argmax(-1) == wanted).sum()
+        self.tokens += wanted.numel()
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep one row of the learning curve. Raises InputError when the loss or its gradient is no number any more."""
+        """Keep one row of the learning curve. Raises InputError when the loss or its gradient is not finite."""
         if "loss" not in logs:  # the Trainer's closing summary: times, which would differ between equal runs
             return
         # A loss can still be a number where its gradient is none: the last step's would go into the adapter.
@@ -187,24 +188,24 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
             raise InputError(
                 f"the training diverged: the {what} is {value} at step {self.state.global_step}",
                 "lr",
-                f"lower lr or max_grad_norm, and start anew (first remove {self.partial}, if it is there)",
+                f"lower lr or max_grad_norm and restart (delete {self.partial} first, if it exists)",
             )
-        right, asked = self.ranks.total(int(self.right), self.asked)
-        logs["token_accuracy"] = right / max(1, asked)
+        correct, total = self.ranks.sum(int(self.correct), self.tokens)
+        logs["token_accuracy"] = correct / max(1, total)
         logs["lr"] = logs.pop("learning_rate")
-        self.right.zero_()
-        self.asked = 0
+        self.correct.zero_()
+        self.tokens = 0
         self.state.epoch = self.state.global_step * self.pictures_per_step / self.pictures_per_pass
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.ranks.now("checkpoint")
+        self.ranks.report("checkpoint")
         with zero.gathered(self._trained()):
             adapter = lora.weights(self.model)
         sharded = self.is_deepspeed_enabled
         own = {"rng": rng_state(), "optimizer": zero.get_state(self.deepspeed.optimizer) if sharded else None}
         all_ranks = self.ranks.gather(own)
-        if self.ranks.first:
+        if self.ranks.is_main:
             state = {
                 "adapter": adapter,
                 "optimizer": [one["optimizer"] for one in all_ranks] if sharded else self.optimizer.state_dict(),
@@ -218,7 +219,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
             trainer_state = json.dumps({**vars(self.state), "stateful_callbacks": {}}, sort_keys=True)
             files = {STATE: buffer.getvalue(), TRAINER_STATE: trainer_state.encode()}
             checkpoint.write(self.partial, self.state.global_step, files)
-        self.ranks.wait()
+        self.ranks.barrier()
 
     def _trained(self) -> list[Any]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -287,14 +288,14 @@ def read_state(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         what = f"the checkpoint cannot be read ({type(error).__name__})"
-        raise OutsideError(what, folder, "remove it and resume again") from error
+        raise OutsideError(what, folder, "delete it and rerun with --resume") from error
     return state
 
 
 def arguments(
     config: TrainConfig, *, partial: Path, steps: int, seed: int, device: str, sharding: dict[str, Any] | None = None
 ) -> TrainingArguments:
-    """Our settings in transformers' words. The whole run is one Trainer epoch over the Plan, a batch an item.
+    """Our settings as TrainingArguments. The whole run is one Trainer epoch over the Plan, a batch an item.
 
     sharding: DeepSpeed's config.
     """

@@ -43,7 +43,7 @@ def read_config(name: str, beside: Path | None = None) -> dict[str, Any]:
     return {name: section for name, section in config.items() if name not in ("optimizer", "scheduler")}
 
 
-def make_ready() -> None:
+def configure_deepspeed() -> None:
     """Before DeepSpeed is set up: on a CPU it would compile C++ at its first start, for sums that gloo does as well."""
     import warnings
 
