@@ -371,7 +371,9 @@ def test_a_cut_off_tower_is_noticed(go: Callable[..., artifact.Manifest], tmp_pa
 
     real = Glm4vModule.embed
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Glm4vModule, "embed", lambda self, ids, features: real(self, ids, features.detach()))
+        patch.setattr(
+            Glm4vModule, "embed", lambda self, ids, features: real(self, ids, [one.detach() for one in features])
+        )
         with pytest.raises(DeckBenchError, match=r"does not reach the adapter .*vision"):
             go()
 
