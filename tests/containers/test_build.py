@@ -147,7 +147,7 @@ def test_a_dockerfile_that_is_more_than_settings_is_refused_and_the_good_image_s
         (DOCKERFILE + "COPY Dockerfile /added\n", r"Dockerfile:6: COPY in a Dockerfile"),
         (DOCKERFILE + "RUN touch \\\n  /x\n", r"Dockerfile:6: RUN"),
         (DOCKERFILE.replace("${LAYERS}", "debian:bookworm"), r"Dockerfile:2: FROM debian:bookworm"),
-        ("ARG LAYERS\nFROM ${LAYERS}\nWORKDIR /new/folder\n", "changes layers"),
+        ("ARG LAYERS\nFROM ${LAYERS}\nWORKDIR /new/folder\n", "adds layers"),
         ("ARG LAYERS\nFROM ${LAYERS}\nENV\n", "."),
     ):
         place.write_text(text)
