@@ -170,7 +170,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in (("__init__.py", ""), ("family.py", FAMILY), ("model.py", MODEL)):
         (code / name).write_text(textwrap.dedent(text))
     monkeypatch.setattr(deckbench.models, "__path__", [*deckbench.models.__path__, str(code.parent)])
-    from deckbench.models.toy.model import ToyModule  # type: ignore[import-not-found]
+    from deckbench.models.toy.model import ToyModule  # type: ignore[import-not-found,import-untyped]
 
     torch.manual_seed(0)
     folder = tmp_path / "tiny-toy"
