@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["choice", "open", "scene"]
@@ -72,6 +73,7 @@ def _option(text: str, option_a: str, option_b: str) -> Letter | None:
     return "A" if plain == a else "B" if plain == b else None
 
 
+@lru_cache(maxsize=4096)
 def parse_choice(text: str, option_a: str, option_b: str) -> Letter | None:
     """The option a text chooses, or None when it does not clearly choose one.
 

@@ -26,6 +26,7 @@ Interval = tuple[float, float]
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+FEW_GROUPS = 64
 BLOCK = 2_000_000  # most numbers held at once while ranks are resampled (16 MB)
 
 
@@ -49,8 +50,17 @@ def interval(values: Floats, confidence: float = CONFIDENCE) -> Interval | None:
     good = values[np.isfinite(values)]
     if len(good) == 0 or 2 * len(good) < len(values):
         return None
-    low, high = np.quantile(good, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(low), float(high)
+    ordered = np.sort(good)  # np.quantile does the same in ten times the time
+    low, high = (_quantile(ordered, 0.5 + side * confidence / 2) for side in (-1, 1))
+    return low, high
+
+
+def _quantile(ordered: Floats, p: float) -> float:
+    """The p-quantile of sorted values, linear between two of them."""
+    place = p * (len(ordered) - 1)
+    below = min(int(place), len(ordered) - 1)
+    above = min(below + 1, len(ordered) - 1)
+    return float(ordered[below] + (ordered[above] - ordered[below]) * (place - below))
 
 
 @dataclass(frozen=True)
@@ -167,13 +177,15 @@ def ranked_bootstrap(
     """AUROC, and miss rate at a false-stop rate (its threshold chosen anew each time), for every resample.
 
     truth, scores: shape (k,), of the samples `rows`. Returns two arrays of shape (resamples,), NaN where a resample
-    lacks a class. Costs resamples x k, whatever the number of groups.
+    lacks a class. Costs resamples x k, whatever the number of groups; where there are few, see below.
     """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1]) if len(ordered) else np.array([0])
     codes = clusters.codes[rows][order]
     positive = truth[order].astype(np.float64)
+    if clusters.count <= FEW_GROUPS and len(ordered):
+        return _ranked_by_group(positive, starts, codes, clusters, false_stop_rate)
     areas, misses = np.empty(clusters.resamples), np.empty(clusters.resamples)
     step = max(1, BLOCK // max(1, len(ordered)))
     for first in range(0, clusters.resamples, step):
@@ -192,6 +204,27 @@ def ranked_bootstrap(
         miss[negatives == 0] = np.nan
         misses[first : first + step] = miss
     return areas, misses
+
+
+def _ranked_by_group(
+    positive: Floats, starts: Ints, codes: Ints, clusters: Clusters, false_stop_rate: float
+) -> tuple[Floats, Floats]:
+    """`ranked_bootstrap` for few groups: sums over samples are taken once a group, not once a resample."""
+    level = np.repeat(np.arange(len(starts)), np.diff([*starts, len(codes)]))
+    hits, stops = np.zeros((2, clusters.count, len(starts)))
+    np.add.at(hits, (codes, level), positive)
+    np.add.at(stops, (codes, level), 1 - positive)
+    reached, stopped = np.cumsum(hits, axis=1), np.cumsum(stops, axis=1)
+    weights = clusters.weights
+    positives, negatives = weights @ reached[:, -1], weights @ stopped[:, -1]
+    wins = ((weights @ (stops @ (reached - hits / 2).T)) * weights).sum(axis=1)
+    allowed = weights @ stopped <= false_stop_rate * negatives[:, None] + 1e-9
+    last = allowed.sum(axis=1)  # both counts never fall from level to level: the last allowed one is the best
+    before = np.concatenate([np.zeros((clusters.count, 1)), reached], axis=1)
+    best = (weights * before.T[last]).sum(axis=1)
+    misses = divide(positives - best, positives)
+    misses[negatives == 0] = np.nan
+    return divide(wins, positives * negatives), misses
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ PROBABILITIES = ("p_a", "p_b", "p_anomaly")
 STAGES = ("preprocess", "vision", "prefill", "decode", "first_token")
 TIMING_COLUMNS = ("id", "kind", "picture", "asked_together", *(f"{stage}_s" for stage in STAGES))
 UNANSWERED_COLUMNS = ("id", "reason")
+_SPECIAL = re.compile(r'[,"\r\n]')
 CONTENT_NAME = "predictions.csv"  # what the manifest calls FILE.csv, whatever its name
 
 
@@ -65,8 +67,10 @@ class PredictionFiles:
 
 def _cell(value: str) -> str:
     """A CSV cell, quoted where needed. Python's own writer leaves a bare carriage return unquoted before 3.13."""
+    if not _SPECIAL.search(value):
+        return value
     quoted = value.replace('"', '""')
-    return f'"{quoted}"' if any(mark in value for mark in ',"\r\n') else value
+    return f'"{quoted}"'
 
 
 def csv_bytes(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:

@@ -29,7 +29,7 @@ class Answers:
         self.substring = (table["substring"] == "true").to_numpy(dtype=np.float64)
         self.parsed = table["reason"].isin(["", "wrong"]).to_numpy(dtype=bool)
         self.kind, self.gold = (table[name].to_numpy(dtype=object) for name in ("kind", "gold"))
-        asked = zip(table["gold"], table["kind"], table["anomaly"], strict=True)
+        asked = zip(*(table[name].tolist() for name in ("gold", "kind", "anomaly")), strict=True)
         truth = [grade.verdict_truth(gold, kind, FLAGS.get(anomaly)) for gold, kind, anomaly in asked]
         self.known = np.array([value is not None for value in truth], dtype=bool)
         self.truth = np.array([value is True for value in truth], dtype=bool)

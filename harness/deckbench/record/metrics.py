@@ -303,9 +303,12 @@ def confusion(answers: Answers, rows: Ints) -> Confusion:
 def members(answers: Answers, rows: Ints, column: str) -> dict[str, Ints]:
     """Value -> rows that have it, sorted by value. A cell may hold several values joined by ";"."""
     found: dict[str, list[int]] = {}
-    for row, cell in zip(rows, answers.table[column].to_numpy(dtype=object)[rows], strict=True):
-        for value in sorted({part.strip() for part in cell.split(";")} - {""}):
-            found.setdefault(value, []).append(int(row))
+    values: dict[str, set[str]] = {}
+    for row, cell in zip(rows.tolist(), answers.table[column].to_numpy(dtype=object)[rows], strict=True):
+        if cell not in values:
+            values[cell] = {part.strip() for part in cell.split(";")} - {""}
+        for value in values[cell]:
+            found.setdefault(value, []).append(row)
     return {value: np.asarray(found[value], dtype=np.int64) for value in sorted(found)}
 
 

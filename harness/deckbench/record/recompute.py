@@ -38,7 +38,7 @@ def unproven(record: Record, rows: Sequence[Mapping[str, str]], terms: Terms | N
     metrics = record.metrics
     if metrics is None or not rows:
         return () if metrics is None else ("it has no samples",)
-    table = pd.DataFrame(list(rows))
+    table = pd.DataFrame({name: [row[name] for row in rows] for name in rows[0]}, dtype=object)
     found = [f"the samples are of the task {task}" for task in sorted({*table["task"]} - {"", record.task})]
     if metrics.inputs.data_content not in (None, record.dataset.removeprefix("sha256:"), record.dataset):
         found.append("the metrics are of another dataset")
@@ -58,11 +58,10 @@ def unproven(record: Record, rows: Sequence[Mapping[str, str]], terms: Terms | N
         terms=terms.at if terms else None,
         resamples=metrics.resamples,
     )
-    was, now = metrics.model_dump(mode="json"), again.model_dump(mode="json")
-    left_out = [note for note in now.pop("notes") if note not in was["notes"]]
-    was.pop("notes")
-    changed = differing(was, now)
-    if changed:
+    left_out = [note for note in again.notes if note not in metrics.notes]
+    again = again.model_copy(update={"notes": metrics.notes})
+    if again != metrics:
+        changed = differing(metrics.model_dump(mode="json"), again.model_dump(mode="json"))
         path, old, new = changed[0]
         more = f" ({len(changed)} differences)" if len(changed) > 1 else ""
         found.append(f"{path} is {shown(old)}, the samples give {shown(new)}{more}")

@@ -134,7 +134,7 @@ def grade_table(table: pd.DataFrame, *, inferred: bool) -> pd.DataFrame:
             anomaly=FLAGS.get(anomaly),
             parsed=parsed if inferred and kind != "open" else None,
         )
-        for text, gold, kind, option_a, option_b, anomaly, parsed in zip(*(out[name] for name in names), strict=True)
+        for text, gold, kind, option_a, option_b, anomaly, parsed in zip(*(out[name].tolist() for name in names), strict=True)
     ]
     out["parsed"] = [answer.parsed for answer in graded]
     out["right"] = [cell(answer.right) for answer in graded]
@@ -153,7 +153,7 @@ def cell(value: object) -> str:
 
 def table_bytes(table: pd.DataFrame, columns: Sequence[str]) -> bytes:
     """Some columns of a table as CSV bytes; `scored.csv` is SCORED_COLUMNS."""
-    return csv_bytes(columns, list(zip(*(table[name] for name in columns), strict=True)))
+    return csv_bytes(columns, list(zip(*(table[name].tolist() for name in columns), strict=True)))
 
 
 def predictions_sha256(table: pd.DataFrame) -> str:
