@@ -14,13 +14,21 @@ from deckbench.cli.options import Host, ImageName, Limits, Runner
 from deckbench.runners.kinds import Kind, Option
 
 Verb = Callable[..., None]
+RECORD_OPTIONS = frozenset({"record", "records", "curriculum", "condition"})
 
 
-def dispatchable(default_output: Callable[[Mapping[str, Any]], Path] | None = None) -> Callable[[Verb], Verb]:
+def dispatchable(
+    default_output: Callable[[Mapping[str, Any]], Path] | None = None,
+    before: Callable[..., None] | None = None,
+    then: Callable[..., None] | None = None,
+) -> Callable[[Verb], Verb]:
     """Give a verb the options that say where it runs; in a container, its step runs there in place of here.
 
     Args:
         default_output: Where the verb writes if its options do not say it, from all of its options.
+        before: What is checked on this machine first; called with all options, as `then` is.
+        then: What is done on this machine once the step is done, wherever that ran. The RECORD_OPTIONS are its own: a
+            step elsewhere does not get them.
     """
 
     def decorate(verb: Verb) -> Verb:
@@ -51,11 +59,16 @@ def dispatchable(default_output: Callable[[Mapping[str, Any]], Path] | None = No
             output = next(name for name, kind in kinds_of(verb).items() if kind in {Kind.OUTPUT, Kind.WORK_FOLDER})
             if given[output] is None and default_output is not None:
                 given[output] = default_output(given)
-            code = dispatch(verb.__name__, options_of(context.command, verb, given), target)
+            if before is not None:
+                before(**given)
+            own = {name: value for name, value in given.items() if then is None or name not in RECORD_OPTIONS}
+            code = dispatch(verb.__name__, options_of(context.command, verb, own), target)
             if code is None:
                 verb(**given)
             elif code:
                 raise typer.Exit(code)
+            if then is not None:
+                then(**given)
 
         parameters = [param.replace(kind=keyword) for param in signature.parameters.values()]
         run.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Verbs that run a model: infer, ask, bench, bench-orin."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -8,6 +9,8 @@ from deckbench.cli.app import app
 from deckbench.cli.dispatch import dispatchable, options_of
 from deckbench.cli.options import (
     Adapter,
+    Condition,
+    Curriculum,
     DataPath,
     Host,
     InputPath,
@@ -17,6 +20,8 @@ from deckbench.cli.options import (
     OptionalText,
     Out,
     OutputPath,
+    Record,
+    Records,
     Seed,
     Text,
 )
@@ -62,8 +67,26 @@ def ask(
     show([asdict(a) for a in answers], as_json, [f"{q} -> {a.text}" for q, a in zip(questions, answers, strict=True)])
 
 
+def check_record(*, record: bool, adapter: Path | None, data: Path, **given: Any) -> None:
+    """What a record of a bench needs is asked for before anything is measured: nothing else is lost."""
+    if record:
+        from deckbench.record import provenance
+
+        provenance.dataset_facts(data, given["condition"])
+        provenance.check_curriculum(given["curriculum"], adapter)
+
+
+def record_bench(*, record: bool, out: Path, data: Path, **given: Any) -> None:
+    """The record of a bench, where one is asked for."""
+    if record:
+        from deckbench.record import provenance
+
+        options = {name: given[name] for name in ("records", "curriculum", "condition")}
+        say(f"record: {provenance.record_bench(out, data=data, **options)}")
+
+
 @app.command(epilog="Example: deckbench bench --model tiny-glm4v --data data/S3 --engine torch --out bench/tiny")
-@dispatchable()
+@dispatchable(before=check_record, then=record_bench)
 def bench(
     model: Model,
     data: Annotated[DataPath, typer.Option(help="The dataset to take frames and questions from.")],
@@ -79,6 +102,10 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of torch threads; default: torch's choice.")
     ] = None,
+    record: Record = False,
+    records: Records = None,
+    curriculum: Curriculum = None,
+    condition: Condition = None,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:

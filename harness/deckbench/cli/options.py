@@ -48,6 +48,10 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip broken frames an
 Model = Annotated[ModelRef, typer.Option("--model", help="A known name, a model folder, endpoint:NAME, or a baseline.")]
 Adapter = Annotated[OptionalInput, typer.Option("--adapter", help="LoRA weights made by `deckbench train`.")]
 Host = Annotated[HostRef, typer.Option(help="ssh://USER@HOST: run in a container there; inputs are uploaded.")]
+Record = Annotated[bool, typer.Option("--record", help="Also write a record, from the manifests of the steps.")]
+Records = Annotated[ExtraOutput, typer.Option(help="Folder of records; default: results/records.")]
+Curriculum = Annotated[OptionalText, typer.Option(help="For --record: the adapter's stages, e.g. S1+S2.")]
+Condition = Annotated[OptionalText, typer.Option(help="For --record: 'same distribution', shifted, or your own words.")]
 Runner = Annotated[Text, typer.Option(help="local, docker (in a container), or auto: docker where it is available.")]
 ImageName = Annotated[
     OptionalText, typer.Option("--image", help="Container image; default: the first one that serves the model.")

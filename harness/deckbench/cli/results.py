@@ -9,6 +9,8 @@ import typer
 from deckbench.cli.app import app
 from deckbench.cli.dispatch import dispatchable
 from deckbench.cli.options import (
+    Condition,
+    Curriculum,
     ExtraOutput,
     InputPath,
     Json,
@@ -17,6 +19,8 @@ from deckbench.cli.options import (
     OptionalText,
     OutputPath,
     PredictionsFile,
+    Record,
+    Records,
     Seed,
     SuiteRef,
     Text,
@@ -24,18 +28,43 @@ from deckbench.cli.options import (
 )
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo
+from deckbench.progress import say
 
 WITHOUT_TORCH = {"endpoint", "baselines"}
 
 
-@app.command(epilog="Example: deckbench score preds/S2.csv --data data/S2 --out scores/S2.json")
-@dispatchable()
+def check_record(*, record: bool, predictions: Path, data: Path | None, **given: Any) -> None:
+    """What a record of a score needs is asked for before anything is written."""
+    if record:
+        from deckbench.record import provenance
+
+        content, _ = provenance.predictions_facts(predictions)
+        provenance.dataset_facts(data, given["condition"])
+        provenance.model_facts(content["inputs"]["model"], given["curriculum"])
+
+
+def record_score(*, record: bool, out: Path, predictions: Path, data: Path | None, **given: Any) -> None:
+    """The record of a score, where one is asked for."""
+    if record:
+        from deckbench.record import provenance
+
+        names = ("records", "curriculum", "condition", "ontology")
+        options = {name: given[name] for name in names}
+        say(f"record: {provenance.record_score(out, predictions=predictions, data=data, **options)}")
+
+
+@app.command(epilog="Example: deckbench score preds/S2.csv --data data/S2 --out scores/S2.json --record")
+@dispatchable(before=check_record, then=record_score)
 def score(
     predictions: Annotated[PredictionsFile, typer.Argument(help="FILE.csv made by `deckbench infer`.")],
     out: Annotated[OutputPath, typer.Option("--out", help="Output score.json; an older score is replaced.")],
     data: Annotated[OptionalData, typer.Option(help="The dataset, for classes, steps and groups.")] = None,
     plots: Annotated[ExtraOutput, typer.Option(help="Output folder for plots.")] = None,
     ontology: Annotated[OptionalInput, typer.Option(help="Custom ontology yaml, for words in scene texts.")] = None,
+    record: Record = False,
+    records: Records = None,
+    curriculum: Curriculum = None,
+    condition: Condition = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

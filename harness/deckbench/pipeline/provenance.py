@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.predictions import PredictionFiles
+from deckbench.record.provenance import SERVER
 from deckbench.suite import DataSpec, Suite
-
-UNKNOWN = "unknown"
-# The machine of a model behind a server, as a record has it.
-SERVER = {
-    "device": "server",
-    "cpu": "a server",
-    **dict.fromkeys(("architecture", "capability", "os"), UNKNOWN),
-    **dict.fromkeys(("cores", "threads"), 0),
-}
 
 
 def identity_of(ref: str) -> Any:
@@ -30,19 +22,6 @@ def identity_of(ref: str) -> Any:
         return model_identity(ref)
     identity = baselines.load(ref).identity if source not in {"", "gold"} else {}
     return {"baseline": ref, **{key: value for key, value in identity.items() if key != "name"}}
-
-
-def flat_identity(value: Any) -> dict[str, str]:
-    """The hashes of an identity by name, nested names joined with dots."""
-    if not isinstance(value, dict):
-        return {"hash": str(value)}
-    found: dict[str, str] = {}
-    for key, entry in value.items():
-        if isinstance(entry, dict):
-            found |= {f"{key}.{name}": text for name, text in flat_identity(entry).items()}
-        elif entry is not None:
-            found[str(key)] = str(entry)
-    return found
 
 
 def is_served(ref: str) -> bool:

@@ -19,13 +19,13 @@ from deckbench.pipeline.plan import Target, baseline_train_set
 from deckbench.pipeline.provenance import (
     answered_on,
     build_command,
-    flat_identity,
     identity_of,
     is_served,
     part_of,
     pool_command,
 )
 from deckbench.progress import say
+from deckbench.record.provenance import flat_identity
 from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight
 
 

@@ -125,6 +125,7 @@ def grade_table(table: pd.DataFrame, *, inferred: bool) -> pd.DataFrame:
     """
     out: pd.DataFrame = table.copy()
     names = ("prediction", "gold", "kind", "option_a", "option_b", "anomaly", "parsed")
+    rows = zip(*(out[name].tolist() for name in names), strict=True)
     graded = [
         grade.grade(
             text,
@@ -134,7 +135,7 @@ def grade_table(table: pd.DataFrame, *, inferred: bool) -> pd.DataFrame:
             anomaly=FLAGS.get(anomaly),
             parsed=parsed if inferred and kind != "open" else None,
         )
-        for text, gold, kind, option_a, option_b, anomaly, parsed in zip(*(out[name].tolist() for name in names), strict=True)
+        for text, gold, kind, option_a, option_b, anomaly, parsed in rows
     ]
     out["parsed"] = [answer.parsed for answer in graded]
     out["right"] = [cell(answer.right) for answer in graded]

@@ -1,0 +1,193 @@
+"""Records of single steps: what a record needs to know is read from the manifests that the steps left."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.predictions import PredictionFiles, is_inferred, read_manifest
+from deckbench.record.scores import read_score
+from deckbench.record.write import write_record
+
+RECORDS = Path("results/records")
+SAME, SHIFTED = "same distribution", "shifted"
+UNKNOWN = "unknown"
+# The machine of a model behind a server, as a record has it.
+SERVER = {
+    "device": "server",
+    "cpu": "a server",
+    **dict.fromkeys(("architecture", "capability", "os"), UNKNOWN),
+    **dict.fromkeys(("cores", "threads"), 0),
+}
+
+
+def record_score(
+    score: Path,
+    *,
+    predictions: Path,
+    data: Path | None,
+    records: Path | None = None,
+    curriculum: str | None = None,
+    condition: str | None = None,
+    ontology: Path | None = None,
+) -> Path:
+    """Write the record of a score.
+
+    Args:
+        score: score.json, beside it the graded answers.
+        predictions: FILE.csv that was scored, made by `infer`.
+        data: the dataset it answers, made by `build`.
+        records: folder of records; default: RECORDS.
+        curriculum: the stages an adapted model has been through.
+        condition: how the frames stand to those of training.
+        ontology: the one that was scored with, where that is not the published task's.
+
+    Returns:
+        The record's folder.
+
+    Raises:
+        InputError: naming what the manifests do not tell, or what does not fit.
+    """
+    content, observed = predictions_facts(predictions)
+    seed = read_score(score).seed
+    dataset = dataset_facts(data, condition)
+    model = model_facts(content["inputs"]["model"], curriculum)
+    infer = ["deckbench", "infer", "--model", model["model"]["name"], "--data", "data", "--out", "predictions.csv"]
+    infer += ["--adapter", "adapter"] if "adapter" in content["inputs"]["model"] else []
+    scoring = ["deckbench", "score", "predictions.csv", "--data", "data", "--seed", str(seed), "--out", "score.json"]
+    return write_record(
+        records or RECORDS,
+        **dataset,
+        **model,
+        command=f"{shlex.join(infer)} && {shlex.join(scoring)}",
+        seed=seed,
+        score=score,
+        predictions=predictions,
+        data=data,
+        ontology=ontology,
+        machine=SERVER if "endpoint" in content else observed.get("hardware"),
+        packages=observed.get("packages"),
+        container=observed.get("container"),
+    )
+
+
+def record_bench(
+    bench: Path,
+    *,
+    data: Path,
+    records: Path | None = None,
+    curriculum: str | None = None,
+    condition: str | None = None,
+) -> Path:
+    """Write the record of a bench: times only. Args, Returns and Raises as `record_score`; bench: its folder."""
+    manifest = artifact.read(bench, "bench")
+    results, inputs = manifest.observed["results"], manifest.content["inputs"]
+    dataset = dataset_facts(data, condition)
+    if dataset["dataset"] != inputs["data"]:
+        raise InputError("the bench asked questions of another dataset", data, "give the dataset that was benched")
+    model = model_facts(inputs["model"], curriculum)
+    command = ["deckbench", "bench", "--model", model["model"]["name"], "--data", "data", "--engine", results["engine"]]
+    command += ["--weights", results["weights"], "--seed", str(manifest.content["seed"]), "--out", "bench"]
+    return write_record(
+        records or RECORDS,
+        **dataset,
+        **model,
+        command=shlex.join(command),
+        seed=int(manifest.content["seed"] or 0),
+        bench=results,
+        machine=results["hardware"],
+        packages=results["packages"],
+        container=results["container"],
+    )
+
+
+def predictions_facts(predictions: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`content` and `observed` of a prediction file that `infer` made. Raises InputError for another one."""
+    manifest = read_manifest(predictions)
+    if manifest is None or not is_inferred(manifest):
+        what = "no manifest says what made these predictions; a record needs its model, machine and dataset"
+        raise InputError(what, PredictionFiles(predictions).manifest, "make them with `deckbench infer`")
+    return manifest["content"], manifest["observed"]
+
+
+def dataset_facts(data: Path | None, condition: str | None) -> dict[str, Any]:
+    """Task, stage, pool and inputs, from the dataset's manifest."""
+    if data is None or not data.is_dir():
+        raise InputError("a record needs the dataset folder", "--data", "give the dataset that was asked")
+    manifest = artifact.read(data, "dataset")
+    params, pool = manifest.content["params"], manifest.content["inputs"].get("pool")
+    known = {"task": params.get("task"), "synthetic": params.get("synthetic"), "pool": pool}
+    if missing := [name for name, value in known.items() if value is None]:
+        what = f"the dataset does not say its {', '.join(missing)}; a record needs them"
+        raise InputError(what, data / artifact.MANIFEST, "build it with `deckbench build`")
+    if condition is None and params.get("split") == "test-only":
+        what = "it is not known how these frames stand to those of training: the dataset has no training part"
+        raise InputError(what, "--condition", f"give --condition '{SAME}' or --condition {SHIFTED}")
+    condition = condition or SAME
+    build = ["deckbench", "build", params["task"].partition("+")[0], "--pool", "pool", "--out", "data"]
+    build += ["--split", str(params.get("split", "group")), "--lang", str(params.get("lang", "en"))]
+    build += ["--seed", str(manifest.content["seed"])]
+    name = f"pool-{pool.removeprefix('sha256:')[:8]}"
+    unseen = params.get("split") == "test-only" and condition != SAME
+    part = SHIFTED if unseen or condition == SHIFTED else SAME
+    inputs = [
+        {"name": "dataset", "kind": "dataset", "sha256": manifest.content_hash, "source": shlex.join(build)},
+        {"name": "pool", "kind": "pool", "sha256": pool, "source": "the pool that the dataset was built from"},
+    ]
+    return {
+        "task": params["task"],
+        "stage": params.get("stage"),
+        "pool": {
+            "name": name,
+            "hash": pool,
+            "synthetic": bool(params["synthetic"]),
+            "part": part,
+            "condition": condition,
+        },
+        "dataset": manifest.content_hash,
+        "inputs": inputs,
+    }
+
+
+def model_facts(identity: Mapping[str, Any], curriculum: str | None) -> dict[str, Any]:
+    """The model and its curriculum, from its identity in a manifest."""
+    name = str(identity.get("name") or identity.get("baseline"))
+    baseline = "family" not in identity or name.startswith("blind:")
+    if not baseline:
+        check_curriculum(curriculum, identity.get("adapter"))
+        curriculum = curriculum or "base"
+    weights = "none" if "family" not in identity else "random" if identity.get("weights") == "random" else "trained"
+    return {
+        "model": {
+            "name": name,
+            "family": "baseline" if baseline else str(identity["family"]),
+            "kind": "baseline" if baseline else "model",
+            "weights": weights,
+            "identity": flat_identity({key: value for key, value in identity.items() if key != "dtype"}),
+        },
+        "curriculum": None if baseline else curriculum,
+    }
+
+
+def check_curriculum(curriculum: str | None, adapter: object) -> None:
+    """Raises InputError where there is an adapter and nothing says which stages it has been through."""
+    if curriculum is None and adapter is not None:
+        what = "the manifests do not say which stages this adapter has been through; a record needs them"
+        raise InputError(what, "--curriculum", "give it, such as --curriculum S1+S2")
+
+
+def flat_identity(value: Any) -> dict[str, str]:
+    """The hashes of an identity by name, nested names joined with dots."""
+    if not isinstance(value, dict):
+        return {"hash": str(value)}
+    found: dict[str, str] = {}
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            found |= {f"{key}.{name}": text for name, text in flat_identity(entry).items()}
+        elif entry is not None:
+            found[str(key)] = str(entry)
+    return found
