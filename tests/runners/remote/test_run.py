@@ -179,7 +179,7 @@ def test_what_changed_here_and_there_is_said(
     interrupted(monkeypatch, job)
     (work / name).write_text("new here")
     for _ in range(2):
-        with pytest.raises(OutsideError, match=rf"{name}: this was changed here since the step was started"):
+        with pytest.raises(OutsideError, match=rf"{name}: changed here since the step was started"):
             run_job_at(job, HOST)
     assert sorted(path.name for path in work.iterdir()) == ["both", "gone"]
     assert (work / name).read_text() == "new here"
@@ -218,7 +218,7 @@ def test_a_table_that_went_on_here_is_not_lost(
     job = remote_job(place / "a.csv", data_of(tmp_path), PREDICT % finished)
     interrupted(monkeypatch, job)
     (place / meanwhile).write_text("here\nhere\n")
-    with pytest.raises(OutsideError, match="this was changed here since the step was started"):
+    with pytest.raises(OutsideError, match="changed here since the step was started"):
         run_job_at(job, HOST)
     assert (place / meanwhile).read_text() == "here\nhere\n"
     shutil.move(place / Path(meanwhile).parts[0], tmp_path / "aside")
@@ -282,7 +282,7 @@ def test_pruning_leaves_what_waits_to_be_fetched(
 def test_too_little_disk_names_what_frees_some_there(
     far: OwnDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "OUTPUT_ROOM", 1 << 60)
+    monkeypatch.setattr(run, "OUTPUT_BYTES", 1 << 60)
     with pytest.raises(OutsideError, match=f"too little disk(.|\n)*`deckbench containers prune --host {HOST}`"):
         run_job_at(remote_job(tmp_path / "result", data_of(tmp_path), ""), HOST)
     assert left(far) == []
@@ -400,7 +400,7 @@ def test_an_answer_that_cannot_be_read(
     job = remote_job(tmp_path / "result", data_of(tmp_path), "print(1)")
     with monkeypatch.context() as patch:
         patch.setattr(store_helper, "__file__", str(helper))
-        with pytest.raises(OutsideError, match="the answer of the helper there cannot be read"):
+        with pytest.raises(OutsideError, match="the answer of the remote helper cannot be read"):
             run_job_at(job, HOST)
     assert run_job_at(job, HOST) == 0
     assert left(far) == []
