@@ -72,7 +72,7 @@ def test_only_frame_and_question_are_read_from_a_case(shared: Path, tmp_path: Pa
         (lambda cases: (cases / "cases-0.json").write_text('{"cases": [{"case": 0}]}'), "lacks its number"),
         (lambda cases: (cases / "case1.png").unlink(), "a case's file is missing"),
         (lambda cases: (cases / "case1.safetensors").write_bytes(b"xx"), "cannot be read"),
-        (lambda cases: (cases / "case1.png").write_bytes(b"xx"), "no picture that can be read"),
+        (lambda cases: (cases / "case1.png").write_bytes(b"xx"), "cannot be read as an image"),
     ],
 )
 def test_bad_cases(shared: Path, tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
