@@ -114,6 +114,7 @@ def test_what_an_alias_stands_for_is_copied() -> None:
         ("a: 0x" + "f" * 5000, 1, "does not fit in 64 bits"),
         ("a: 1.0e+400", 1, "too large"),
         ("a: 1\nb: \x01", 2, "the character U+0001"),
+        ("a: 1\n\ufeffb: 2", 2, "the character U+FEFF"),
         ('a: 1\nb: "\\0"', 2, "NUL"),
         ('a: "\\ud800"', 1, ""),
         ('a: "\\U00110000"', 1, "not valid YAML"),
@@ -345,21 +346,18 @@ def test_settings_on_the_command_line() -> None:
 
 
 def is_read(text: str | bytes, path: Path) -> None:
-    """Done or InputError; and what was read is read the same by PyYAML's other parser."""
+    """Done or InputError, with either parser of PyYAML."""
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-    found = []
     for loader_ in LOADERS:
         yamlfile.LOADER = loader_
         try:
-            found.append(repr(read_document(path).value("fix it")))
+            read_document(path).value("fix it")
         except InputError as error:
             assert str(path) in str(error) and error.fix
-            found.append("refused")
         try:
             read_yaml(path, Whole)
         except InputError as error:
             assert str(path) in str(error) and error.fix
-    assert "refused" in found or found[0] == found[1]
 
 
 SCALARS = st.one_of(
