@@ -293,7 +293,12 @@ def lab_pool(synthetic: Path, pool: Path) -> None:
 
 def test_the_readme_runs(lab: Path) -> None:
     """The session itself is the fixture; here, what it promises to leave behind."""
-    for name in ("pools/mine/frames.csv", "data/S1_and_S2/train.jsonl", "adapters/S2/manifest.json", "answers/S2.json"):
+    for name in (
+        "pools/mine/frames.csv",
+        "data/S1_and_S2/train.jsonl",
+        "adapters/S2/manifest.json",
+        "results/site/index.html",
+    ):
         assert (lab / name).is_file(), name
 
 
