@@ -35,7 +35,7 @@ def test_by_time_of_frames_csv_keeps_what_is_known(tmp_path: Path) -> None:
     groups = group_pool(root, by="time:60s", out=tmp_path / "f.csv")
     assert list(groups.values()) == ["t0001", "t0001", "t0002"]
     assert len(set(group_pool(root, by="time:5m", out=tmp_path / "g.csv").values())) == 1
-    rows = list(csv.DictReader((tmp_path / "f.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "f.csv").read_text().splitlines()))
     assert rows[1] == {"frame": "images/b", "group": "t0001", "time_s": "50.0", "step": "setup", "anomalies": "spill"}
 
 

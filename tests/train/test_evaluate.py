@@ -34,7 +34,7 @@ def go(model: Path, data: Path, tmp_path: Path) -> Callable[..., artifact.Manife
 
 
 def evaluations(made: artifact.Manifest) -> list[dict[str, str]]:
-    return list(csv.DictReader((made.path / "evaluations.csv").open()))
+    return list(csv.DictReader((made.path / "evaluations.csv").read_text().splitlines()))
 
 
 # A run whose first evaluation stays the best one: it does not learn

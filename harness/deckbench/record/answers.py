@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from deckbench import grade, stats
@@ -35,7 +37,7 @@ class Answers:
         self.truth = np.array([value is True for value in truth], dtype=bool)
         self.p, self.p_a, self.p_b = (numbers(table[name]) for name in ("p_anomaly", "p_a", "p_b"))
 
-    def share(self, hits: Floats, rows: Ints) -> Estimate:
+    def share(self, hits: npt.NDArray[Any], rows: Ints) -> Estimate:
         return proportion(np.asarray(hits, dtype=np.float64)[rows], self.clusters, rows)
 
     def unparsed(self, rows: Ints) -> int:

@@ -104,7 +104,7 @@ def write_record(
             places[image] = f"{THUMBS}/{number:02d}.jpg"
             pictures[places[image]] = thumbnail(artifact.inside(data, image, data / "samples.csv"))
         samples["thumbnail"] = [places.get(image, "") for image in samples["image"]]
-        rows = samples[list(SAMPLE_COLUMNS)].to_dict("records")
+        rows = [{name: row[name] for name in SAMPLE_COLUMNS} for row in samples.to_dict("records")]
         terms = scored_terms(metrics, ontology, samples["task"], score)
     table = None if rows is None else sample_bytes(rows)
     record = parse(
