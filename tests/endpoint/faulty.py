@@ -35,7 +35,7 @@ LOGPROBS: dict[str, Any] = {
 
 def colour_of(picture: Image.Image) -> str:
     """Red, blue, or nothing on a picture of one colour."""
-    shares = Counter(picture.convert("RGB").getdata())
+    shares = Counter({colour: count for count, colour in picture.convert("RGB").getcolors(1 << 24) or ()})
     return "red" if shares[(255, 0, 0)] > 40 else "blue" if shares[(0, 0, 255)] > 40 else "none"
 
 
