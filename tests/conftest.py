@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.docker_daemon import daemon  # noqa: F401  (a fixture)
-from tests.real_images import arm64_cpu, common, definitions, kept_bases, x86_cpu  # noqa: F401
+from tests.real_images import arm64_cpu, common, definitions, kept_bases, other_checkout, x86_cpu  # noqa: F401
 
 # Programs that tests start find the helpers in `tests` too, from whichever folder they run.
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,14 +29,10 @@ def pytest_report_header() -> str | None:
     return None if TORCH else f"torch is not installed: without tests/{', tests/'.join(NEED_TORCH)}"
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With --dist loadgroup the tests of a file share a process and its fixtures, unless they name a group."""
     for item in items:
         if item.get_closest_marker("torch") is not None and not TORCH:
             item.add_marker(pytest.mark.skip(reason="torch is not installed"))
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
 
 
 @pytest.fixture(scope="session")

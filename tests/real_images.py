@@ -22,6 +22,7 @@ import pytest
 from tests.docker_daemon import cannot
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+PARTS = ("harness", "tasks", "containers", "pyproject.toml")
 
 # Stands before mmdebstrap on PATH: for the same words it gives out what the real one made, under its last argument.
 KEPT_BASES = """#!{python}
@@ -143,3 +144,15 @@ def arm64_cpu(daemon: Any, common: Path, definitions: Path, kept_bases: Path) ->
         return str(json.loads(deckbench("containers", "build", *words, bases=kept_bases))[0]["identity"])
 
     return once(common, "arm64-cpu", make)
+
+
+@pytest.fixture(scope="session")
+def other_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second checkout: the same files in another place, made at another time."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for part in PARTS:
+        if (CHECKOUT / part).is_dir():
+            shutil.copytree(CHECKOUT / part, folder / part, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(CHECKOUT / part, folder / part)
+    return folder
