@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def cache_argument(language: Any, cache: Any) -> dict[str, Any]:
+    """The cache under the name that this transformers takes: `cache` since 5.24, `past_key_values` before."""
+    named = "cache" in inspect.signature(language.model.forward).parameters
+    return {"cache" if named else "past_key_values": cache}
+
+
 def prefill(language: Any, prefix: pack.Prefix, embedded: Tensor) -> Any:
     """The cache of the shared prefix, one row. embedded: (1, length, width)."""
     cache = DynamicCache(config=language.config)
@@ -41,7 +48,7 @@ def prefill(language: Any, prefix: pack.Prefix, embedded: Tensor) -> Any:
         inputs_embeds=embedded,
         attention_mask=pack.branch_mask(alone, alone),
         position_ids=torch.tensor([prefix.positions], device=embedded.device),
-        past_key_values=cache,
+        **cache_argument(language, cache),
         use_cache=True,
     )
     wait(embedded.device)
@@ -74,11 +81,12 @@ def greedy(
     branch_of = torch.where(real, 1, pack.PADDING)
     before = branch_of.new_full((rows, len(prefix.ids)), pack.SHARED)
     seen = torch.cat((before, branch_of), dim=1)
+    cached = cache_argument(language, cache)
     hidden = language.model(
         input_ids=tokens,
         attention_mask=pack.branch_mask(seen.clamp(max=0), seen)[:, :, len(prefix.ids) :],
         position_ids=torch.where(real, prefix.next_position + places, 0),
-        past_key_values=cache,
+        **cached,
         use_cache=True,
     ).last_hidden_state
     last = hidden[torch.arange(rows, device=device), lengths - 1]
@@ -113,7 +121,7 @@ def greedy(
             input_ids=torch.tensor([[chosen[row]] for row in keep], device=device),
             attention_mask=visible[:, None, None, :],
             position_ids=(prefix.next_position + lengths)[:, None],
-            past_key_values=cache,
+            **cached,
             use_cache=True,
         ).last_hidden_state
         lengths = lengths + 1
