@@ -284,7 +284,7 @@ def read(path: Path, kind: str | None = None, *, verify: bool | Collection[str] 
     """
     path = Path(path)
     place = path / MANIFEST
-    wanted = f"a {kind}" if kind else "an artifact"
+    wanted = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" if kind else "an artifact"
     if not path.exists():
         raise InputError(f"not found; {wanted} folder is expected here", path, "check the path")
     if not place.is_file():

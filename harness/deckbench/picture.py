@@ -171,7 +171,7 @@ def open_picture(path: Path) -> Image.Image:
     try:
         return decode_picture(_read(Path(path)))
     except PictureError as error:
-        raise InputError(str(error), path, "replace or remove this picture") from error
+        raise InputError(str(error), path, "check the path, or replace this image") from error
 
 
 def grey_thumbnail(path: Path, size: tuple[int, int]) -> Image.Image:
@@ -187,7 +187,7 @@ def grey_thumbnail(path: Path, size: tuple[int, int]) -> Image.Image:
         grey = _upright(_eight_bits(image).convert("L"), orientation)
         return grey.resize(size, Image.Resampling.BOX)
     except PictureError as error:
-        raise InputError(str(error), path, "replace or remove this picture") from error
+        raise InputError(str(error), path, "check the path, or replace this image") from error
 
 
 def taken_at(path: Path) -> float | None:

@@ -27,13 +27,13 @@ pool_app = typer.Typer(
 )
 models_app = typer.Typer(
     no_args_is_help=True,
-    help="Known models: list, check numerical parity, pretrain.",
+    help="Known models: ls, check numerical parity, pretrain.",
     epilog="Example: deckbench models ls",
 )
 containers_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Container images: list, lock, build, verify, clean up.",
+    help="Container images: ls, lock, build, verify, clean up.",
     epilog="Example: deckbench containers wheels x86-cpu && deckbench containers build x86-cpu",
 )
 app.add_typer(pool_app, name="pool")

@@ -30,8 +30,6 @@ from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo
 from deckbench.progress import say
 
-WITHOUT_TORCH = {"endpoint", "baselines"}
-
 
 def check_record(*, record: bool, predictions: Path, data: Path | None, **given: Any) -> None:
     """What a record of a score needs is asked for before anything is written."""
@@ -111,14 +109,8 @@ def run(
 
     Finished steps are skipped, interrupted ones resumed.
     """
-    from deckbench.extras import require
-    from deckbench.models.families import served_as
     from deckbench.pipeline.suite import run_suite
-    from deckbench.suite import load_suite
 
-    wanted, _ = load_suite(suite)
-    if {served_as(ref) for ref in [*(model.ref for model in wanted.models), *wanted.baselines]} - WITHOUT_TORCH:
-        require("torch", "run", "train")  # before any of its pools and datasets is built
     result = run_suite(suite, work=work, only=only)
     show(result, as_json, [f"leaderboard: {result['page']}"])
 
@@ -156,9 +148,14 @@ def verify(
     Everything but scoring runs in a temporary folder. A record made in a container is rerun in its image, which is
     built if it is missing.
     """
+    from deckbench.pipeline.verify import NOT_HERE
     from deckbench.pipeline.verify import verify as run_verify
 
     result = run_verify(record, since=since, work=work)
     show(result, as_json, [f"{key}: {value}" for key, value in result.items()])
     if not result["reproduced"]:
+        if result["verdict"] == NOT_HERE:
+            raise AnswerIsNo(
+                f"the record cannot be rerun here: {result['why']}", record, "`--from score` grades it again"
+            )
         raise AnswerIsNo(f"the record does not reproduce: {result['verdict']}", record)

@@ -1,4 +1,4 @@
-"""`deckbench infer`: one row of FILE.csv per sample; killed and run again it goes on by itself, with the same bytes."""
+"""`deckbench infer`: one row of FILE.csv per sample; an interrupted run resumes by itself, to the same bytes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def infer(
 
     shard: "i/N", the i-th of N parts (1 to N) of the pictures. limit: only the first so many samples. All samples about
     one picture are asked together, always the same ones, so an answer never depends on what was done before a restart.
-    An unfinished run of the same inputs is taken up; a finished one is left as it is.
+    An interrupted run of the same inputs is resumed; a finished one is left as it is.
 
     A server (`endpoint:...`) may leave a question without an answer. That is no wrong answer: the run ends with
     OutsideError and the list in FILE.partial/, or, where the endpoint's settings say so, these questions have no row

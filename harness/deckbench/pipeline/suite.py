@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.errors import InputError
+from deckbench.extras import require
+from deckbench.models.families import served_as
 from deckbench.pipeline.plan import data_needed, targets_of, trainings_needed
 from deckbench.pipeline.provenance import is_served
 from deckbench.pipeline.steps import (
@@ -24,6 +26,8 @@ from deckbench.pipeline.steps import (
     run_site,
 )
 from deckbench.suite import load_suite
+
+WITHOUT_TORCH = {"endpoint", "baselines"}
 
 
 def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) -> dict[str, Any]:
@@ -39,7 +43,8 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
         seconds: wall time.
 
     Raises:
-        InputError: the suite or a pool is wrong, or no row has the label `only`.
+        InputError: the suite or a pool is wrong, no row has the label `only`, or a package that its models need is not
+            installed.
         OutsideError: the disk, an endpoint or a worker failed; rerun to resume.
     """
     suite, file = load_suite(ref)
@@ -49,6 +54,8 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
     if not targets:
         known = ", ".join(target.label for target in targets_of(suite))
         raise InputError(f"the suite has no row {only!r}", "--only", f"one of: {known}")
+    if {served_as(target.ref) for target in targets} - WITHOUT_TORCH:
+        require("torch", f"the suite {suite.name}", "train")  # before any of its pools and datasets is built
     chains = {(t.ref, name) for t in targets if t.curriculum for name in trainings_needed(suite, [t.curriculum])}
     for name in data_needed(suite, targets, {name for _, name in chains}):
         run_pool(run, suite.data[name].pool)

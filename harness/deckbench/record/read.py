@@ -64,7 +64,9 @@ def read_record(folder: Path) -> Run:
     """Read and check one record: manifest, hashes of all files, schema. Raises InputError naming the file."""
     place = folder / RECORD
     if not place.is_file():
-        raise InputError(f"no {RECORD}: this is not a record", folder, "remove the folder, or write the record again")
+        raise InputError(
+            f"no {RECORD}: this is not a record", folder, "give the folder of a record, or one that holds records"
+        )
     try:
         value = json.loads(place.read_text(encoding="utf-8"))
     except ValueError as error:
