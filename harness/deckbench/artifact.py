@@ -26,6 +26,8 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 DRAFT_SUFFIX = ".draft"
 LOCKED_WITHIN_S = 60.0
+MAX_JSON_BYTES = 256 << 20
+MAX_SEED = 2**32 - 1
 
 
 @dataclass
@@ -274,6 +276,39 @@ def writing(
             os.close(lock)
 
 
+def read_json(place: Path, fix: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError, with `fix`, for anything else, however large or deeply nested."""
+    try:
+        if place.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(f"is larger than {MAX_JSON_BYTES >> 20} MiB", place, fix)
+        value = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"cannot be read: not JSON ({why})", f"{place}{line}", fix) from error
+    if not isinstance(value, dict):
+        raise InputError("is not a JSON object", place, fix)
+    return value
+
+
+def check_shape(manifest: Manifest) -> None:
+    """Raises TypeError or KeyError unless everything in a manifest is of its type."""
+    content = manifest.content
+    parts = (content, content["inputs"], content["params"], content["files"], manifest.observed)
+    entries = content["files"].values() if all(isinstance(part, dict) for part in parts) else [None]
+    hashes = [entry["sha256"] if isinstance(entry, dict) else None for entry in entries]
+    if not all(isinstance(text, str) and text for text in (content["kind"], manifest.content_hash, *hashes)):
+        raise TypeError
+
+
+def has_hash(place: Path, sha256: str) -> bool:
+    """Whether a file is there and has this hash."""
+    try:
+        return place.is_file() and hash_file(place) == sha256
+    except (OSError, ValueError):
+        return False
+
+
 def read(path: Path, kind: str | None = None, *, verify: bool | Collection[str] = False) -> Manifest:
     """Read an artifact's manifest.
 
@@ -293,11 +328,12 @@ def read(path: Path, kind: str | None = None, *, verify: bool | Collection[str] 
             path,
             "an unfinished or foreign folder has none; make it again",
         )
+    data = read_json(place, "make the artifact again")
     try:
-        data = json.loads(place.read_text(encoding="utf-8"))
         manifest = Manifest(path, data["content"], data["content_hash"], data["observed"])
+        check_shape(manifest)
         good = hash_json(manifest.content) == manifest.content_hash and data["schema"] == SCHEMA
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"the manifest cannot be read ({type(error).__name__})", place, "make the artifact again"
         ) from error
@@ -311,7 +347,7 @@ def read(path: Path, kind: str | None = None, *, verify: bool | Collection[str] 
     if verify:
         files = manifest.content["files"]
         for name in files if verify is True else [name for name in verify if name in files]:
-            if not (path / name).is_file() or hash_file(path / name) != files[name]["sha256"]:
+            if not has_hash(path / name, files[name]["sha256"]):
                 raise InputError(
                     "the file is missing or was changed since the artifact was made",
                     path / name,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -179,6 +181,85 @@ def test_samples_that_are_not_those_of_the_record(folder: Path) -> None:
     change(folder, lambda value: value.update(samples="0" * 64))
     with pytest.raises(InputError, match="not the table"):
         read_samples(read_record(folder))
+
+
+def test_samples_that_unpack_without_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deckbench.record.read.MAX_SAMPLE_BYTES", 1000)
+    assert "unpacks to more than" in samples_replaced(folder, gzip.compress(bytes(100_000)))
+
+
+# ---- what would crash, hang or fill the memory
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize("name", ["record.json", "manifest.json"])
+def test_json_nested_without_end(folder: Path, name: str) -> None:
+    (folder / name).write_text(NESTED)
+    message = said(folder)
+    assert name in message and "nested too deeply" in message
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda v: v["content"].pop("files"),
+        lambda v: v["content"].pop("inputs"),
+        lambda v: v["content"].pop("kind"),
+        lambda v: v["content"].update(kind=""),
+        lambda v: v["content"].update(files=[]),
+        lambda v: v["content"]["files"].update({"record.json": 7}),
+        lambda v: v["content"]["files"]["record.json"].pop("sha256"),
+        lambda v: v.update(content=[]),
+        lambda v: v.update(observed=[]),
+    ],
+)
+def test_a_manifest_of_another_shape(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    edit(manifest)
+    manifest["content_hash"] = artifact.hash_json(manifest["content"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "manifest.json" in said(folder)
+
+
+@pytest.mark.parametrize(("field", "value"), [("seed", -1), ("seed", 2**32), ("resamples", 10**10)])
+def test_metrics_that_take_no_end_of_memory(folder: Path, field: str, value: int) -> None:
+    change(folder, lambda record: record["metrics"].update({field: value}))
+    assert f"metrics.{field}" in said(folder)
+
+
+# ---- a record's folder is closed
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        lambda path: path.symlink_to("nowhere"),
+        lambda path: path.symlink_to("../record.json"),
+        lambda path: path.symlink_to("."),
+    ],
+)
+def test_a_picture_that_is_no_plain_file(folder: Path, make: Callable[[Path], Any]) -> None:
+    picture = folder / "thumbs" / "00.jpg"
+    picture.unlink()
+    make(picture)
+    assert "thumbs/00.jpg" in said(folder)
+
+
+def test_a_file_that_the_manifest_does_not_list(folder: Path) -> None:
+    (folder / "thumbs" / "more.jpg").write_bytes(b"x")
+    message = said(folder)
+    assert "thumbs/more.jpg" in message and "manifest" in message
+
+
+def test_a_manifest_that_lists_nothing(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["content"]["files"] = {}
+    manifest["content_hash"] = artifact.hash_json(manifest["content"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "not in the record's manifest" in said(folder)
 
 
 # ---- the folder of records

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,11 +86,11 @@ def read_manifest(predictions: Path) -> dict[str, Any] | None:
     path = PredictionFiles(predictions).manifest
     if not path.is_file():
         return None
+    manifest = artifact.read_json(path, "run `deckbench infer` again")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         good = artifact.hash_json(manifest["content"]) == manifest["content_hash"]
         kind = manifest["content"].get("kind", KIND)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"the manifest cannot be read ({type(error).__name__})", path, "run `deckbench infer` again"
         ) from error
@@ -105,7 +104,7 @@ def read_manifest(predictions: Path) -> dict[str, Any] | None:
         raise InputError(
             "the file was changed after it was made: its hash is not the manifest's", predictions, "infer again"
         )
-    return dict(manifest)
+    return manifest
 
 
 def is_inferred(manifest: dict[str, Any] | None) -> bool:

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from deckbench.artifact import MAX_SEED
 from deckbench.grade import Kind
 
 DIGITS = 10
+MAX_RESAMPLES = 10_000
 
 Number = Annotated[float, AfterValidator(lambda x: round(x, DIGITS) + 0.0)]  # + 0.0: no "-0.0"
 Interval = tuple[Number, Number]
@@ -122,8 +124,8 @@ class Metrics(Strict):
     schema_version: Literal[2] = 2
     inputs: ScoreInputs
     scored_sha256: Sha256
-    seed: int
-    resamples: int = Field(ge=0)
+    seed: int = Field(ge=0, le=MAX_SEED)
+    resamples: int = Field(ge=0, le=MAX_RESAMPLES)
     confidence: Number
     n: int = Field(ge=0)
     unparsed: int = Field(ge=0)

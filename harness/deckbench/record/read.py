@@ -6,7 +6,8 @@ import csv
 import gzip
 import hashlib
 import io
-import json
+import os
+import stat
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ from deckbench.predictions import PROBABILITIES
 from deckbench.record.samples import SAMPLE_COLUMNS
 from deckbench.record.schema import (
     ARTIFACT,
+    MAX_SAMPLE_BYTES,
     ONTOLOGY,
     RECORD,
     SAMPLES,
@@ -35,13 +37,14 @@ from deckbench.record.terms import Terms
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One record that was read. `name` is its folder's name, unique below the records folder."""
+    """One record that was read. `name` is its folder's name, unique below the records folder; pictures: its files."""
 
     folder: Path
     name: str
     record: Record
     observed: Observed
     hash: str
+    pictures: tuple[str, ...] = ()
 
     @property
     def latency(self) -> Latency | None:
@@ -67,13 +70,8 @@ def read_record(folder: Path) -> Run:
         raise InputError(
             f"no {RECORD}: this is not a record", folder, "give the folder of a record, or one that holds records"
         )
-    try:
-        value = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"is not JSON ({error})", f"{place}{line}", "restore it, or write the record again") from error
-    if not isinstance(value, dict):
-        raise InputError("is not a JSON object", place, "restore it, or write the record again")
+    names = plain_files(folder)
+    value = artifact.read_json(place, "restore it, or write the record again")
     if value.get("schema") != SCHEMA:
         raise InputError(
             f"schema version {value.get('schema')!r} is unknown; this DeckBench reads {SCHEMA}",
@@ -85,13 +83,29 @@ def read_record(folder: Path) -> Run:
         if there is not None and not (folder / name).is_file():
             raise InputError("is missing", folder / name, "restore it, or write the record again")
     manifest = artifact.read(folder, ARTIFACT, verify=True)
+    if foreign := sorted(names - {*manifest.content["files"], artifact.MANIFEST}):
+        raise InputError("is not in the record's manifest", folder / foreign[0], "remove it: a record is closed")
     if manifest.content["inputs"] != {entry.name: entry.sha256 for entry in record.inputs}:
         raise InputError("the inputs differ from those in the record", folder / artifact.MANIFEST, "write it again")
     observed = parse(Observed, manifest.observed, folder / artifact.MANIFEST)
     guarded = {name: value for name, value in manifest.observed.items() if name != "sha256"}
     if artifact.hash_json(guarded) != observed.sha256:
         raise InputError("the observed part was edited", folder / artifact.MANIFEST, "write the record again")
-    return Run(folder, folder.name, record, observed, manifest.content_hash)
+    pictures = tuple(sorted(name for name in manifest.content["files"] if name.startswith("thumbs/")))
+    return Run(folder, folder.name, record, observed, manifest.content_hash, pictures)
+
+
+def plain_files(folder: Path) -> set[str]:
+    """The names of all files below a record. Raises InputError for a link, a pipe or a device among them."""
+    names = set()
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise InputError("is not a plain file", path, "a record holds plain files alone; write it again")
+            if stat.S_ISREG(mode):
+                names.add(path.relative_to(folder).as_posix())
+    return names
 
 
 def read_all(records: Path) -> tuple[list[Run], list[InputError]]:
@@ -116,9 +130,12 @@ def read_samples(run: Run) -> tuple[dict[str, str], ...]:
     if run.record.samples is None:
         return ()
     try:
-        data = gzip.decompress(place.read_bytes())
+        with gzip.open(place) as file:
+            data = file.read(MAX_SAMPLE_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"is damaged ({error})", place, "restore it, or write the record again") from error
+    if len(data) > MAX_SAMPLE_BYTES:
+        raise InputError(f"unpacks to more than {MAX_SAMPLE_BYTES >> 20} MiB", place, "restore it, or write it again")
     if hashlib.sha256(data).hexdigest() != run.record.samples.removeprefix("sha256:"):
         raise InputError("is not the table the record names", place, "restore it, or write the record again")
     try:

@@ -23,6 +23,7 @@ SCHEMA = 2
 ARTIFACT = "record"
 RECORD = "record.json"
 SAMPLES = "samples.csv.gz"
+MAX_SAMPLE_BYTES = 64 << 20  # unpacked
 ONTOLOGY = "ontology.json"
 CURRICULA = ("base", "S1", "S1+S2", "S1+S2+S3")
 

@@ -25,6 +25,7 @@ from deckbench.record.recompute import unproven
 from deckbench.record.samples import SAMPLE_COLUMNS, graded_samples, pick_pictures, sample_bytes, thumbnail
 from deckbench.record.schema import (
     ARTIFACT,
+    MAX_SAMPLE_BYTES,
     ONTOLOGY,
     RECORD,
     SAMPLES,
@@ -107,6 +108,9 @@ def write_record(
         rows = [{name: row[name] for name in SAMPLE_COLUMNS} for row in samples.to_dict("records")]
         terms = scored_terms(metrics, ontology, samples["task"], score)
     table = None if rows is None else sample_bytes(rows)
+    if table is not None and len(table) > MAX_SAMPLE_BYTES:
+        what = f"the table of samples is larger than {MAX_SAMPLE_BYTES >> 20} MiB, the most that a record holds"
+        raise InputError(what, "the record", "give a smaller dataset: `deckbench build --max-test`")
     record = parse(
         Record,
         {

@@ -170,13 +170,13 @@ def pick_examples(samples: Sequence[dict[str, str]], pictures: dict[str, str]) -
 def copy_pictures(run: Run, site: Path) -> dict[str, str]:
     """Thumbnails into `pictures/`, named by content so that runs share them: path in the record -> file name."""
     names = {}
-    for source in sorted((run.folder / "thumbs").glob("*.jpg")):
-        data = source.read_bytes()
+    for picture in run.pictures:
+        data = (run.folder / picture).read_bytes()
         name = f"{hashlib.sha256(data).hexdigest()[:20]}.jpg"
         place = site / "pictures" / name
         if not place.exists():
             place.write_bytes(data)
-        names[f"thumbs/{source.name}"] = name
+        names[picture] = name
     return names
 
 
