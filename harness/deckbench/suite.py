@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from deckbench.artifact import MAX_SEED
 from deckbench.errors import InputError
 from deckbench.resources import tasks_folder
 from deckbench.schema import FieldFaults, Place, Strict, repeated
@@ -21,7 +22,7 @@ class Synth(Strict):
     """A pool to render."""
 
     frames: int = Field(gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     size: tuple[int, int] = (704, 396)
     shifted: bool = False
 
@@ -89,7 +90,7 @@ class Suite(Strict):
     """Schema of a suite file."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     pools: dict[str, PoolSpec] = Field(min_length=1)
     data: dict[str, DataSpec] = Field(min_length=1)
     tests: list[TestSpec] = Field(min_length=1)

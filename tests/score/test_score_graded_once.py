@@ -12,6 +12,7 @@ import pytest
 from deckbench import artifact, grade
 from deckbench.errors import InputError
 from deckbench.record.read import read_record, read_samples
+from deckbench.record.scores import scored_path
 from deckbench.record.table import SCORED_COLUMNS
 from deckbench.score import score
 from tests.record import fake
@@ -121,3 +122,25 @@ def test_both_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError, match="not a DeckBench score"):
         score(path, data=data, out=tmp_path / "out/score.json")
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["score.json"]
+
+
+def test_no_two_scores_share_their_graded_answers(tmp_path: Path) -> None:
+    names = {
+        "score.json": "scored.csv",
+        "score": "score.scored.csv",
+        "S2.json": "S2.scored.csv",
+        "a.b": "a.b.scored.csv",
+    }
+    assert {name: scored_path(Path(name)).name for name in names} == names
+    data = fake.dataset(tmp_path / "data")
+    predictions = fake.predictions(tmp_path / "p.csv", data)
+    score(predictions, data=data, out=tmp_path / "S2.json")
+    with pytest.raises(InputError, match=r"those of S2\.json"):
+        score(predictions, data=data, out=tmp_path / "S2")
+    assert not (tmp_path / "S2").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(InputError, match="seed"):
+        score(tmp_path / "p.csv", seed=seed)

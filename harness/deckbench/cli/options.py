@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from deckbench.artifact import MAX_SEED
 from deckbench.runners.kinds import Kind
 
 Text = Annotated[str, Kind.TEXT]
@@ -40,7 +41,7 @@ CachePath = Annotated[Path | None, Kind.CACHE]
 Gpus = Annotated[str | None, Kind.GPUS]
 HostRef = Annotated[str | None, Kind.MACHINES]
 
-Seed = Annotated[int, typer.Option(help="Random seed.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Out = Annotated[OutputPath, typer.Option("--out", help="Where the result is written; must not exist yet.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes; default: all cores.")]

@@ -17,8 +17,10 @@ AGAIN = "run `deckbench score` again"
 
 
 def scored_path(score: Path) -> Path:
-    """`score.json` -> `scored.csv`, `NAME.json` -> `NAME.scored.csv`: the graded answers of a score."""
-    return score.with_name("scored.csv" if score.stem == "score" else f"{score.stem}.scored.csv")
+    """The graded answers of a score: `score.json` -> `scored.csv`, `NAME.json` or any `NAME` -> `NAME.scored.csv`."""
+    return score.with_name(
+        "scored.csv" if score.name == "score.json" else f"{score.name.removesuffix('.json')}.scored.csv"
+    )
 
 
 def check_score_place(out: Path) -> None:
@@ -31,6 +33,10 @@ def check_score_place(out: Path) -> None:
         if not isinstance(older, dict) or not {"schema_version", "kinds"} <= older.keys():
             raise InputError("refusing to overwrite a file that is not a DeckBench score", out, "choose another --out")
     scored = scored_path(out)
+    for other in {out.with_name(out.name.removesuffix(".json")), out.with_name(f"{out.name}.json")} - {out}:
+        if other.is_file() and scored_path(other) == scored:
+            what = f"the graded answers would lie where those of {other.name} are"
+            raise InputError(what, scored, "choose another --out")
     if scored.exists():
         try:
             with scored.open(encoding="utf-8") as file:

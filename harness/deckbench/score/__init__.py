@@ -46,6 +46,8 @@ def score(
     from deckbench.record.terms import find_terms
 
     predictions = Path(predictions)
+    if not 0 <= seed <= artifact.MAX_SEED:
+        raise InputError(f"the seed is {seed}", "--seed", f"give a number from 0 to {artifact.MAX_SEED}")
     if plots is not None and Path(plots).is_file():
         raise InputError("the place for plots is a file, a folder is needed", plots, "choose another --plots")
     if out is not None:
