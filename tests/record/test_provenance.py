@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.infer import infer
 from deckbench.pipeline.verify import verify
 from deckbench.record.provenance import dataset_facts, model_facts, record_score
 from deckbench.record.read import read_all, read_record
@@ -99,3 +101,24 @@ def test_predictions_of_elsewhere_have_no_record(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no manifest says what made these predictions"):
         record_score(fake.score(predictions, data), predictions=predictions, data=data, records=tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("more", [("--split", "train"), ("--split", "val"), ("--limit", "8"), ("--shard", "1/2")])
+def test_a_record_holds_the_whole_test_part(world: Path, more: tuple[str, str]) -> None:
+    name = more[1].replace("/", "-")
+    part: dict[str, Any] = {more[0].strip("-"): 8 if more[0] == "--limit" else more[1]}
+    infer(model="rule:gold", data=world / "data", out=world / f"{name}.csv", **part)
+    words = ("score", f"{name}.csv", "--data", "data", "--out", f"{name}.json", "--record", "--records", "never")
+    done = deckbench(world, *words)
+    assert done.returncode == 2 and "whole test part" in done.stderr and more[1] in done.stderr
+    assert not (world / f"{name}.json").exists() and not (world / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(("--records", "/dev/null"), "/dev/null"), (("--condition", "x" * 61), "condition"), (("--seed", "-1"), "--seed")],
+)
+def test_what_a_record_refuses_is_said_before_the_score(world: Path, options: tuple[str, str], named: str) -> None:
+    done = deckbench(world, "score", "answers.csv", "--data", "data", "--out", "early.json", "--record", *options)
+    assert done.returncode == 2 and named in done.stderr and "Traceback" not in done.stderr
+    assert not (world / "early.json").exists()

@@ -76,6 +76,10 @@ SAMPLES: dict[str, Rows] = {
     "swapped ids": lambda rows: swap(rows, "id", "pair_id"),
     "a sample less": lambda rows: rows.pop(),
     "a sample twice": lambda rows: rows.append(dict(rows[0], id="s99999")),
+    "an id twice": lambda rows: rows[1].update(id=rows[0]["id"]),
+    "no task": lambda rows: [row.update(task="") for row in rows],
+    "another stage": lambda rows: rows[0].update(stage="S3"),
+    "another split": lambda rows: [row.update(split="train") for row in rows],
 }
 
 

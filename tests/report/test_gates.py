@@ -51,6 +51,22 @@ def test_a_suite_may_ask_of_rendered_and_of_real_frames(one: Path, tmp_path: Pat
     assert failed(one) == []
 
 
+def test_one_dataset_with_two_truths(one: Path, folder: Path, tmp_path: Path) -> None:
+    data = next((tmp_path / "work").glob("data-*"))
+    other = fake.record(one, tmp_path / "work", data=data, model="other")
+    assert failed(one) == []
+    forge(other, samples=lambda rows: rows[0].update(gold="AB"[rows[0]["gold"] == "A"]))
+    assert failed(one) == ["reproduces", "golds"]
+
+
+def test_fewer_samples_of_one_dataset(one: Path, folder: Path, tmp_path: Path) -> None:
+    dataset = json.loads((folder / "record.json").read_text())["dataset"]
+    fake.record(one, tmp_path / "work", model="other", board="half", n=30)
+    other = next(place for place in one.iterdir() if place != folder)
+    forge(other, record=lambda value: value.update(dataset=dataset))
+    assert "golds" in failed(one)
+
+
 def test_too_few_answers(one: Path, tmp_path: Path) -> None:
     fake.record(one, tmp_path / "work", model="other", board="small", n=28)
     assert failed(one) == ["answers"]

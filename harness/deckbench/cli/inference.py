@@ -72,8 +72,10 @@ def check_record(*, record: bool, adapter: Path | None, data: Path, **given: Any
     if record:
         from deckbench.record import provenance
 
-        provenance.dataset_facts(data, given["condition"])
+        dataset = provenance.dataset_facts(data, given["condition"])
         provenance.check_curriculum(given["curriculum"], adapter)
+        model = provenance.model_facts({"name": given["model"]}, None)
+        provenance.check_fields(given["records"], **dataset, **model)
 
 
 def record_bench(*, record: bool, out: Path, data: Path, **given: Any) -> None:

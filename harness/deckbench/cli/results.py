@@ -37,8 +37,9 @@ def check_record(*, record: bool, predictions: Path, data: Path | None, **given:
         from deckbench.record import provenance
 
         content, _ = provenance.predictions_facts(predictions)
-        provenance.dataset_facts(data, given["condition"])
-        provenance.model_facts(content["inputs"]["model"], given["curriculum"])
+        dataset = provenance.dataset_facts(data, given["condition"])
+        model = provenance.model_facts(content["inputs"]["model"], given["curriculum"])
+        provenance.check_fields(given["records"], **dataset, **model)
 
 
 def record_score(*, record: bool, out: Path, predictions: Path, data: Path | None, **given: Any) -> None:

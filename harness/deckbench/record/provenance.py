@@ -10,8 +10,10 @@ from typing import Any
 from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.predictions import PredictionFiles, is_inferred, read_manifest
+from deckbench.record.schema import SCHEMA, Record, parse
 from deckbench.record.scores import read_score
 from deckbench.record.write import write_record
+from deckbench.suite import CURRICULUM
 
 RECORDS = Path("results/records")
 SAME, SHIFTED = "same distribution", "shifted"
@@ -111,7 +113,29 @@ def predictions_facts(predictions: Path) -> tuple[dict[str, Any], dict[str, Any]
     if manifest is None or not is_inferred(manifest):
         what = "no manifest says what made these predictions; a record needs its model, machine and dataset"
         raise InputError(what, PredictionFiles(predictions).manifest, "make them with `deckbench infer`")
-    return manifest["content"], manifest["observed"]
+    content, observed = manifest["content"], manifest.get("observed") or {}
+    params = content.get("params") or {}
+    if not isinstance(content["inputs"]["model"], dict) or not isinstance(params, dict):
+        raise InputError("the manifest does not say its model", PredictionFiles(predictions).manifest, "infer again")
+    part = {"split": "test", "limit": None, "shard": None}
+    if other := [f"{name} is {params[name]}" for name, whole in part.items() if params.get(name, whole) != whole]:
+        what = f"a record holds the whole test part; of these predictions, {' and '.join(other)}"
+        raise InputError(what, predictions, "infer without --split, --limit and --shard")
+    return content, observed
+
+
+def check_fields(records: Path | None, **fields: Any) -> None:
+    """Refuse before anything is made what `write_record` would refuse afterwards. Raises InputError."""
+    place = records or RECORDS
+    for folder in (place, *place.parents):
+        if folder.exists():
+            if not folder.is_dir():
+                raise InputError(
+                    "a file exists where a folder of records is expected", folder, "choose other --records"
+                )
+            break
+    empty = {"metrics": None, "samples": None, "hardware": SERVER, "packages": {}, "container": None, "seed": 0}
+    parse(Record, {"schema": SCHEMA, **empty, "command": "deckbench", **fields}, "the record")
 
 
 def dataset_facts(data: Path | None, condition: str | None) -> dict[str, Any]:
@@ -178,6 +202,8 @@ def check_curriculum(curriculum: str | None, adapter: object) -> None:
     if curriculum is None and adapter is not None:
         what = "the manifests do not say which stages this adapter has been through; a record needs them"
         raise InputError(what, "--curriculum", "give it, such as --curriculum S1+S2")
+    if curriculum is not None and not CURRICULUM.fullmatch(curriculum):
+        raise InputError(f"{curriculum!r} is no name of a curriculum", "--curriculum", "write it like S1+S2")
 
 
 def flat_identity(value: Any) -> dict[str, str]:

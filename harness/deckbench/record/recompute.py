@@ -39,7 +39,7 @@ def unproven(record: Record, rows: Sequence[Mapping[str, str]], terms: Terms | N
     if metrics is None or not rows:
         return () if metrics is None else ("it has no samples",)
     table = pd.DataFrame({name: [row[name] for row in rows] for name in rows[0]}, dtype=object)
-    found = [f"the samples are of the task {task}" for task in sorted({*table["task"]} - {"", record.task})]
+    found = misplaced(record, table)
     if metrics.inputs.data_content not in (None, record.dataset.removeprefix("sha256:"), record.dataset):
         found.append("the metrics are of another dataset")
     graded = grade_table(table, inferred=False)
@@ -66,6 +66,18 @@ def unproven(record: Record, rows: Sequence[Mapping[str, str]], terms: Terms | N
         more = f" ({len(changed)} differences)" if len(changed) > 1 else ""
         found.append(f"{path} is {shown(old)}, the samples give {shown(new)}{more}")
     return (*found, *(f"the note is missing: {note}" for note in left_out))
+
+
+def misplaced(record: Record, table: pd.DataFrame) -> list[str]:
+    """Why samples are not those of the record's questions: its whole test part, each sample once."""
+    twice = table["id"][table["id"].duplicated()]
+    found = [f"the sample {twice.iloc[0]} occurs twice"] if len(twice) else []
+    allowed = {"task": {record.task}, "split": {"", "test"}}
+    if record.stage is not None:
+        allowed["stage"] = {"", record.stage}
+    for name, values in allowed.items():
+        found += [f"the samples are of the {name} {other or 'nothing'}" for other in sorted({*table[name]} - values)]
+    return found
 
 
 def differing(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -77,6 +77,33 @@ def enough_answers(runs: Sequence[Run]) -> list[str]:
     ]
 
 
+def golds_agree(runs: Sequence[Run]) -> list[str]:
+    """Records of one dataset ask the same samples and take the same answers as right."""
+    asked: dict[str, list[tuple[Run, dict[str, str]]]] = {}
+    for run in scored(runs):
+        try:
+            golds = {row["id"]: row["gold"] for row in read_samples(run)}
+        except InputError:  # the gate `samples` says so
+            continue
+        asked.setdefault(run.record.dataset.removeprefix("sha256:"), []).append((run, golds))
+    found = []
+    for group in asked.values():
+        first, whole = max(group, key=lambda pair: len(pair[1]))
+        for run, golds in group:
+            # A model may leave questions unanswered, but it was asked no others.
+            strange = [key for key, gold in golds.items() if whole.get(key) != gold]
+            if strange and not partial(first):
+                found.append(f"{run.name}: the gold answer of {strange[0]} is not the one in {first.name}")
+            elif len(golds) < len(whole) and not partial(run):
+                found.append(f"{run.name}: {len(golds)} samples, {len(whole)} in {first.name} of the same dataset")
+    return found
+
+
+def partial(run: Run) -> bool:
+    """Whether a record says that some samples of its dataset have no answer."""
+    return run.record.metrics is not None and any("have no prediction" in note for note in run.record.metrics.notes)
+
+
 def intervals_given(runs: Sequence[Run]) -> list[str]:
     """Every headline number has an interval that contains it, inside 0..1."""
     found = []
@@ -138,6 +165,7 @@ GATES: tuple[tuple[str, str, Callable[[Sequence[Run]], list[str]]], ...] = (
     ("samples", "every answer that was scored lies in its record", samples_fit),
     ("reproduces", "every metric follows from the samples of its record", reproduces),
     ("worlds", "no pool counts as synthetic in one record and as real in another", one_world),
+    ("golds", "records of one dataset agree on ids and gold answers", golds_agree),
     ("answers", f"every kind of answer was given at least {MIN_ANSWERS} times", enough_answers),
     ("intervals", "every headline number has an interval", intervals_given),
     ("audit", "the recorded audits of the datasets passed", audits_passed),
