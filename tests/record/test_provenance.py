@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from deckbench import artifact
+from deckbench.build import build_dataset
 from deckbench.errors import InputError
 from deckbench.infer import infer
 from deckbench.pipeline.verify import verify
-from deckbench.record.provenance import dataset_facts, model_facts, record_score
+from deckbench.pool.split import split_pool
+from deckbench.record.provenance import adapter_words, dataset_facts, model_facts, record_score
 from deckbench.record.read import read_all, read_record
 from deckbench.report import report
 from tests.record import fake
@@ -122,3 +124,30 @@ def test_what_a_record_refuses_is_said_before_the_score(world: Path, options: tu
     done = deckbench(world, "score", "answers.csv", "--data", "data", "--out", "early.json", "--record", *options)
     assert done.returncode == 2 and named in done.stderr and "Traceback" not in done.stderr
     assert not (world / "early.json").exists()
+
+
+def test_a_family_that_names_itself_alone_is_a_model() -> None:
+    """The smallest family's identity is its name: not a baseline for all that."""
+    found = model_facts({"name": "always-a"}, None)
+    assert (found["model"]["family"], found["model"]["kind"], found["curriculum"]) == ("always-a", "model", "base")
+    for name, weights in (("rule:gold", "none"), ("blind:always-a", "trained")):
+        found = model_facts({"name": name}, None)
+        assert (found["model"]["kind"], found["model"]["weights"], found["curriculum"]) == ("baseline", weights, None)
+
+
+def test_the_build_command_says_what_is_not_as_published(world: Path, tmp_path: Path) -> None:
+    source = dataset_facts(world / "data", None)["inputs"][0]["source"]
+    assert source == "deckbench build ot2-guided@1 --pool pool --out data --split group --seed 0"
+    split_pool(world / "pool", out=tmp_path / "split", seed=7)
+    options = {"box_style": "source-lab", "max_test": 8}
+    build_dataset(
+        "ot2-guided@1", pool=world / "pool", out=tmp_path / "data", split=str(tmp_path / "split"), options=options
+    )
+    source = dataset_facts(tmp_path / "data", None)["inputs"][0]["source"]
+    assert source.startswith("deckbench pool split pool --out split --split group --seed 7 && deckbench build")
+    assert "--split split" in source and "--set box_style=source-lab" in source and "--set max_test=8" in source
+    assert "--ontology" not in source and "--qa" not in source
+
+
+def test_only_an_adapter_that_is_there_is_named() -> None:
+    assert adapter_words({"adapter": None}) == [] and adapter_words({"adapter": "0" * 64}) == ["--adapter", "adapter"]

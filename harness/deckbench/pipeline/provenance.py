@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from deckbench.predictions import PredictionFiles
+from deckbench.record import provenance
 from deckbench.record.provenance import SERVER
 from deckbench.suite import DataSpec, Suite
 
@@ -63,11 +63,13 @@ def pool_command(suite: Suite, name: str) -> str:
 
 def build_command(spec: DataSpec, suite: Suite) -> str:
     """The command that builds a dataset, for a shell in the folder of the suite."""
-    pool = suite.pools[spec.pool].path or f"pools/{spec.pool}"
-    argv = ["deckbench", "build", spec.task, "--pool", pool, "--out", "data"]
-    argv += ["--split", spec.split, "--seed", str(suite.seed)]
-    for name, value in (("ontology", spec.ontology), ("qa", spec.qa)):
-        argv += [f"--{name}", value] if value else []
-    for key, option in spec.options.items():
-        argv += ["--set", f"{key}={option if isinstance(option, str) else json.dumps(option)}"]
-    return shlex.join(argv + (["--lang", spec.lang] if spec.lang != "en" else []))
+    return provenance.build_command(
+        spec.task,
+        pool=suite.pools[spec.pool].path or f"pools/{spec.pool}",
+        split=spec.split,
+        seed=suite.seed,
+        ontology=spec.ontology,
+        qa=spec.qa,
+        options=spec.options,
+        lang=spec.lang,
+    )

@@ -25,7 +25,7 @@ from deckbench.pipeline.provenance import (
     pool_command,
 )
 from deckbench.progress import say
-from deckbench.record.provenance import flat_identity
+from deckbench.record.provenance import model_facts
 from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight
 
 
@@ -280,19 +280,10 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
     if adapter:
         inputs.append({"name": "adapter", "kind": "adapter", "sha256": adapter.content_hash, "source": command})
     audit = run.audits.get(name)
-    baseline = target.curriculum is None
+    identity = {**run.identity(target.ref), "adapter": adapter.content_hash if adapter else None}
     return write_record(
         run.work / "records",
-        model={
-            "name": run.identity(target.ref)["name"] if is_served(target.ref) else target.ref,
-            "family": "baseline" if baseline else run.identity(target.ref)["family"],
-            "kind": "baseline" if baseline else "model",
-            "weights": "none" if baseline and not target.ref.startswith("blind:") else "trained",
-            "identity": flat_identity(
-                {**run.identity(target.ref), "adapter": adapter.content_hash if adapter else None}
-            ),
-        },
-        curriculum=target.curriculum,
+        **model_facts(identity, target.curriculum, identity["name"] if is_served(target.ref) else target.ref),
         task=str(artifact.read(data.path, "dataset").content["params"]["task"]),
         stage=load_task(spec.task).stage,
         pool={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.gold import definitions
 from deckbench.predictions import PredictionFiles, is_inferred, read_manifest
-from deckbench.record.schema import SCHEMA, Record, parse
+from deckbench.record.schema import BASELINES, SCHEMA, Record, parse
 from deckbench.record.scores import read_score
 from deckbench.record.write import write_record
 from deckbench.suite import CURRICULUM
+from deckbench.task import Options, load_task, published
 
 RECORDS = Path("results/records")
 SAME, SHIFTED = "same distribution", "shifted"
 UNKNOWN = "unknown"
+BENCH_DEFAULTS = {"min_seconds": 10.0, "max_queries": 5000, "warmup": 3, "threads": None}
 # The machine of a model behind a server, as a record has it.
 SERVER = {
     "device": "server",
@@ -59,8 +63,9 @@ def record_score(
     dataset = dataset_facts(data, condition)
     model = model_facts(content["inputs"]["model"], curriculum)
     infer = ["deckbench", "infer", "--model", model["model"]["name"], "--data", "data", "--out", "predictions.csv"]
-    infer += ["--adapter", "adapter"] if "adapter" in content["inputs"]["model"] else []
+    infer += adapter_words(content["inputs"]["model"])
     scoring = ["deckbench", "score", "predictions.csv", "--data", "data", "--seed", str(seed), "--out", "score.json"]
+    scoring += ["--ontology", "ONTOLOGY.yaml"] if ontology is not None else []
     return write_record(
         records or RECORDS,
         **dataset,
@@ -94,6 +99,11 @@ def record_bench(
     model = model_facts(inputs["model"], curriculum)
     command = ["deckbench", "bench", "--model", model["model"]["name"], "--data", "data", "--engine", results["engine"]]
     command += ["--weights", results["weights"], "--seed", str(manifest.content["seed"]), "--out", "bench"]
+    command += adapter_words(inputs["model"])
+    params = manifest.content["params"]
+    for name, default in BENCH_DEFAULTS.items():
+        if params.get(name, default) != default:
+            command += [f"--{name.replace('_', '-')}", str(params[name])]
     return write_record(
         records or RECORDS,
         **dataset,
@@ -152,14 +162,16 @@ def dataset_facts(data: Path | None, condition: str | None) -> dict[str, Any]:
         what = "it is not known how these frames stand to those of training: the dataset has no training part"
         raise InputError(what, "--condition", f"give --condition '{SAME}' or --condition {SHIFTED}")
     condition = condition or SAME
-    build = ["deckbench", "build", params["task"].partition("+")[0], "--pool", "pool", "--out", "data"]
-    build += ["--split", str(params.get("split", "group")), "--lang", str(params.get("lang", "en"))]
-    build += ["--seed", str(manifest.content["seed"])]
     name = f"pool-{pool.removeprefix('sha256:')[:8]}"
     unseen = params.get("split") == "test-only" and condition != SAME
     part = SHIFTED if unseen or condition == SHIFTED else SAME
     inputs = [
-        {"name": "dataset", "kind": "dataset", "sha256": manifest.content_hash, "source": shlex.join(build)},
+        {
+            "name": "dataset",
+            "kind": "dataset",
+            "sha256": manifest.content_hash,
+            "source": rebuild_command(data, manifest),
+        },
         {"name": "pool", "kind": "pool", "sha256": pool, "source": "the pool that the dataset was built from"},
     ]
     return {
@@ -177,18 +189,71 @@ def dataset_facts(data: Path | None, condition: str | None) -> dict[str, Any]:
     }
 
 
-def model_facts(identity: Mapping[str, Any], curriculum: str | None) -> dict[str, Any]:
-    """The model and its curriculum, from its identity in a manifest."""
-    name = str(identity.get("name") or identity.get("baseline"))
-    baseline = "family" not in identity or name.startswith("blind:")
+def build_command(
+    task: str,
+    *,
+    pool: str,
+    split: str,
+    seed: object,
+    ontology: str | None = None,
+    qa: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    lang: str = "en",
+) -> str:
+    """The command that builds a dataset, quoted for a shell."""
+    argv = ["deckbench", "build", task, "--pool", pool, "--out", "data", "--split", split, "--seed", str(seed)]
+    for name, value in (("ontology", ontology), ("qa", qa)):
+        argv += [f"--{name}", value] if value else []
+    for key, option in (options or {}).items():
+        argv += ["--set", f"{key}={option if isinstance(option, str) else json.dumps(option)}"]
+    return shlex.join(argv + (["--lang", lang] if lang != "en" else []))
+
+
+def rebuild_command(data: Path, manifest: artifact.Manifest) -> str:
+    """The command that builds a dataset again; a lab's own files stand in it as ONTOLOGY.yaml, QA and TASK."""
+    params, seed = manifest.content["params"], manifest.content["seed"]
+    task, _, changed = params["task"].partition("+")
+    usual = load_task(task) if task in published() else None
+    own = definitions(data).get(params["task"], {}) if changed else {}
+    default = usual.definition() if usual else {}
+    known = (usual.options if usual else Options()).model_dump(mode="json")
+    options = {key: value for key, value in (params.get("options") or {}).items() if value != known.get(key)}
+    split, first = str(params.get("split", "group")), ""
+    if "split_seed" in params:
+        words = ["deckbench", "pool", "split", "pool", "--out", "split", "--split", split]
+        first, split = f"{shlex.join([*words, '--seed', str(params['split_seed'])])} && ", "split"
+    return first + build_command(
+        task if usual else "TASK",
+        pool="pool",
+        split=split,
+        seed=seed,
+        ontology="ONTOLOGY.yaml" if usual and own and own["ontology"] != default["ontology"] else None,
+        qa="QA" if usual and own and own["questions"] != default["questions"] else None,
+        options=options,
+        lang=str(params.get("lang", "en")),
+    )
+
+
+def adapter_words(identity: Mapping[str, Any]) -> list[str]:
+    """The option that names an adapter, for a model that has one."""
+    return ["--adapter", "adapter"] if identity.get("adapter") else []
+
+
+def model_facts(identity: Mapping[str, Any], curriculum: str | None, name: str | None = None) -> dict[str, Any]:
+    """The model and its curriculum, from its identity in a manifest. name: how it is called, else as there."""
+    name = name or str(identity.get("name") or identity.get("baseline"))
+    plain = name.partition(":")[0] in BASELINES  # no network
+    baseline = plain or name.startswith("blind:")
     if not baseline:
         check_curriculum(curriculum, identity.get("adapter"))
         curriculum = curriculum or "base"
-    weights = "none" if "family" not in identity else "random" if identity.get("weights") == "random" else "trained"
+    weights = "none" if plain else "random" if identity.get("weights") == "random" else "trained"
     return {
         "model": {
             "name": name,
-            "family": "baseline" if baseline else str(identity["family"]),
+            "family": "baseline"
+            if baseline
+            else str(identity.get("family") or name.partition(":")[0].partition("?")[0]),
             "kind": "baseline" if baseline else "model",
             "weights": weights,
             "identity": flat_identity({key: value for key, value in identity.items() if key != "dtype"}),

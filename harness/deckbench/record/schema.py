@@ -25,6 +25,7 @@ RECORD = "record.json"
 SAMPLES = "samples.csv.gz"
 MAX_SAMPLE_BYTES = 64 << 20  # unpacked
 ONTOLOGY = "ontology.json"
+BASELINES = ("majority", "nearest", "rule")  # what has no network, by the name before the colon
 CURRICULA = ("base", "S1", "S1+S2", "S1+S2+S3")
 
 M = TypeVar("M", bound=BaseModel)

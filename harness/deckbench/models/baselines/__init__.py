@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deckbench.errors import InputError
+from deckbench.record.schema import BASELINES
 
 if TYPE_CHECKING:
     from deckbench.models.baselines.base import Baseline
 
 __all__ = ["load"]
 
-NAMES = ("majority", "nearest", "rule")
+NAMES = BASELINES
 
 
 def load(ref: str) -> Baseline:
