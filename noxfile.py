@@ -30,16 +30,16 @@ def install(session: nox.Session, *extra: str, parts: str = "") -> None:
 def verb(session: nox.Session, *words: str, parts: str = "", anywhere: bool = False) -> None:
     """Run `deckbench WORDS ARGS`; anywhere: in a container where one is ready, unless ARGS say where."""
     install(session, parts=parts)
-    said = any(arg.partition("=")[0] in {"--runner", "--host", "--help"} for arg in session.posargs)
-    where = ["--runner", "auto"] if anywhere and not said else []
+    has_target = any(arg.partition("=")[0] in {"--runner", "--host", "--help"} for arg in session.posargs)
+    where = ["--runner", "auto"] if anywhere and not has_target else []
     session.run("deckbench", *words, *where, *session.posargs, env=OFFLINE)
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """The main job on the embedded default: frames, datasets, training, answers, scores, leaderboard."""
-    asked = any(arg.partition("=")[0] in {"--runner", "--host"} for arg in session.posargs)
-    verb(session, "run", "demo", parts="[containers,train]" if asked else "[train]")
+    has_runner = any(arg.partition("=")[0] in {"--runner", "--host"} for arg in session.posargs)
+    verb(session, "run", "demo", parts="[containers,train]" if has_runner else "[train]")
 
 
 def group(name: str) -> list[str]:

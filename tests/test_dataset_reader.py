@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deckbench import artifact
-from deckbench.dataset import dataset_hash, read_file, read_jsonl, read_samples, splits_of
+from deckbench.dataset import dataset_hash, read_file, read_samples, splits_of
 from deckbench.errors import InputError
 
 
@@ -60,7 +60,7 @@ def test_pictures_may_be_listed_beside_the_messages(folder: Path) -> None:
 
 def test_several_pictures_are_refused(folder: Path) -> None:
     row = {"messages": turn("<image><image>q", "A", None), "images": ["images/a.png", "images/b.png"]}
-    with pytest.raises(InputError, match="has 2 pictures") as caught:
+    with pytest.raises(InputError, match="has 2 images") as caught:
         read_file(write(folder / "x.jsonl", row))
     assert caught.value.where == f"{folder / 'x.jsonl'}:1" and caught.value.fix
 
@@ -75,7 +75,7 @@ def test_boxes_and_language_come_from_samples_csv(folder: Path) -> None:
 def test_bom_crlf_and_blank_lines(folder: Path) -> None:
     line = json.dumps({"messages": turn("孔板?", "A")}, ensure_ascii=False)
     (folder / "x.jsonl").write_bytes(f"\ufeff{line}\r\n\r\n{line}\r\n".encode())
-    assert [row.messages[0].content for row in read_jsonl(folder / "x.jsonl")] == ["孔板?"] * 2
+    assert [sample.question for sample in read_file(folder / "x.jsonl")] == ["孔板?"] * 2
 
 
 def test_csv_of_questions(folder: Path) -> None:
@@ -142,7 +142,7 @@ def test_parts_of_a_dataset(folder: Path) -> None:
 def test_deep_json_is_refused(folder: Path) -> None:
     (folder / "x.jsonl").write_text('{"messages":' + "[" * 100_000 + "\n")
     with pytest.raises(InputError, match="not valid JSON"):
-        list(read_jsonl(folder / "x.jsonl"))
+        read_file(folder / "x.jsonl")
 
 
 def test_messages_name_only_commands_that_exist(folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_messages_name_only_commands_that_exist(folder: Path) -> None:
     for text in ('{"conversations": []}', '{"messages": []}'):
         (folder / "x.jsonl").write_text(text + "\n")
         with pytest.raises(InputError) as caught:
-            list(read_jsonl(folder / "x.jsonl"))
+            read_file(folder / "x.jsonl")
         assert "`deckbench " not in caught.value.message()
 
 

@@ -127,16 +127,6 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 raise InputError(_first_fault(error), where, "fix this row") from error
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """The rows of one messages JSONL, checked one by one; blank lines and a BOM are allowed.
-
-    Unknown keys are refused where a manifest lies beside the file (a dataset of ours) and kept otherwise.
-    Raises InputError with `file:line` at the first broken row.
-    """
-    for _, row in _numbered_rows(Path(path)):
-        yield row
-
-
 class _Pictures:
     """Resolves picture paths inside one folder; each path is checked once."""
 
@@ -147,10 +137,10 @@ class _Pictures:
     def find(self, relative: str, where: str) -> Path:
         if relative not in self.seen:
             if "\0" in relative or not relative.strip():
-                raise InputError("the picture's path is empty or broken", where, "name a file inside the folder")
+                raise InputError("the image's path is empty or broken", where, "name a file inside the folder")
             path = inside(self.folder, relative, where)
             if not path.is_file():
-                raise InputError(f"the picture {relative!r} is missing", where, "put it there, or remove the row")
+                raise InputError(f"the image {relative!r} is missing", where, "put it there, or remove the row")
             self.seen[relative] = path
         return self.seen[relative]
 
@@ -158,10 +148,8 @@ class _Pictures:
 def _turns(row: Row, where: str) -> Iterator[tuple[str, str, str]]:
     """(picture, question, answer) of each user turn followed by an assistant turn."""
     if row.images and len(row.images) > 1:
-        what = f"the row has {len(row.images)} pictures; a question is about one"
-        raise InputError(
-            what, where, "`deckbench import` tells turns with one picture each apart, and lists the others"
-        )
+        what = f"the row has {len(row.images)} images; a question is about one"
+        raise InputError(what, where, "`deckbench import` tells turns with one image each apart, and lists the others")
     picture = row.images[0] if row.images else None
     waiting: str | None = None
     found = False
@@ -171,7 +159,7 @@ def _turns(row: Row, where: str) -> Iterator[tuple[str, str, str]]:
             waiting = message.content
         elif message.role == "assistant" and waiting is not None:
             if picture is None:
-                raise InputError("the question has no picture", where, "give the user message an `image`")
+                raise InputError("the question has no image", where, "give the user message an `image`")
             found = True
             yield picture, waiting, message.content
             waiting = None

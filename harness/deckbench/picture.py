@@ -84,7 +84,7 @@ def _open(data: bytes) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise PictureError("picture-too-large", f"too many pixels (over {MAX_PIXELS:,})") from error
         except DAMAGED as error:
-            raise PictureError("picture-unreadable", "not a picture that can be read") from error
+            raise PictureError("picture-unreadable", "not an image that can be read") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise PictureError("picture-too-large", f"{width}x{height} pixels; the limit is {MAX_PIXELS:,}")
@@ -99,7 +99,7 @@ def _load(image: Image.Image) -> None:
         try:
             image.load()
         except MemoryError as error:
-            raise PictureError("picture-too-large", "the picture does not fit into memory") from error
+            raise PictureError("picture-too-large", "the image does not fit into memory") from error
         except DAMAGED as error:
             raise PictureError("picture-truncated", f"damaged or cut short ({error})") from error
 

@@ -279,7 +279,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "image missing": (turned(image="images/b.png"), "is missing"),
     "image empty": (turned(image=" "), "empty or broken"),
     "image null": (turned(image="a\0b"), "empty or broken"),
-    "no image": (turned(image=None), "no picture"),
+    "no image": (turned(image=None), "no image"),
     "no answer": (json.dumps({"messages": GOOD["messages"][:1]}) + "\n", "no question with an answer"),
     "no question": (json.dumps({"messages": GOOD["messages"][1:]}) + "\n", "no question with an answer"),
     "kind": (changed(kind="poem"), "kind"),

@@ -162,7 +162,7 @@ def test_a_picture_that_is_gone_or_outside(tmp_path: Path) -> None:
     data = fake.dataset(tmp_path / "data", n=4, pictures=2)
     changes = {"data": data, "predictions": fake.predictions(tmp_path / "p.csv", data)}
     (data / "images/000.jpg").write_bytes(b"no picture")
-    assert "picture cannot be read" in refused(tmp_path, changes)
+    assert "image cannot be read" in refused(tmp_path, changes)
     table = data / "samples.csv"
     table.write_text(table.read_text().replace("images/000.jpg", "../../secret.jpg"))
     assert "leaves the folder" in refused(tmp_path, changes)

@@ -396,7 +396,7 @@ YAMLS = {
     "train-missing": ("train: images/nowhere\nval: images/val\nnames: [plate]\n", "does not exist"),
     "path-list": ("path: [a]\ntrain: images/train\nnames: [plate]\n", "not a text"),
     "object": ("!!python/object/apply:os.getcwd []\n", "not valid YAML"),
-    "no-pictures": ("train: empty\nnames: [plate]\n", "no pictures"),
+    "no-pictures": ("train: empty\nnames: [plate]\n", "no images"),
 }
 
 

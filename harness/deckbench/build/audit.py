@@ -136,7 +136,7 @@ def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
     train_pictures = list(dict.fromkeys(sample.image for sample in train))
     pictures = list(dict.fromkeys([*train_pictures, *test_pictures]))
     results = in_threads(inspect_image, iter(pictures))
-    looks = dict(zip(pictures, track(results, "looking at pictures", total=len(pictures)), strict=True))
+    looks = dict(zip(pictures, track(results, "looking at images", total=len(pictures)), strict=True))
     report: dict[str, Any] = {
         "exact_duplicates": 0,
         "near_duplicates": 0,
@@ -170,8 +170,8 @@ def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
     }
     reasons = report["reasons"]
     for count, what in (
-        (len(exact), "test pictures are in train, byte for byte"),
-        (len(near), "test pictures have a near-duplicate in train"),
+        (len(exact), "test images are in train, byte for byte"),
+        (len(near), "test images have a near-duplicate in train"),
         (len(groups), "groups stand in train and in test"),
         (len(frames), "frames stand in train and in test"),
     ):

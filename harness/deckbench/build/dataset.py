@@ -141,7 +141,7 @@ def build_dataset(
             write_gold(draft.path, {definition.ref: definition.definition()}, _labels(ctx, planned.values()))
             write_exports(draft.path, rows, export)
             _write_left_out(draft.path / LEFT_OUT, ctx, frames)
-            for _ in track(_each(made), f"{definition.ref}: pictures", total):
+            for _ in track(_each(made), f"{definition.ref}: images", total):
                 pass
         draft.params["counts"] = _counts(rows)
         draft.params["left_out"] = {"samples": sum(ctx.left.counts.values()), "frames": len(frames.left_out)}

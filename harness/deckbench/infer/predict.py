@@ -84,7 +84,7 @@ def infer(
     with unfinished_run(files, content) as answers:
         done = {entry["picture"]: entry for entry in answers.entries}
         if done:
-            say(f"resuming: {len(done)} of {len(pictures)} pictures are answered")
+            say(f"resuming: {len(done)} of {len(pictures)} images are answered")
         check_complete(files, answer_rest(answerer, pictures, done, answers))
     entries = [done[number] for number in range(len(pictures))]
     observed = {"wall_s": round(time.monotonic() - started, 3), **answered_by(answerer)}
@@ -303,7 +303,7 @@ def check_complete(files: PredictionFiles, missing: Sequence[tuple[str, str]]) -
     raise OutsideError(
         f"{len(missing)} questions got no answer; the first, {key}: {reason}",
         listed,
-        "run again to ask only about these pictures, or set `unanswered: leave-out` in the endpoint's file",
+        "run again to ask only about these images, or set `unanswered: leave-out` in the endpoint's file",
     )
 
 

@@ -36,7 +36,7 @@ def fingerprint(paths: Sequence[Path]) -> Thumbs:
     """
     thumbs = np.empty((len(paths), HEIGHT, WIDTH), np.uint8)
     results = in_threads(lambda path: np.asarray(grey_thumbnail(path, (WIDTH, HEIGHT))), iter(paths))
-    for number, thumb in enumerate(progress.track(results, "comparing pictures", total=len(paths))):
+    for number, thumb in enumerate(progress.track(results, "comparing images", total=len(paths))):
         thumbs[number] = thumb
     return thumbs
 

@@ -82,7 +82,7 @@ class CheckReport:
         sizes = ", ".join(f"{count} of {size}" for size, count in list(data["sizes"].items())[:4])
         lines.append(f"pool: {data['pool']}{' (synthetic)' if data['synthetic'] else ''}")
         told = "; ".join(filter(None, (splits, sizes)))
-        lines.append(f"frames: {data['frames']} of {data['pictures']} pictures{f' ({told})' if told else ''}")
+        lines.append(f"frames: {data['frames']} of {data['pictures']} images{f' ({told})' if told else ''}")
         lines.append(f"labels: {data['label_files']} files, {data['background_frames']} frames without a box")
         lines.append(
             f"boxes: {data['boxes']} (" + ", ".join(f"{count} {name}" for name, count in data["classes"].items()) + ")"

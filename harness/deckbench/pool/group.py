@@ -43,7 +43,8 @@ def group_pool(path: Path, *, by: str, out: Path) -> dict[str, str]:
     """
     out = Path(out)
     if out.exists():
-        raise InputError("the output exists already", out, "choose another --out, or remove it")
+        fix = "write another --out, then replace the old file: its times are kept only while it is there"
+        raise InputError("the output exists already", out, fix)
     method = parse_by(by)
     scan = scan_pool(Path(path), groups=False)
     raise_on(scan.errors, Path(path))

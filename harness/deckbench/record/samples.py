@@ -73,7 +73,7 @@ def thumbnail(source: Path) -> bytes:
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG", quality=82, optimize=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"the picture cannot be read ({error})", source, "build the dataset again") from error
+        raise InputError(f"the image cannot be read ({error})", source, "build the dataset again") from error
     return buffer.getvalue()
 
 

@@ -1,6 +1,6 @@
 """DeepSpeed's ZeRO: its config files, and the state that each rank keeps of the sharded optimizer.
 
-DeepSpeed's own checkpoints are pickles; here the same tensors go into the sealed checkpoint with everything else.
+DeepSpeed's own checkpoints are pickles; here the same tensors go into the checksummed checkpoint with everything else.
 """
 
 from __future__ import annotations

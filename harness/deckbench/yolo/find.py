@@ -98,9 +98,7 @@ class Finder:
                 if suffix in SUFFIXES:
                     self.picture(here / name, split, folder)
                 elif suffix in OTHER_PICTURE_SUFFIXES:
-                    self.add(
-                        "picture-format", f"{suffix} pictures are not read; convert it to PNG or JPEG", here / name
-                    )
+                    self.add("picture-format", f"{suffix} images are not read; convert it to PNG or JPEG", here / name)
 
     def text_list(self, file: Path, split: str) -> None:
         if not self.is_allowed(file):
@@ -126,9 +124,9 @@ class Finder:
             places = [Path(os.path.normpath(place)) for place in tries]
             place = next((place for place in places if place.is_file()), None)
             if place is None:
-                self.add("picture-missing", f"the listed picture {text!r} does not exist", file, number)
+                self.add("picture-missing", f"the listed image {text!r} does not exist", file, number)
             elif place.suffix.lower() not in SUFFIXES:
-                self.add("picture-format", f"{text!r} is not a picture that is read", file, number)
+                self.add("picture-format", f"{text!r} is not an image that is read", file, number)
             else:
                 if Path(text).is_absolute() and not place.is_relative_to(self.root):
                     self.allow(place)
@@ -176,11 +174,11 @@ class Finder:
         for (first, second), count in sorted(self.overlaps.items()):
             if count == sizes[second] == sizes[first]:
                 kind = "val-is-train" if {first, second} == {"train", "val"} else "split-overlap"
-                text = f"{second} is the same as {first} ({count} pictures); they count as {first}"
+                text = f"{second} is the same as {first} ({count} images); they count as {first}"
             else:
                 kind = "split-overlap"
                 example = self.overlap_example[first, second]
-                text = f"{count} pictures are in {first} and in {second}, like {example}; they count as {first}"
+                text = f"{count} images are in {first} and in {second}, like {example}; they count as {first}"
             self.problems.append(Problem(kind, text, file))
 
     def label_of(self, picture: Path, key: str) -> Path | None:
@@ -222,7 +220,7 @@ class Finder:
                     continue
                 if (label_to_pictures.get(folder, folder), stem) in stems or not path.is_file():
                     continue
-                self.add("label-without-picture", "no picture of this name", path)
+                self.add("label-without-picture", "no image of this name", path)
 
 
 def label_folders(pictures: Path) -> list[Path]:

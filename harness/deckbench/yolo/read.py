@@ -72,7 +72,7 @@ def examine(
     if isinstance(facts, PictureError):
         return None, [Problem(facts.kind, str(facts), display_path(found.path, root), None, found.id)]
     if facts.turned:
-        text = "EXIF turns the picture; it is read upright, and so must its labels be"
+        text = "EXIF turns the image; it is read upright, and so must its labels be"
         problems.append(Problem("picture-turned", text, display_path(found.path, root), None, found.id))
     boxes: tuple[Box, ...] = ()
     if found.labels is not None:
@@ -125,13 +125,11 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     if not found and not finder.path_ids:
         problem = next((p for p in finder.problems if p.severity == ERROR), None)
         because = f"; {problem.where}: {problem.text}" if problem else ""
-        raise InputError(
-            f"the pool has no pictures{because}", pool.root, "check the yaml's train, val and test entries"
-        )
+        raise InputError(f"the pool has no images{because}", pool.root, "check the yaml's train, val and test entries")
     problems = finder.problems
     finder.report_orphans()
     if all(item.labels is None for item in found.values()):
-        text = f"no label file was found for any of {len(found)} pictures; labels stand in labels/ beside images/"
+        text = f"no label file was found for any of {len(found)} images; labels stand in labels/ beside images/"
         problems.append(Problem("no-labels", text, pool.file.name))
     infos, columns = read_infos(pool, found, problems)
     if not groups:
@@ -147,7 +145,7 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
         if frame is None or frame.id in spoiled:
             continue
         if frame.sha256 in by_sha:
-            text = f"the same picture as {by_sha[frame.sha256]}, byte for byte"
+            text = f"the same image as {by_sha[frame.sha256]}, byte for byte"
             problems.append(Problem("identical-pictures", text, display_path(frame.path, pool.root), None, frame.id))
         by_sha.setdefault(frame.sha256, frame.id)
         info = infos.get(frame.id)

@@ -192,10 +192,10 @@ def _paths(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         if isinstance(value.get("path"), str) and value["path"]:
             return [value["path"]]
-        raise Refused("not-a-file", "a picture inside the row")
+        raise Refused("not-a-file", "an image inside the row")
     if isinstance(value, list):
         return [path for item in value for path in _paths(item)]
-    raise Refused("broken-row", f"a picture is {type(value).__name__}")
+    raise Refused("broken-row", f"an image is {type(value).__name__}")
 
 
 def _assign(said: Sequence[Said], listed: list[str]) -> list[Turn]:
@@ -205,11 +205,11 @@ def _assign(said: Sequence[Said], listed: list[str]) -> list[Turn]:
         said[0].own = listed
         listed = []
     elif wanted and wanted != len(listed):
-        raise Refused("pictures-and-marks", f"{wanted} marks, {len(listed)} pictures")
+        raise Refused("pictures-and-marks", f"{wanted} marks, {len(listed)} images")
     elif not wanted:
         known = {path for one in said for path in one.own}
         if set(listed) - known:
-            raise Refused("pictures-and-marks", f"{len(listed)} pictures beside those in the messages")
+            raise Refused("pictures-and-marks", f"{len(listed)} images beside those in the messages")
         listed = []
     turns: list[Turn] = []
     current: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ def parse_roots(pairs: Sequence[str]) -> list[tuple[str, Path]]:
         if not equals or not old.strip() or not new.strip():
             raise InputError(f"cannot read {pair!r}", "--image-root", "write OLD=NEW, such as /home/me/data=/mnt/data")
         if not Path(new).is_dir():
-            raise InputError("not a folder", new, "--image-root OLD=NEW: NEW is where the pictures lie now")
+            raise InputError("not a folder", new, "--image-root OLD=NEW: NEW is where the images lie now")
         roots.append((posix(old).rstrip("/") or "/", Path(new)))
     return sorted(roots, key=lambda root: -len(root[0]))
 
@@ -63,7 +63,7 @@ class Places:
     def _find(self, text: str, beside: Path) -> Path:
         path = posix(text)
         if not path or "\0" in path:
-            raise Refused("broken-row", f"the picture's path is {text!r}")
+            raise Refused("broken-row", f"the image's path is {text!r}")
         if _SCHEME.match(path):
             raise Refused("not-a-file", text[:80])
         for old, new in self.roots:

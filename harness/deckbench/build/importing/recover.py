@@ -200,7 +200,7 @@ def thumbnails(paths: Sequence[Path]) -> npt.NDArray[np.float16]:
         return np.asarray(open_picture(path).convert("L").resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR))
 
     out = np.empty((len(paths), HEIGHT, WIDTH), np.float16)
-    for number, thumb in enumerate(track(in_threads(look, iter(paths)), "comparing pictures", total=len(paths))):
+    for number, thumb in enumerate(track(in_threads(look, iter(paths)), "comparing images", total=len(paths))):
         out[number] = thumb
     return out
 

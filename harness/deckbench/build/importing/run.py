@@ -148,7 +148,7 @@ def inspect_images(read: Sources) -> dict[str, Facts]:
         return Facts(path, seen.sha256, seen.width, seen.height)
 
     seen = in_threads(look, iter(paths))
-    looks = dict(zip(paths, track(seen, "looking at pictures", total=len(paths)), strict=True))
+    looks = dict(zip(paths, track(seen, "looking at images", total=len(paths)), strict=True))
     facts: dict[str, Facts] = {}
     kept = []
     for asked in read.asked:
@@ -170,9 +170,9 @@ def refuse_empty(read: Sources, places: Places, old: Path) -> None:
     words = "; ".join(f"{count} x {REASONS[reason]}" for reason, count in reasons.most_common(4))
     fix = "give the folder that holds .jsonl, .json or .csv files, and name its parts with --map FOLDER=STAGE"
     if reasons["absolute-path"]:
-        fix = f"say where the pictures lie now, such as --image-root {places.strangers.most_common(1)[0][0]}=FOLDER"
+        fix = f"say where the images lie now, such as --image-root {places.strangers.most_common(1)[0][0]}=FOLDER"
     elif reasons["unknown-group"]:
-        fix = "keep the files' own parts with --split files, or give the pool that the pictures come from"
+        fix = "keep the files' own parts with --split files, or give the pool that the images come from"
     raise InputError(f"no sample can be imported ({words or 'no files with samples'})", old, fix)
 
 
@@ -236,7 +236,7 @@ def give_parts(read: Sources, split: str, matches: Mapping[str, Match], facts: M
         if key in matches:
             sizes[matches[key].group] = sizes.get(matches[key].group, 0) + 1
     if len(sizes) < 3:
-        what = f"the pictures come from {len(sizes)} of the pool's groups: too few to fill train, val and test"
+        what = f"the images come from {len(sizes)} of the pool's groups: too few to fill train, val and test"
         raise InputError(what, "--split", "keep --split files, or use test-only")
     parts = share_out(sizes, seed)
     kept = []
@@ -274,7 +274,7 @@ def report_summary(report: Mapping[str, Any], places: Places) -> None:
         say(f"{count} x {reason}: {REASONS[reason]}")
     if places.strangers:
         folder, count = places.strangers.most_common(1)[0]
-        say(f"{count} rows name pictures in {folder}; if they are elsewhere now: --image-root {folder}=FOLDER")
+        say(f"{count} rows name images in {folder}; if they are elsewhere now: --image-root {folder}=FOLDER")
     guessed = [name for name, encoding in report["encodings"].items() if encoding == "gb18030"]
     if guessed:
         say(f"read as GB18030, for they are not UTF-8: {', '.join(guessed[:5])}" + (" ..." if guessed[5:] else ""))

@@ -73,7 +73,7 @@ class Nearest(Learner):
             for name in (key(sample), sample.kind):
                 asked.setdefault(name, {}).setdefault(number, sample)
         columns = {name: np.array(sorted(found), dtype=np.int64) for name, found in asked.items()}
-        return Memory(thumbnails(list(pictures), "nearest: training pictures"), asked, columns)
+        return Memory(thumbnails(list(pictures), "nearest: training images"), asked, columns)
 
     def answer_samples(self, samples: Sequence[Sample], blank: bool = False) -> list[Answer | Unanswered]:
         """One answer per sample, in order. Raises InputError when there is no train part or a picture is damaged."""
