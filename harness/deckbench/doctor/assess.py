@@ -57,14 +57,6 @@ def gpu_driver(machine: Machine) -> list[Finding]:
     return [Finding("NVIDIA driver", "good", f"{driver}: {', '.join(listed)}")]
 
 
-def l4t_image(machine: Machine, images: Mapping[str, Image]) -> Image | None:
-    """The image made for this Jetson's L4T release; None when there is none, or this is no Jetson."""
-    release = machine.l4t
-    if release is None:
-        return None
-    return next((image for image in images.values() if image.l4t == f"R{release[0]}"), None)
-
-
 def jetson(machine: Machine) -> list[Finding]:
     """L4T, power mode and clocks of a Jetson."""
     findings = [Finding("board", "good" if machine.board else "absent", printable(machine.board) or "unknown")]

@@ -33,7 +33,6 @@ SMALL_IMAGE = 4 * GB  # one without CUDA
 CPU_BYTES = 4  # on a CPU every weight is computed with in float32
 CACHED = 256e6  # bytes; weights below that may stay in a GPU's cache (72 MB in the largest of bandwidth.GPUS)
 HEADER = 100 << 20  # bytes; safetensors allows no longer header
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 # Parts of a tensor's name that make it none of the language model's, and those that hold its tables of words.
 SIGHT = re.compile(r"vision|visual|image|img|multi_modal|mm_projector|connector|audio|speech|resampler")
 WORDS = re.compile(r"embed_tokens|word_embeddings")

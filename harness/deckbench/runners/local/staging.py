@@ -24,7 +24,6 @@ from deckbench.errors import OutsideError
 from deckbench.progress import say
 from deckbench.runners.local.permissions import apply_umask, take_ownership
 
-More = Sequence[tuple[str, Path]]
 COPIED = ".copied.json"  # in the folder: hashes of the finished files that were copied in, by name
 REMOVED_MOST = 1000  # attempts to lock a folder that others keep removing; every folder in /proc looks like that
 
