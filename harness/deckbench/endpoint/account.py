@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deckbench.endpoint.spec import EndpointSpec
+from deckbench.stats import percentile
 
 
 def account(
@@ -16,8 +16,10 @@ def account(
     """(part of the content, part of what was observed) of a finished run.
 
     facts: `Answer.facts` of every answer, of all runs that made them. tokens: (in, out) of every answer that was
-    counted. Only what was answered is counted: a request that failed may have been charged too.
+    counted. Only what was answered is counted: a request that failed may have been charged too. A percentile is None
+    where there are too few answers for it.
     """
+    seconds = sorted(fact["answer_s"] for fact in facts)
     tokens_in, tokens_out = sum(pair[0] for pair in tokens), sum(pair[1] for pair in tokens)
     observed: dict[str, Any] = {
         "addresses": sorted({fact["address"] for fact in facts}),
@@ -30,16 +32,9 @@ def account(
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,
         "uncounted": len(facts) - len(tokens),
-        "answer_s": {
-            name: percentile([fact["answer_s"] for fact in facts], q) for name, q in (("p50", 50), ("p90", 90))
-        },
+        "answer_s": {name: percentile(seconds, p) for name, p in (("p50", 0.5), ("p90", 0.9))},
     }
     if spec.price_in is not None and spec.price_out is not None:
         cost = (tokens_in * spec.price_in + tokens_out * spec.price_out) / 1e6
         observed |= {"cost": round(cost, 6), "currency": spec.currency}
     return {"dropped": sorted({name for fact in facts for name in fact["dropped"]})}, observed
-
-
-def percentile(values: Sequence[float], q: int) -> float | None:
-    """A measured value, by nearest rank."""
-    return sorted(values)[math.ceil(q / 100 * len(values)) - 1] if values else None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deckbench.cores import usable_cores
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.train import checkpoint
 from deckbench.train.ranks import HEARTBEATS, Heartbeat, parse_heartbeat
@@ -121,7 +122,7 @@ def environment(places: Places, heartbeats: Path) -> Iterator[None]:
     """What the ranks are to find in their environment; this process's own is as before afterwards."""
     wanted = {HEARTBEATS: str(heartbeats), "CUDA_VISIBLE_DEVICES": ",".join(map(str, places.gpus))}
     if "OMP_NUM_THREADS" not in os.environ:
-        wanted["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // places.nproc))
+        wanted["OMP_NUM_THREADS"] = str(max(1, usable_cores() // places.nproc))
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
