@@ -77,6 +77,9 @@ def write_split(pool: Pool, how: str, seed: int, out: Path) -> artifact.Manifest
     Raises InputError and OutsideError; nothing is written then.
     """
     artifact.check_free(out)
+    if artifact_of(how) is not None and not how.startswith("blocks="):
+        what = "a split is made from words only, not from a folder or file (build takes the folder of a split)"
+        raise InputError(what, "--split", f"use {FORMS}")
     found = split_pool(pool, how, seed)
     with artifact.writing(out, "split", inputs={"pool": pool.content_hash}, params={"split": how}, seed=seed) as draft:
         with (draft.path / TABLE).open("w", encoding="utf-8", newline="") as file:

@@ -108,6 +108,13 @@ def test_what_is_no_split_is_refused(pool: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_a_split_is_not_made_from_another(pool: Path, tmp_path: Path) -> None:
+    split_pool(pool, out=tmp_path / "first", split="group")
+    with pytest.raises(InputError, match="made from words"):
+        split_pool(pool, out=tmp_path / "second", split=str(tmp_path / "first"))
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_word_is_never_a_folder(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pool").mkdir()
