@@ -64,6 +64,20 @@ def test_a_taken_place_is_refused(tmp_path: Path) -> None:
         make(tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["a" * 201, "a" * 300, "é" * 101, f"{'a' * 256}/x", "/".join(["a" * 200] * 21)])
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="too long"), artifact.writing(tmp_path / name, "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_name_is_too_long_is_refused(tmp_path: Path) -> None:
+    for name in ("a" * 250, f"{'a' * 256}/x"):
+        with pytest.raises(InputError, match="too long"):
+            artifact.atomic_write(tmp_path / name, "x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not found"):
         artifact.read(tmp_path / "none", "thing")

@@ -7,6 +7,7 @@ A manifest separates `content` (hashed: what was made, from what, with which par
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -25,6 +26,7 @@ from deckbench.errors import InputError, OutsideError
 MANIFEST = "manifest.json"
 SCHEMA = 1
 DRAFT_SUFFIX = ".draft"
+MAX_NAME_BYTES = 200  # of an output; file systems take 255, and the drafts beside it have longer names
 LOCKED_WITHIN_S = 60.0
 MAX_JSON_BYTES = 256 << 20
 MAX_SEED = 2**32 - 1
@@ -104,6 +106,8 @@ def make_parent(path: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError("a file exists where a directory is expected", path.parent, "choose another output") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError("the path of the output is too long", path, "choose a shorter name") from error
         raise OutsideError(
             f"cannot create the directory: {error.strerror}", path.parent, "fix the permissions or the disk, then rerun"
         ) from error
@@ -141,6 +145,8 @@ def atomic_write_all(files: Mapping[Path, bytes | str], *, flush: bool = True) -
             if flush:
                 fsync_path(place.parent)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError("the name of the output is too long", place, "choose a shorter name") from error
         raise OutsideError(
             f"cannot write: {error.strerror}", place, "free disk space or fix the permissions, then rerun"
         ) from error
@@ -175,8 +181,19 @@ def manifest_of(
     }
 
 
+def check_name(out: Path) -> None:
+    """Refuse an output whose name the disk would not take. Raises InputError."""
+    *folders, name = (len(os.fsencode(part)) for part in Path(out).absolute().parts)
+    if name > MAX_NAME_BYTES:
+        what = f"the name of the output is too long: {name} bytes"
+        raise InputError(what, out, f"choose a name of at most {MAX_NAME_BYTES} bytes")
+    if max(folders, default=0) > 255 or sum(folders) + len(folders) + name > 4000:
+        raise InputError("the path of the output is too long", out, "choose shorter names of folders")
+
+
 def check_free(out: Path) -> None:
-    """Refuse an output place that is taken. Raises InputError."""
+    """Refuse an output place that is taken, or whose name is too long. Raises InputError."""
+    check_name(out)
     if out.is_file():
         raise InputError("the output is an existing file", out, "choose another --out")
     if out.is_dir() and any(out.iterdir()):
