@@ -10,7 +10,7 @@ import yaml
 
 from deckbench.errors import InputError
 from deckbench.pipeline.plan import Target, baseline_train_set, data_needed, targets_of, trainings_needed
-from deckbench.suite import load_suite, split_weight
+from deckbench.suite import load_suite, split_weight, task_in
 
 GOOD: dict[str, Any] = {
     "name": "mine",
@@ -135,3 +135,11 @@ def test_baselines_learn_from_the_asked_dataset_where_it_can_be_learned_from(tmp
 def test_weights() -> None:
     assert split_weight("S1:0.3") == ("S1", 0.3)
     assert split_weight("S1") == ("S1", 1.0)
+
+
+def test_a_task_folder_is_relative_to_the_suite_file(tmp_path: Path) -> None:
+    file = tmp_path / "suites" / "own.yaml"
+    assert task_in(file, "ot2-guided@1") == "ot2-guided@1"
+    assert Path(task_in(file, "mine")) == tmp_path / "suites" / "mine"
+    assert Path(task_in(file, "./mine@1")) == tmp_path / "suites" / "mine@1"
+    assert task_in(file, "/lab/mine") == "/lab/mine"

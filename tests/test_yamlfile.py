@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deckbench import yamlfile
-from deckbench.cli.parse import parse_settings
 from deckbench.endpoint.spec import read_spec
 from deckbench.errors import InputError
 from deckbench.ontology import load_ontology
@@ -23,7 +22,7 @@ from deckbench.questions import load_bank
 from deckbench.schema import Strict
 from deckbench.suite import load_suite
 from deckbench.train.config import read_source, settle
-from deckbench.yamlfile import parse, read_document, read_text, read_yaml
+from deckbench.yamlfile import parse, parse_settings, read_document, read_text, read_yaml
 from deckbench.yolo.dataset_yaml import find_yaml, read_names
 from deckbench.yolo.dataset_yaml import load as load_pool_yaml
 

@@ -15,6 +15,7 @@ from deckbench.resources import tasks_folder
 from deckbench.schema import FieldFaults, Place, Strict, repeated
 from deckbench.yamlfile import kind_of, read_yaml
 
+NAMED_TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*@[0-9]+")
 CURRICULUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")  # what a record takes as a curriculum's name
 
 
@@ -41,7 +42,7 @@ class PoolSpec(Strict):
 
 
 class DataSpec(Strict):
-    """A dataset: a task on a pool."""
+    """A dataset: a task (a name, or a folder relative to the suite file) on a pool."""
 
     task: str
     pool: str
@@ -163,6 +164,11 @@ def split_weight(text: str) -> tuple[str, float]:
     return name, value
 
 
+def task_in(file: Path, ref: str) -> str:
+    """A dataset's task as `load_task` takes it: a name, or a folder, which a suite names relative to its file."""
+    return ref if NAMED_TASK.fullmatch(ref) else str(file.parent / ref)
+
+
 def load_suite(ref: str) -> tuple[Suite, Path]:
     """Read a suite.
 
@@ -183,4 +189,4 @@ def load_suite(ref: str) -> tuple[Suite, Path]:
     if kind_of(path) != "file":
         known = ", ".join(sorted(p.stem for p in embedded.glob("*.yaml")))
         raise InputError("no such suite", ref, f"give a yaml file, or one of: {known}")
-    return read_yaml(path, Suite, "see tasks/suites/demo.yaml and docs/suites.md"), path
+    return read_yaml(path, Suite, "its fields: deckbench schema suite; an example: tasks/suites/demo.yaml"), path

@@ -23,7 +23,7 @@ from deckbench.ontology import Ontology, load_ontology
 from deckbench.questions import Bank, load_bank
 from deckbench.resources import tasks_folder
 from deckbench.schema import Strict, check
-from deckbench.yamlfile import kind_of, read_document, read_text
+from deckbench.yamlfile import kind_of, read_document
 
 TASK_FILE = "task.yaml"
 LOCK_FILE = "versions.lock"
@@ -162,12 +162,6 @@ def published() -> dict[str, Path]:
     return found
 
 
-def read_lock() -> dict[str, str]:
-    """versions.lock: `name@version` or `ontology/NAME` -> sha256."""
-    lines = read_text(tasks_folder() / LOCK_FILE).splitlines()
-    return dict(line.split()[::-1] for line in lines if line.strip() and not line.startswith("#"))
-
-
 def lock_entries() -> dict[str, str]:
     """The entries of versions.lock for the tasks as they are now."""
     entries = {ref: hash_texts(folder) for ref, folder in published().items()}
@@ -184,13 +178,17 @@ def write_lock() -> None:
     (tasks_folder() / LOCK_FILE).write_text(text, encoding="utf-8")
 
 
+def own_task(ref: str) -> Path | None:
+    """The folder of a lab's own task; None for a published name, which goes first, and for what is no such folder."""
+    return Path(ref) if ref not in published() and kind_of(Path(ref) / TASK_FILE) == "file" else None
+
+
 def find_task(ref: str) -> Path:
     """The folder of `name@version`, or a path to a lab's own task folder. Raises InputError."""
     known = published()
     if ref in known:
         return known[ref]
-    own = Path(ref)
-    if kind_of(own / TASK_FILE) == "file":
+    if own := own_task(ref):
         return own
     match = REF.match(ref)
     if not match:

@@ -336,6 +336,17 @@ def read_yaml(path: Path, schema: type[Schema], fix: str = "correct the file") -
     return read_document(path).check(schema, fix)
 
 
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`["lr=0.001", "rank=8"]` -> {"lr": 0.001, "rank": 8}; values are YAML. Raises InputError."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"cannot read {pair!r}", "--set", "write KEY=VALUE, such as --set lr=0.001")
+        settings[key] = parse(value, f"--set {key}").value("quote the value")
+    return settings
+
+
 def kind_of(path: Path) -> Literal["file", "directory"] | None:
     """What is at `path`, if anything. Pipes and what cannot be looked at are files: the reader refuses them."""
     try:

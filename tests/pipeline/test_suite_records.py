@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from deckbench import artifact
-from deckbench.cli.parse import parse_settings
 from deckbench.pipeline import provenance, steps
 from deckbench.pipeline.plan import Target
 from deckbench.record.read import read_record
 from deckbench.record.schema import Record
 from deckbench.suite import DataSpec, Suite
+from deckbench.yamlfile import parse_settings
 from tests.record import fake
 
 RUN_ANSWERS = steps.run_answers

@@ -14,7 +14,16 @@ import requests
 from deckbench.containers.spec import load_images
 from deckbench.errors import InputError
 from deckbench.models.families import served_as, split_path
-from deckbench.runners.dispatch import Target, check_target, is_available, job_of, limits_of
+from deckbench.runners.dispatch import (
+    Mounts,
+    Target,
+    check_target,
+    dispatch,
+    is_available,
+    job_of,
+    limits_of,
+    value_inside,
+)
 from deckbench.runners.job import GIB, Job
 from deckbench.runners.kinds import Kind, Option
 from deckbench.runners.paths import Inputs
@@ -182,12 +191,13 @@ def test_a_pool_whose_yaml_leads_elsewhere(here: Path, tmp_path: Path) -> None:
 
 
 def test_a_suite_of_one_s_own_brings_all_it_names(here: Path, tmp_path: Path) -> None:
-    folders("suites", "pools/mine", "models/m", "banks", "../labels")
+    folders("suites", "pools/mine", "models/m", "banks", "mytask", "../labels")
+    Path("mytask/task.yaml").touch()
     Path("suites/own.yaml").write_text(
         f"""
 name: own
 pools: {{mine: {{path: ../pools/mine}}}}
-data: {{S2: {{task: ot2-guided@1, pool: mine, qa: ../banks}}}}
+data: {{S2: {{task: ot2-guided@1, pool: mine, qa: ../banks}}, own: {{task: ../mytask, pool: mine}}}}
 tests: [{{data: S2}}]
 models: [{{ref: models/m}}]
 baselines: [majority, 'rule:{tmp_path}/labels']
@@ -198,7 +208,7 @@ baselines: [majority, 'rule:{tmp_path}/labels']
     assert (made.output, made.in_place) == (Path("work/own"), True)
     assert seen(made).keys() == {
         f"{tmp_path}/labels",
-        *(f"/in{here}/{name}" for name in ("suites/own.yaml", "pools/mine", "models/m", "banks")),
+        *(f"/in{here}/{name}" for name in ("suites/own.yaml", "pools/mine", "models/m", "banks", "mytask")),
     }
     assert job("run", suite="demo").inputs == ()
 
@@ -234,6 +244,11 @@ def test_trainings(here: Path) -> None:
     for given in ({"feature_cache": Path("f")}, {"settings": ["feature_cache=f"]}):
         with pytest.raises(InputError, match="can keep no features in another folder"):
             job("train", model="tiny-glm4v", data=Path("data/S1"), **given)
+    for text in ("feature_cache=~", "feature_cache=", "feature_cache=Null"):
+        assert f"--set={text}" in job("train", model="tiny-glm4v", data=Path("data/S1"), settings=[text]).command
+    Path("ds.json").write_text("{}")
+    for text in ('deepspeed="ds.json"', "deepspeed= ds.json", "deepspeed=ds.json # x"):
+        assert f"/in{here}/ds.json" in seen(job("train", model="tiny-glm4v", data=Path("data/S1"), settings=[text]))
     Path("configs/kept.yaml").write_text("feature_cache: f\n")
     with pytest.raises(InputError, match="can keep no features in another folder"):
         job("train", model="tiny-glm4v", data=Path("data/S1"), config=Path("configs/kept.yaml"))
@@ -244,6 +259,30 @@ def test_trainings(here: Path) -> None:
     on_cards = job("train", "x86-cuda", model="tiny-glm4v", data=Path("data/S1"), gpus="2,3")
     assert on_cards.gpus == ("2", "3")
     assert "--gpus=0,1" in on_cards.command  # the two that it is given have new numbers there
+
+
+def test_a_task_of_one_s_own_is_mounted(here: Path) -> None:
+    folders("mytask", "pool", "ot2-guided@1")
+    Path("mytask/task.yaml").touch()
+    made = job("build", task="./mytask", pool=Path("pool"), out=Path("d"))
+    assert f"/in{here}/mytask" in seen(made) and "mytask" in made.command
+    assert f"/in{here}/ot2-guided@1" not in seen(job("build", task="ot2-guided@1", pool=Path("pool"), out=Path("d")))
+
+
+def test_an_image_root_without_a_folder_is_refused(here: Path) -> None:
+    for text in ("/x=", "/x= ", "=new", "new"):
+        mounts = Mounts(IMAGES["x86-cpu"], output="/out/d")
+        with pytest.raises(InputError, match="cannot read"):
+            value_inside(Option("image_roots", "--image-root", [text], Kind.RENAMED_FOLDER), mounts)
+        assert mounts.inputs.mounts() == ()
+
+
+def test_an_output_with_too_long_a_name_is_refused(here: Path) -> None:
+    for target in (Target(), Target(runner="docker")):
+        for out in (Path("n", f"{'a' * 250}.json"), Path("a" * 252), Path("a" * 300, "x"), Path("é" * 101)):
+            with pytest.raises(InputError, match="too long"):
+                dispatch("score", [Option("out", "--out", out, Kind.OUTPUT)], target)
+    assert list(here.iterdir()) == []
 
 
 def test_what_others_may_not_read_is_said_before(here: Path) -> None:

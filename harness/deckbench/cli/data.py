@@ -18,21 +18,24 @@ from deckbench.cli.options import (
     Seed,
     SkipBad,
     SplitRef,
+    TaskRef,
     Text,
     Texts,
     WeightedData,
     Workers,
 )
-from deckbench.cli.parse import parse_settings
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo, InputError
 from deckbench.progress import say
+from deckbench.yamlfile import parse_settings
 
 
 @app.command(epilog="Example: deckbench build ot2-guided@1 --pool pools/demo --out data/S2")
 @dispatchable()
 def build(
-    task: Annotated[Text, typer.Argument(help="A task, e.g. ot2-concept@1, ot2-guided@1, ot2-scene@1.")],
+    task: Annotated[
+        TaskRef, typer.Argument(help="A task, e.g. ot2-concept@1, ot2-guided@1, ot2-scene@1; or its folder.")
+    ],
     pool: Annotated[PoolPath, typer.Option(help="The pool's folder or its yaml.")],
     out: Out,
     ontology: Annotated[OptionalInput, typer.Option(help="Custom ontology yaml.")] = None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from deckbench.errors import InputError
 
 
@@ -23,16 +21,3 @@ def parse_factors(pairs: list[str]) -> dict[str, float]:
     except ValueError:
         fix = "write KIND=FACTOR, such as --emphasis damaged_tip=10"
         raise InputError(f"cannot read {', '.join(pairs)!r}", "--emphasis", fix) from None
-
-
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`["lr=0.001", "rank=8"]` -> {"lr": 0.001, "rank": 8}; values are YAML. Raises InputError."""
-    from deckbench.yamlfile import parse
-
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"cannot read {pair!r}", "--set", "write KEY=VALUE, such as --set lr=0.001")
-        settings[key] = parse(value, f"--set {key}").value("quote the value")
-    return settings

@@ -24,9 +24,9 @@ from deckbench.cli.options import (
     TrainConfigPath,
     TrainSettings,
 )
-from deckbench.cli.parse import parse_settings
 from deckbench.progress import say
 from deckbench.runners.kinds import Kind
+from deckbench.yamlfile import parse_settings
 
 
 def default_adapter(given: Mapping[str, Any]) -> Path:

@@ -26,7 +26,7 @@ from deckbench.pipeline.provenance import (
 )
 from deckbench.progress import say
 from deckbench.record.provenance import model_facts
-from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight
+from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight, task_in
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ def run_data(run: Run, name: str, spec: DataSpec) -> StepOutput:
     from deckbench.build import build_dataset
     from deckbench.task import load_task
 
-    pool = run.pools[spec.pool]
+    pool, task = run.pools[spec.pool], task_in(run.file, spec.task)
     files: dict[str, Any] = {"ontology": path_in_suite(run, spec.ontology), "qa": path_in_suite(run, spec.qa)}
     key = {
         "pool": pool.content_hash,
-        "task": load_task(spec.task, options=spec.options, **files).content_hash,
+        "task": load_task(task, options=spec.options, **files).content_hash,
         "split": spec.split,
         "lang": spec.lang,
         "options": spec.options,
@@ -111,7 +111,7 @@ def run_data(run: Run, name: str, spec: DataSpec) -> StepOutput:
 
     def write(out: Path) -> None:
         build_dataset(
-            spec.task,
+            task,
             pool=pool.path,
             out=out,
             lang=spec.lang,
@@ -285,7 +285,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
         run.work / "records",
         **model_facts(identity, target.curriculum, identity["name"] if is_served(target.ref) else target.ref),
         task=str(artifact.read(data.path, "dataset").content["params"]["task"]),
-        stage=load_task(spec.task).stage,
+        stage=load_task(task_in(run.file, spec.task)).stage,
         pool={
             "name": spec.pool,
             "hash": pool.content_hash,

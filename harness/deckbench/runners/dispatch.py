@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deckbench.artifact import check_name
 from deckbench.containers.spec import Image
 from deckbench.errors import DeckBenchError, InputError
 from deckbench.machine import hardware
@@ -75,6 +76,9 @@ def dispatch(verb: str, options: Sequence[Option], target: Target) -> int | None
     Raises:
         DeckBenchError: A container cannot do what is asked, or the daemon or the machine fails.
     """
+    for option in options:
+        if option.kind in {Kind.OUTPUT, Kind.WORK_FOLDER, Kind.EXTRA_OUTPUT} and option.value is not None:
+            check_name(Path(option.value))
     if target.is_local or (target.runner == "auto" and target.host is None and not is_available(options, target)):
         recover_output(Path(output_of(options).value))
         return None
@@ -227,6 +231,11 @@ def value_inside(option: Option, mounts: Mounts) -> Any:
 
             folder = artifact_of(value)
             return value if folder is None else mounted(folder, Kind.INPUT, inputs)
+        case Kind.TASK:
+            from deckbench.task import own_task
+
+            folder = own_task(value)
+            return value if folder is None else mounted(folder, Kind.INPUT, inputs)
         case Kind.MODEL:
             before, path, after = split_path(value)
             return value if path is None else f"{before}{mounted(path, Kind.INPUT, inputs)}{after}"
@@ -234,8 +243,9 @@ def value_inside(option: Option, mounts: Mounts) -> Any:
             parts = [split_weight(text) for text in value]
             return [f"{mounted(path, Kind.DATA, inputs)}{weight}" for path, weight in parts]
         case Kind.RENAMED_FOLDER:
-            pairs = [text.rpartition("=") for text in value]
-            return [f"{old}{equals}{mounted(new, Kind.INPUT, inputs)}" for old, equals, new in pairs]
+            from deckbench.build.importing.places import parse_roots
+
+            return [f"{old}={mounted(new, Kind.INPUT, inputs)}" for old, new in parse_roots(value)]
         case Kind.SUITE:
             add_suite(value, inputs)
             return value
@@ -295,14 +305,15 @@ def add_training_files(options: Sequence[Option], inputs: Inputs) -> None:
     if not given.keys() & {Kind.TRAIN_CONFIG, Kind.TRAIN_SETTINGS}:
         return
     from deckbench.train.config import read_source
+    from deckbench.yamlfile import parse_settings
 
     config = given.get(Kind.TRAIN_CONFIG)
     try:
         values = dict(read_source(config).values) if config is not None else {}
     except DeckBenchError:  # the step reports it
         values = {}
-    values |= dict(text.partition("=")[::2] for text in given.get(Kind.TRAIN_SETTINGS) or [])
-    if values.get("feature_cache") not in {None, "null"}:
+    values |= parse_settings(given.get(Kind.TRAIN_SETTINGS) or [])
+    if values.get("feature_cache") is not None:
         raise no_cache("feature_cache")
     name = str(values.get("deepspeed") or "")
     folders = [Path(), *([] if config is None else [config.parent, config.parent.parent])]
@@ -312,8 +323,9 @@ def add_training_files(options: Sequence[Option], inputs: Inputs) -> None:
 
 
 def add_suite(ref: str, inputs: Inputs) -> None:
-    """Mount a suite of one's own: its yaml, the pools and models that it names, its ontologies and question banks."""
-    from deckbench.suite import load_suite
+    """Mount a suite of one's own: its yaml, and the pools, models, tasks, ontologies and question banks it names."""
+    from deckbench.suite import load_suite, task_in
+    from deckbench.task import own_task
 
     suite, file = load_suite(ref)
     for model in [*(model.ref for model in suite.models), *suite.baselines]:
@@ -330,9 +342,10 @@ def add_suite(ref: str, inputs: Inputs) -> None:
             if place != f"{IN}{absolute(beside / pool.path)}" or Path(pool.path).is_absolute():
                 inputs.add_as_written(beside / pool.path)
     for spec in suite.data.values():
-        for name in (spec.ontology, spec.qa):
-            if name and (beside / name).exists():
-                inputs.add_as_written(beside / name)
+        task = own_task(task_in(file, spec.task))
+        for path in (task, *(beside / name for name in (spec.ontology, spec.qa) if name)):
+            if path is not None and path.exists():
+                inputs.add_as_written(path)
 
 
 def limits_of(text: str | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Kind(Enum):
     LINKS = "a folder or an address with wheels"
     SPLIT = "how to split a pool, or the folder of a split that was made"
     PREDICTIONS = "a prediction file, with its siblings"
+    TASK = "a task: a name, or the folder of one of one's own"
     MODEL = "a model reference: a name, a folder, a baseline (with its dataset or labels), a server"
     SUITE = "a suite: a name, or a yaml with all that it names"
     TRAIN_CONFIG = "a training config: a name, or a yaml with the DeepSpeed file that it names"
