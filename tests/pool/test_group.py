@@ -95,6 +95,11 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "f.csv").read_text() == "mine"
 
 
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too long"):
+        group_pool(tmp_path, by="phash", out=tmp_path / ("a" * 300))
+
+
 def test_a_pool_with_errors_is_refused(tmp_path: Path) -> None:
     root = pool_of(tmp_path / "p", ["a.png"], {"labels/a.txt": "broken\n"})
     with pytest.raises(InputError, match="label-broken-row"):

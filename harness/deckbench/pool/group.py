@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from deckbench.artifact import atomic_write
+from deckbench.artifact import atomic_write, check_name
 from deckbench.errors import InputError
 from deckbench.likeness import cluster, fingerprint
 from deckbench.picture import taken_at
@@ -42,6 +42,7 @@ def group_pool(path: Path, *, by: str, out: Path) -> dict[str, str]:
         InputError: The pool is broken or cannot be grouped so; nothing is written.
     """
     out = Path(out)
+    check_name(out)
     if out.exists():
         fix = "write another --out, then replace the old file: its times are kept only while it is there"
         raise InputError("the output exists already", out, fix)

@@ -303,6 +303,7 @@ def sync(site: Path) -> None:
 
 def check_place(records: Path, out: Path) -> bool:
     """Is there an older site at `out` to be replaced? Raises InputError when anything else is there."""
+    artifact.check_name(out)
     if out.resolve() == records.resolve() or records.resolve().is_relative_to(out.resolve()):
         raise InputError("the site would take the place of the records", out, "choose another --out")
     if out.resolve().is_relative_to(records.resolve()):
