@@ -63,7 +63,10 @@ def test_a_saved_one_is_the_same_model(tiny: Glm4v, tmp_path: Path) -> None:
     loaded = load_glm4v(tmp_path / "tiny")
     frame, questions = Image.new("RGB", (64, 64), (9, 99, 200)), [Question("What is in slot 3?", "choice", 4)]
     one, two = tiny.answer(frame, questions)[0], loaded.answer(frame, questions)[0]
-    assert (one.text, one.p_a, one.p_b) == (two.text, two.p_a, two.p_b)
+    saved, read = tiny.module.state_dict(), loaded.module.state_dict()
+    assert saved.keys() == read.keys() and all(torch.equal(saved[name], read[name]) for name in saved)
+    # Where weights lie in memory may decide in which order a CPU adds: equal but for the last digits of float32.
+    assert one.text == two.text and (one.p_a, one.p_b) == pytest.approx((two.p_a, two.p_b), rel=1e-5)
 
 
 def test_a_full_disk_is_no_bug(tiny: Glm4v, tmp_path: Path) -> None:
