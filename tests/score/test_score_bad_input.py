@@ -136,7 +136,7 @@ def test_changed_after_it_was_made(good: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("{", "cannot be read"), ("{}", "cannot be read"), ("[]", "cannot be read")],
+    [("{", "cannot be read"), ("{}", "cannot be read"), ("[]", "is not a JSON object")],
 )
 def test_damaged_manifest(good: tuple[Path, Path], text: str, what: str) -> None:
     path, data = good
