@@ -27,7 +27,6 @@ from deckbench.cli.options import (
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo, InputError
 from deckbench.progress import say
-from deckbench.yamlfile import parse_settings
 
 
 @app.command(epilog="Example: deckbench build ot2-guided@1 --pool pools/demo --out data/S2")
@@ -53,6 +52,7 @@ def build(
     """Build a dataset from a task and a pool."""
     from deckbench.build import build_dataset
     from deckbench.build.export import parse_formats
+    from deckbench.yamlfile import parse_settings
 
     options = parse_settings(settings or [])
     build_dataset(

@@ -26,7 +26,6 @@ from deckbench.cli.options import (
 )
 from deckbench.progress import say
 from deckbench.runners.kinds import Kind
-from deckbench.yamlfile import parse_settings
 
 
 def default_adapter(given: Mapping[str, Any]) -> Path:
@@ -67,6 +66,7 @@ def train(
     from deckbench.train import train_in_ranks
     from deckbench.train.config import config_of
     from deckbench.train.launch import parse_places
+    from deckbench.yamlfile import parse_settings
 
     settings = [*(settings or []), *([] if feature_cache is None else [f"feature_cache={feature_cache}"])]
     overrides = parse_settings(settings)
