@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from deckbench.likeness import cluster, fingerprint, matches, thumbnail
+from deckbench.likeness import cluster, copies_across, fingerprint, matches, thumbnail
 from deckbench.picture import open_picture
 from tests.yolo.pool_helpers import picture
 
@@ -124,3 +124,22 @@ def test_a_standing_camera_is_one_scene(shared: Path) -> None:
 def test_known_groups_are_joined_beforehand() -> None:
     thumbs = stack([picture(seed, (320, 240)) for seed in range(5)])
     assert cluster(thumbs, known=["a", "b", "a", None, "b"]) == [0, 1, 0, 3, 1]
+
+
+def test_copies_across_two_sets_of_files(tmp_path: Path) -> None:
+    """Exact copies under other names, and recompressed ones, are found; other pictures are not."""
+    train, test = [], []
+    for number in range(6):
+        image = picture(number, (320, 180))
+        train.append(tmp_path / f"train{number}.png")
+        image.save(train[-1])
+        test.append(tmp_path / f"test{number}.png")
+        (recompress(image) if number == 2 else image if number == 4 else picture(number + 50, (320, 180))).save(
+            test[-1]
+        )
+    found = copies_across(train, [*test, test[4]])
+    assert [(copy.train.name, copy.test.name, copy.how) for copy in found] == [
+        ("train2.png", "test2.png", "near"),
+        ("train4.png", "test4.png", "exact"),
+    ]
+    assert copies_across(train, []) == copies_across([], test) == []

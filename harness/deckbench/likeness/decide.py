@@ -39,12 +39,16 @@ STAGES = ((48, 0, 128, 0.76), (48, 1, 128, 0.88), (96, 2, 32, 0.87), (192, 2, 16
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures by index. correlation: of the aligned pictures. agrees: share of textured blocks that agree."""
+    """Two pictures by index. correlation: of the aligned pictures. agrees: share of textured blocks that agree.
+
+    how: what was done to one of them: `near` where they are the same view.
+    """
 
     left: int
     right: int
     correlation: float
     agrees: float
+    how: str = "near"
 
 
 class Levels:

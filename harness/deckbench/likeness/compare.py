@@ -1,0 +1,56 @@
+"""Copies across two sets of image files: byte for byte, and by likeness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deckbench.artifact import hash_file
+from deckbench.likeness.decide import matches
+from deckbench.likeness.thumbnails import fingerprint
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A test image and the train image that it copies.
+
+    how: `exact` (the same bytes), `near` (recompressed, resized, re-lit, shifted), or what was done to one of them:
+    `mirrored`, `turned 90`, `cropped`, `mirrored, cropped` ... correlation, agrees: as in `Pair`; 1 for exact copies.
+    """
+
+    train: Path
+    test: Path
+    how: str
+    correlation: float
+    agrees: float
+
+
+def copies_across(train: Sequence[Path], test: Sequence[Path]) -> list[Copy]:
+    """Find the test images that are copies of train images, whatever the files are called.
+
+    Two states seen by one fixed camera are no copies of each other; the same state seen twice is.
+
+    Args:
+        train: Image files. A file given twice counts once.
+        test: Image files.
+
+    Returns:
+        The best copy of each test image that has one, in the order of `test`: exact ones first choice, else the one
+        with the highest correlation.
+
+    Raises:
+        InputError: An image is missing or cannot be read.
+    """
+    train, test = list(dict.fromkeys(train)), list(dict.fromkeys(test))
+    by_hash: dict[str, Path] = {}
+    for path in train:
+        by_hash.setdefault(hash_file(path), path)
+    hashes = {path: hash_file(path) for path in test}
+    found = {path: Copy(by_hash[key], path, "exact", 1.0, 1.0) for path, key in hashes.items() if key in by_hash}
+    rest, known = [path for path in test if path not in found], list(by_hash.values())
+    if rest and known:
+        for pair in matches(fingerprint(rest), fingerprint(known)):
+            path = rest[pair.left]
+            found[path] = Copy(known[pair.right], path, pair.how, pair.correlation, pair.agrees)
+    return [found[path] for path in test if path in found]
