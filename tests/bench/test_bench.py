@@ -184,6 +184,18 @@ def test_no_questions_to_time(sleeper: Sleeper, tmp_path: Path) -> None:
         bench(model="sleeper", data=write_data(tmp_path / "data", kinds=("open",)), out=tmp_path / "out")
 
 
+def test_an_edited_dataset_is_not_benched(tmp_path: Path) -> None:
+    with artifact.writing(tmp_path / "d", "dataset") as draft:
+        write_data(draft.path / "in")
+        for entry in list((draft.path / "in").iterdir()):
+            entry.rename(draft.path / entry.name)
+        (draft.path / "in").rmdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "d" / "images" / "0.png")
+    with pytest.raises(InputError, match="changed since"):
+        bench(model="majority", data=tmp_path / "d", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_baselines_are_not_timed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a baseline"):
         bench(model="majority", data=write_data(tmp_path / "data"), out=tmp_path / "out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -21,10 +23,11 @@ def parts(hand_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for name, task, split in (
         ("S1", "ot2-concept@1", "pool"),
         ("S2", "ot2-guided@1", "pool"),
+        ("S3", "ot2-scene@1", "pool"),
         ("S3-all", "ot2-scene@1", "test-only"),
     ):
         build_dataset(task, pool=hand_pool, out=folder / name, split=split, seed=5, workers=1)
-    return {name: folder / name for name in ("S1", "S2", "S3-all")}
+    return {name: folder / name for name in ("S1", "S2", "S3", "S3-all")}
 
 
 def table(dataset: Path) -> pd.DataFrame:
@@ -54,11 +57,43 @@ def test_a_mix_is_the_same_again(parts: dict[str, Path], tmp_path: Path) -> None
     assert mix(wish, out=tmp_path / "c", seed=2).content_hash not in hashes
 
 
-def test_the_same_part_twice_keeps_ids_unique(parts: dict[str, Path], tmp_path: Path) -> None:
-    mix([(parts["S2"], 1.0), (parts["S2"], 1.0)], out=tmp_path / "mix")
-    rows = table(tmp_path / "mix")
-    assert rows["id"].is_unique
-    assert len(rows) == 2 * len(table(parts["S2"]))
+def test_a_dataset_is_never_mixed_with_itself(parts: dict[str, Path], hand_pool: Path, tmp_path: Path) -> None:
+    """Its questions would be asked twice: by name, as a copy, built with other letters, or inside another mix."""
+    shutil.copytree(parts["S2"], tmp_path / "copy")
+    mix([(parts["S2"], 1.0), (parts["S1"], 0.5)], out=tmp_path / "mixed")
+    for other in ("copy", "mixed"):
+        with pytest.raises(InputError, match="asked twice"):
+            mix([(parts["S2"], 0.5), (tmp_path / other, 0.5)], out=tmp_path / "mix")
+    for name, seed in (("S3-5", 5), ("S3-6", 6)):  # the same images; A and B may be swapped
+        build_dataset("ot2-scene@1", pool=hand_pool, out=tmp_path / name, split="pool", seed=seed, workers=1)
+    with pytest.raises(InputError, match=r"the sample \S+ \(frame images/s\d+f\d\) is \S+ of .*asked twice"):
+        mix([(tmp_path / "S3-5", 1.0), (tmp_path / "S3-6", 1.0)], out=tmp_path / "mix")
+    assert not (tmp_path / "mix").exists()
+
+
+def test_an_edited_dataset_is_not_mixed(parts: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("samples.csv", "test.jsonl"):
+        shutil.rmtree(tmp_path / "edited", ignore_errors=True)
+        shutil.copytree(parts["S2"], tmp_path / "edited")
+        file = tmp_path / "edited" / name
+        file.write_text(file.read_text(encoding="utf-8").replace("yes", "no"), encoding="utf-8")
+        with pytest.raises(InputError, match="changed since"):
+            mix([(tmp_path / "edited", 1.0)], out=tmp_path / "mix")
+    assert not (tmp_path / "mix").exists()
+
+
+def test_val_of_one_part_is_never_test_of_another(parts: dict[str, Path], hand_pool: Path, tmp_path: Path) -> None:
+    """Also where groups are named otherwise: the images are the same."""
+    pool = tmp_path / "pool"
+    shutil.copytree(hand_pool, pool)
+    frames = (pool / "frames.csv").read_text()
+    yaml = (pool / "dataset.yaml").read_text()
+    (pool / "dataset.yaml").write_text(yaml.replace("val: val.txt", "val: test.txt").replace("test: test", "test: val"))
+    for renamed in (False, True):
+        (pool / "frames.csv").write_text(frames.replace(",s0", ",t0") if renamed else frames)
+        build_dataset("ot2-scene@1", pool=pool, out=tmp_path / f"S3-{renamed}", split="pool", seed=5, workers=1)
+        with pytest.raises(InputError, match=r"is in (val|test) here and in (test|val) of"):
+            mix([(tmp_path / f"S3-{renamed}", 1.0), (parts["S3"], 1.0)], out=tmp_path / "mix")
 
 
 def test_a_mix_of_mixes_keeps_every_picture_and_id(hand_pool: Path, parts: dict[str, Path], tmp_path: Path) -> None:
@@ -115,15 +150,15 @@ def test_only_datasets_can_be_mixed(parts: dict[str, Path], hand_pool: Path, tmp
 
 
 def test_a_table_that_points_outside_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
-    import json
-    import shutil
-
     evil = tmp_path / "evil"
     shutil.copytree(parts["S2"], evil)
     rows = table(evil)
     rows.loc[0, "image"] = "images/../../secret.jpg"
     rows.to_csv(evil / "samples.csv", index=False)
-    assert json.loads((evil / "manifest.json").read_text())["content"]["kind"] == "dataset"
+    manifest = json.loads((evil / "manifest.json").read_text())
+    manifest["content"]["files"] = artifact.list_files(evil)
+    manifest["content_hash"] = artifact.hash_json(manifest["content"])
+    (evil / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="leaves the folder"):
         mix([(evil, 1.0)], out=tmp_path / "mix")
     assert not (tmp_path / "mix").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.score import score
 from tests.score.score_helpers import COLUMNS, answered, choice, make_data, make_predictions, write_csv
@@ -220,3 +221,14 @@ def test_a_dataset_that_was_edited(good: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match="was changed since") as caught:
         score(said, data=data)
     assert caught.value.where == str(table)
+
+
+def test_a_dataset_whose_images_were_edited(good: tuple[Path, Path], tmp_path: Path) -> None:
+    """A record shows them beside the answers."""
+    said, data = good
+    with artifact.writing(tmp_path / "pictured", "dataset") as draft:
+        shutil.copyfile(data / "samples.csv", draft.path / "samples.csv")
+        (draft.path / "one.jpg").write_bytes(b"an image")
+    (tmp_path / "pictured" / "one.jpg").write_bytes(b"another image")
+    with pytest.raises(InputError, match="was changed since"):
+        score(said, data=tmp_path / "pictured")

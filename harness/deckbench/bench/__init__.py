@@ -65,6 +65,7 @@ def bench(
     if not 0 < min_seconds < float("inf"):
         raise InputError(f"min_seconds is {min_seconds}", "min_seconds", "give a number of seconds above 0")
     artifact.check_free(Path(out))
+    data_hash = dataset_hash(Path(data))
     queries = choose(read_samples(Path(data), "test"), seed)
     if not queries:
         raise InputError("the test part has no choice and no scene question", data, "give a dataset that has")
@@ -82,7 +83,7 @@ def bench(
         state = hardware.state()
         loaded = load(model, adapter, weights, seed)
         identity = loaded.model.identity if weights == "checkpoint" else {**loaded.model.identity, "weights": weights}
-        inputs = {"model": identity, "data": dataset_hash(Path(data), verify=False)}
+        inputs = {"model": identity, "data": data_hash}
         with artifact.writing(Path(out), "bench", inputs=inputs, params=params, seed=seed) as draft:
             (draft.path / "queries.json").write_bytes(artifact.canonical(asked))
             results = measure(

@@ -11,12 +11,17 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.build.rows import COLUMNS, SPLITS, Row, shuffled, write_tables
+from deckbench.build.shortcuts import OPTION
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError
 from deckbench.gold import definitions, read_lines, write_gold
 
-IMAGE, SPLIT, GROUP, FRAME, ID, PAIR, TWIN, TASK = (
-    COLUMNS.index(name) for name in ("image", "split", "group", "frame", "id", "pair_id", "twin", "task")
+IMAGE, SPLIT, GROUP, FRAME, ID, PAIR, TWIN, TASK, QUESTION, OPTION_A, OPTION_B = (
+    COLUMNS.index(name)
+    for name in (
+        *("image", "split", "group", "frame", "id", "pair_id", "twin", "task"),
+        *("question", "option_a", "option_b"),
+    )
 )
 
 
@@ -34,7 +39,8 @@ def mix(parts: Sequence[tuple[Path, float]], *, out: Path, seed: int = 0) -> art
 
     Raises:
         InputError: A weight is not above 0 and at most 1 (to see a sample twice is a matter of training), a part is no
-            dataset, or a group is in train of one part and in val or test of another.
+            dataset or was changed, two parts share samples, or a group, frame or image is on different sides of two
+            parts.
         OutsideError: The disk fails.
     """
     if not parts:
@@ -44,9 +50,10 @@ def mix(parts: Sequence[tuple[Path, float]], *, out: Path, seed: int = 0) -> art
     for path, weight in parts:
         if not (math.isfinite(weight) and 0 < weight <= 1):
             raise InputError(f"the weight {weight:g} is not above 0 and at most 1", path, "write DATASET:0.3")
-        manifests.append(artifact.read(Path(path), "dataset"))
+        manifests.append(artifact.read(Path(path), "dataset", verify=True))
         tables.append(_read(Path(path)))
-    _refuse_leaks(parts, tables)
+    _refuse_leaks(parts, manifests, tables)
+    _refuse_shared(parts, manifests, tables)
 
     inputs = {f"part{number}": manifest.content_hash for number, manifest in enumerate(manifests)}
     params = {
@@ -94,23 +101,46 @@ def _read(path: Path) -> list[Row]:
     return rows
 
 
-def _refuse_leaks(parts: Sequence[tuple[Path, float]], tables: Sequence[list[Row]]) -> None:
-    """Frames without a group stand for themselves."""
-    trained: dict[tuple[str, str], Path] = {}
-    for (path, _), table in zip(parts, tables, strict=True):
+def _refuse_shared(
+    parts: Sequence[tuple[Path, float]], manifests: Sequence[artifact.Manifest], tables: Sequence[list[Row]]
+) -> None:
+    """Refuse parts that ask the same about the same image, in whatever order of options: it would be asked twice."""
+    fix = "give each dataset once; to train longer on one, raise `epochs`"
+    known: dict[object, tuple[int, Row]] = {}
+    for number, ((path, _), manifest, table) in enumerate(zip(parts, manifests, tables, strict=True)):
+        if manifest.content_hash in {other.content_hash for other in manifests[:number]}:
+            raise InputError("the dataset is given twice: every question would be asked twice", path, fix)
         for row in table:
-            if row[SPLIT] == "train":
-                trained.setdefault(_unit(row), path)
-    for (path, _), table in zip(parts, tables, strict=True):
+            asked = " ".join(OPTION.sub("", row[QUESTION]).split()), frozenset((row[OPTION_A], row[OPTION_B]))
+            first, other = known.setdefault((_sha256(manifest, row), *asked), (number, row))
+            if first != number:
+                what = f"the sample {row[ID]} (frame {row[FRAME] or row[IMAGE]}) is {other[ID]} of {parts[first][0]}"
+                raise InputError(f"{what}: it would be asked twice", path, fix)
+
+
+def _refuse_leaks(
+    parts: Sequence[tuple[Path, float]], manifests: Sequence[artifact.Manifest], tables: Sequence[list[Row]]
+) -> None:
+    """Refuse a group, a frame or an image that is on different sides (train, val, test) of two parts."""
+    sides: dict[tuple[str, str], dict[str, int]] = {}
+    for number, ((path, _), manifest, table) in enumerate(zip(parts, manifests, tables, strict=True)):
         for row in table:
-            if row[SPLIT] != "train" and _unit(row) in trained:
-                kind, name = _unit(row)
-                what = f"the {kind} {name!r} is in {row[SPLIT]} here and in train of {trained[kind, name]}"
-                raise InputError(what, path, "build all parts from one pool with the same --split and --seed")
+            for unit in (_unit(row), ("image", _sha256(manifest, row))):
+                for side, other in sides.setdefault(unit, {row[SPLIT]: number}).items():
+                    if side != row[SPLIT] and other != number:
+                        name = row[IMAGE] if unit[0] == "image" else unit[1]
+                        what = f"the {unit[0]} {name!r} is in {row[SPLIT]} here and in {side} of {parts[other][0]}"
+                        raise InputError(what, path, "build all parts from one pool with the same --split and --seed")
+                sides[unit].setdefault(row[SPLIT], number)
 
 
 def _unit(row: Row) -> tuple[str, str]:
-    return ("group", row[GROUP]) if row[GROUP] else ("frame", row[FRAME])
+    return ("group", row[GROUP]) if row[GROUP] else ("frame", row[FRAME] or row[IMAGE])
+
+
+def _sha256(manifest: artifact.Manifest, row: Row) -> str:
+    """Of a row's image, as the manifest has it."""
+    return str(manifest.content["files"].get(row[IMAGE], {}).get("sha256", row[IMAGE]))
 
 
 def _drawn(table: list[Row], weight: float, seed: int, number: int) -> list[Row]:
