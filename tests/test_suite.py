@@ -135,6 +135,9 @@ def test_baselines_learn_from_the_asked_dataset_where_it_can_be_learned_from(tmp
 def test_weights() -> None:
     assert split_weight("S1:0.3") == ("S1", 0.3)
     assert split_weight("S1") == ("S1", 1.0)
+    for text in ("S1:0", "S1:-1", "S1:1.5", "S1:inf", "S1:x"):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            split_weight(text)
 
 
 def test_a_task_folder_is_relative_to_the_suite_file(tmp_path: Path) -> None:

@@ -141,11 +141,14 @@ class Suite(Strict):
 
     def _listed_twice(self) -> Iterator[tuple[Place, str]]:
         """Every row of the site is named by model, curriculum and dataset, so none may be listed twice."""
+        stages = self.train.items()
         lists: list[tuple[Place, list[str]]] = [
             (("tests",), [test.data for test in self.tests]),
             (("models",), [model.ref for model in self.models]),
             (("baselines",), self.baselines),
             *((("models", n, "curricula"), model.curricula) for n, model in enumerate(self.models)),
+            # A dataset mixed with itself would ask every question twice.
+            *((("train", name, "data"), [part.partition(":")[0] for part in spec.data]) for name, spec in stages),
         ]
         for place, names in lists:
             for number, name in repeated(names):
@@ -153,20 +156,25 @@ class Suite(Strict):
 
 
 def split_weight(text: str) -> tuple[str, float]:
-    """`S1:0.3` -> ("S1", 0.3); `S1` -> ("S1", 1.0). Raises ValueError for what is no weight above 0."""
+    """`S1:0.3` -> ("S1", 0.3); `S1` -> ("S1", 1.0). Raises ValueError for what is no share."""
     name, colon, weight = text.partition(":")
     try:
         value = float(weight) if colon else 1.0
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise ValueError(f"the weight in {text!r} must be a number above 0")
+    if not 0 < value <= 1:
+        raise ValueError(f"the weight in {text!r} must be a number above 0 and at most 1")
     return name, value
 
 
 def task_in(file: Path, ref: str) -> str:
     """A dataset's task as `load_task` takes it: a name, or a folder, which a suite names relative to its file."""
     return ref if NAMED_TASK.fullmatch(ref) else str(file.parent / ref)
+
+
+def suite_source(file: Path) -> str:
+    """What a record calls a suite, however it was called: the name of an embedded one, else that of its file."""
+    return file.stem if file.resolve().parent == (tasks_folder() / "suites").resolve() else file.name
 
 
 def load_suite(ref: str) -> tuple[Suite, Path]:

@@ -14,7 +14,8 @@ from deckbench.pipeline import provenance, steps
 from deckbench.pipeline.plan import Target
 from deckbench.record.read import read_record
 from deckbench.record.schema import Record
-from deckbench.suite import DataSpec, Suite
+from deckbench.record.scores import scored_path
+from deckbench.suite import DataSpec, Suite, TrainSpec
 from deckbench.yamlfile import parse_settings
 from tests.record import fake
 
@@ -76,14 +77,14 @@ def test_frames_of_another_lab_are_not_of_the_same_distribution(split: str, cond
     assert provenance.part_of(DataSpec(task="ot2-guided@1", pool="deck", split=split), condition) == part
 
 
-def test_the_commands_of_a_record_can_be_typed(run: steps.Run) -> None:
+def test_the_commands_of_a_record_can_be_typed(run: steps.Run, tmp_path: Path) -> None:
     """Quoted for a shell, with the pool where it lies and options as YAML."""
     assert written(run).command == "deckbench run mine.yaml --only tiny-glm4v:base:S2"
     run.ref = "my suite.yaml"
     assert shlex.split(written(run).command)[2:4] == ["my suite.yaml", "--only"]
     options = {"box_margin": [0, 0.35], "scene_counts": True, "box_style": "source-lab", "max_test": 4}
     spec = DataSpec(task="ot2-guided@1", pool="deck", split="blocks=6,gap=4", options=options)
-    argv = shlex.split(provenance.build_command(spec, run.suite))
+    argv = shlex.split(provenance.build_command(spec, run.suite, tmp_path))
     assert argv[argv.index("--pool") + 1] == "my pools/deck"
     settings = parse_settings([argv[at + 1] for at, word in enumerate(argv) if word == "--set"])
     assert settings == options
@@ -128,12 +129,37 @@ def test_scene_texts_are_searched_with_the_suites_own_ontology(
 
     def score(*_: Any, out: Path, ontology: Path | None, **__: Any) -> None:
         given.append(ontology)
-        out.write_text("{}")
+        for file in (out, scored_path(out)):
+            file.write_text("{}")
 
-    monkeypatch.setattr("deckbench.infer.infer", lambda out, **_: out.write_text("id\n"))
+    def infer(*, out: Path, **_: Any) -> None:
+        out.write_text("id\n")
+        content: dict[str, Any] = {"inputs": {}}
+        manifest = {"content": content, "content_hash": artifact.hash_json(content)}
+        out.with_name("predictions.manifest.json").write_text(json.dumps(manifest))
+
+    monkeypatch.setattr("deckbench.infer.infer", infer)
     monkeypatch.setattr("deckbench.score.score", score)
     for ontology, seed in ((None, 0), ("mine.yaml", 1)):
         data = {"S2": {**SUITE["data"]["S2"], "ontology": ontology}}
         run.suite = Suite.model_validate({**SUITE, "data": data, "seed": seed})
         RUN_ANSWERS(run, Target("rule:gold", None, "S2", "same distribution"), None)
     assert given == [None, tmp_path / "mine.yaml"]
+
+
+def test_a_weight_on_a_single_part_is_applied(run: steps.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[tuple[steps.StepOutput, float]]] = []
+    drawn = steps.StepOutput(Path("drawn"), fake.sha("drawn"))
+    monkeypatch.setattr(steps, "run_mix", lambda run, curriculum, parts: asked.append(parts) or drawn)
+    trained: list[Path] = []
+
+    def train(*, data: Path, out: Path, **_: Any) -> None:
+        trained.append(data)
+        with artifact.writing(out, "adapter"):
+            pass
+
+    monkeypatch.setattr("deckbench.train.train", train)
+    for part in ("S2:0.3", "S2"):
+        steps.run_adapter(run, "tiny-glm4v", "S1", TrainSpec(data=[part]), {})
+    assert asked == [[(run.data["S2"], 0.3)]]
+    assert trained == [drawn.path, run.data["S2"].path]

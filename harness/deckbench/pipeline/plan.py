@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deckbench.errors import InputError
+from deckbench.pipeline.provenance import shown_model
+from deckbench.schema import repeated
 from deckbench.suite import Suite, split_weight
 
 BASE = "base"
@@ -20,18 +22,27 @@ class Target:
     condition: str
 
     @property
+    def model(self) -> str:
+        """The model as records and the site call it."""
+        return shown_model(self.ref)
+
+    @property
     def label(self) -> str:
         """`tiny-glm4v:S1+S2:S3`, what `--only` takes."""
-        return f"{self.ref}:{self.curriculum or 'baseline'}:{self.data}"
+        return f"{self.model}:{self.curriculum or 'baseline'}:{self.data}"
 
 
 def targets_of(suite: Suite) -> list[Target]:
-    """All rows a suite asks for, in its order."""
+    """All rows a suite asks for, in its order. Raises InputError where two have one label."""
     rows: list[tuple[str, str | None]] = [
         (model.ref, curriculum) for model in suite.models for curriculum in model.curricula
     ]
     rows += [(baseline, None) for baseline in suite.baselines]
-    return [Target(ref, curriculum, t.data, t.condition) for ref, curriculum in rows for t in suite.tests]
+    targets = [Target(ref, curriculum, t.data, t.condition) for ref, curriculum in rows for t in suite.tests]
+    if twice := next(iter(repeated([target.label for target in targets])), None):
+        what = f"two models have the row {twice[1]}: of an absolute path only the last part is shown"
+        raise InputError(what, "models", "rename one of their folders")
+    return targets
 
 
 def data_needed(suite: Suite, targets: list[Target], curricula: set[str]) -> list[str]:

@@ -50,26 +50,43 @@ def part_of(spec: DataSpec, condition: str) -> str:
     return "shifted" if alone or condition == "shifted" else "same distribution"
 
 
-def pool_command(suite: Suite, name: str) -> str:
-    """The command that renders a synthetic pool, or the path of any other."""
+def shown_path(path: str, folder: Path) -> str:
+    """A path of a suite as a record shows it: never absolute. folder: the suite's."""
+    if not Path(path).is_absolute():
+        return path
+    within = Path(path).is_relative_to(folder.resolve())
+    return Path(path).relative_to(folder.resolve()).as_posix() if within else Path(path).name
+
+
+def shown_model(ref: str) -> str:
+    """A reference to a model as a record shows it: of an absolute path, its last part."""
+    from deckbench.models.families import split_path
+
+    before, path, after = split_path(ref)
+    return f"{before}{path.name}{after}" if path is not None and path.is_absolute() else ref
+
+
+def pool_command(suite: Suite, name: str, folder: Path) -> str:
+    """The command that renders a synthetic pool, or the path of any other. folder: the suite's."""
     spec = suite.pools[name]
     if spec.synth is None:
-        return str(spec.path)
+        return shown_path(str(spec.path), folder)
     synth = spec.synth
     size = f"{synth.size[0]}x{synth.size[1]}"
     tail = " --shifted" if synth.shifted else ""
     return f"deckbench pool synth pools/{name} --frames {synth.frames} --size {size} --seed {synth.seed}{tail}"
 
 
-def build_command(spec: DataSpec, suite: Suite) -> str:
-    """The command that builds a dataset, for a shell in the folder of the suite."""
+def build_command(spec: DataSpec, suite: Suite, folder: Path) -> str:
+    """The command that builds a dataset, for a shell in `folder`, the suite's."""
+    pool = suite.pools[spec.pool].path
     return provenance.build_command(
-        spec.task,
-        pool=suite.pools[spec.pool].path or f"pools/{spec.pool}",
+        shown_path(spec.task, folder),
+        pool=shown_path(pool, folder) if pool else f"pools/{spec.pool}",
         split=spec.split,
         seed=suite.seed,
-        ontology=spec.ontology,
-        qa=spec.qa,
+        ontology=spec.ontology and shown_path(spec.ontology, folder),
+        qa=spec.qa and shown_path(spec.qa, folder),
         options=spec.options,
         lang=spec.lang,
     )

@@ -1,6 +1,6 @@
 """The steps of a suite, one function each. A step whose output exists is skipped.
 
-A step's folder name ends in its key: a hash of the step's parameters and of its inputs' content.
+A step's folder name ends in its key: a hash of the step's parameters, of its inputs' content and of its own code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deckbench import __version__, artifact
+from deckbench import artifact
+from deckbench.errors import InputError
+from deckbench.pipeline.code import code_hash
 from deckbench.pipeline.plan import Target, baseline_train_set
 from deckbench.pipeline.provenance import (
     answered_on,
@@ -28,6 +30,8 @@ from deckbench.progress import say
 from deckbench.record.provenance import model_facts
 from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight, task_in
 
+Code = tuple[str, ...]  # modules, as `code_hash` takes them
+
 
 @dataclass(frozen=True)
 class StepOutput:
@@ -39,7 +43,10 @@ class StepOutput:
 
 @dataclass
 class Run:
-    """State of one run of a suite: the outputs so far, all under `work`, and the names of the steps it ran."""
+    """State of one run of a suite: the outputs so far, all under `work`, and the names of the steps it ran.
+
+    ref: what records call the suite, as `suite_source` has it.
+    """
 
     suite: Suite
     ref: str
@@ -58,10 +65,21 @@ class Run:
             self.identities[ref] = identity_of(ref)
         return self.identities[ref]
 
-    def step(self, step_dir: str, name: str, key: dict[str, Any], write: Callable[[Path], Any]) -> StepOutput:
-        """A step's output; `write(path)` makes it where it does not exist. `key` holds all that decides its content."""
-        path = self.output_path(step_dir, name, key)
-        if not (path / artifact.MANIFEST).is_file():
+    def step(
+        self, step_dir: str, name: str, key: dict[str, Any], code: Code, write: Callable[[Path], Any]
+    ) -> StepOutput:
+        """A step's output; `write(path)` makes it where it does not exist.
+
+        key: all that decides its content. code: the modules that make it. Raises InputError where it exists and was
+        changed since.
+        """
+        path = self.output_path(step_dir, name, key, code)
+        if (path / artifact.MANIFEST).is_file():
+            try:
+                artifact.read(path, verify=True)
+            except InputError as error:
+                raise InputError(error.what, error.where, f"remove {path} and run again") from error
+        else:
             began = time.monotonic()
             say(f"{step_dir} {name} ...")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,9 +88,9 @@ class Run:
             self.steps_run.append(f"{step_dir}/{name}")
         return StepOutput(path, artifact.read(path).content_hash)
 
-    def output_path(self, step_dir: str, name: str, key: dict[str, Any]) -> Path:
+    def output_path(self, step_dir: str, name: str, key: dict[str, Any], code: Code) -> Path:
         """The folder of a step's output."""
-        digest = artifact.hash_json({"room": step_dir, "version": __version__, **key})
+        digest = artifact.hash_json({"room": step_dir, "code": code_hash(*code), **key})
         return self.work / step_dir / f"{name.replace('+', '_').replace(':', '-').replace('/', '-')}-{digest[:8]}"
 
 
@@ -90,7 +108,7 @@ def run_pool(run: Run, name: str) -> None:
         from deckbench.pool.synth import synth_pool
 
         values = spec.synth.model_dump()
-        run.pools[name] = run.step("pools", name, values, lambda out: synth_pool(out, **values))
+        run.pools[name] = run.step("pools", name, values, ("pool.synth",), lambda out: synth_pool(out, **values))
 
 
 def run_data(run: Run, name: str, spec: DataSpec) -> StepOutput:
@@ -121,7 +139,7 @@ def run_data(run: Run, name: str, spec: DataSpec) -> StepOutput:
             **files,
         )
 
-    return run.step("data", name, key, write)
+    return run.step("data", name, key, ("build.dataset",), write)
 
 
 def run_split(run: Run, spec: DataSpec) -> StepOutput:
@@ -130,8 +148,8 @@ def run_split(run: Run, spec: DataSpec) -> StepOutput:
 
     pool, seed = run.pools[spec.pool], run.suite.seed
     key = {"pool": pool.content_hash, "split": spec.split, "seed": seed}
-    name = f"{spec.pool}-{spec.split}"
-    return run.step("splits", name, key, lambda out: split_pool(pool.path, out=out, split=spec.split, seed=seed))
+    code, name = ("pool.split",), f"{spec.pool}-{spec.split}"
+    return run.step("splits", name, key, code, lambda out: split_pool(pool.path, out=out, split=spec.split, seed=seed))
 
 
 def run_audit(run: Run, name: str) -> dict[str, Any]:
@@ -145,7 +163,8 @@ def run_audit(run: Run, name: str) -> dict[str, Any]:
         with artifact.writing(out, "audit", inputs={"dataset": data.content_hash}, seed=run.suite.seed) as draft:
             (draft.path / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
 
-    output = run.step("audits", name, {"data": data.content_hash, "seed": run.suite.seed}, write)
+    key = {"data": data.content_hash, "seed": run.suite.seed}
+    output = run.step("audits", name, key, ("build.audit",), write)
     result: dict[str, Any] = json.loads((output.path / "audit.json").read_text(encoding="utf-8"))
     if not result["passed"]:
         say(f"audit {name}: FAILED; the page will say so ({output.path / 'audit.json'})")
@@ -159,7 +178,7 @@ def run_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings: 
 
     init = run.adapters[ref, spec.init] if spec.init else None
     parts = [(run.data[name], weight) for name, weight in (split_weight(text) for text in spec.data)]
-    data = parts[0][0] if len(parts) == 1 else run_mix(run, curriculum, parts)
+    data = parts[0][0] if len(parts) == 1 and parts[0][1] == 1 else run_mix(run, curriculum, parts)
     key = {
         "model": run.identity(ref),
         "data": data.content_hash,
@@ -171,7 +190,8 @@ def run_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings: 
     config = Path(ref) if ref in named_configs() else None
     # Stages of a curriculum share images, so a frozen vision encoder's features are computed once for all.
     frozen = settle(read_source(config), settings).vision == "absent" and keeps_features(ref)
-    kept = {"feature_cache": str(run.work / "features")} if frozen else {}
+    code = ("train", *model_code(ref))
+    kept = {"feature_cache": str(run.work / "features" / code_hash(*code)[:8])} if frozen else {}
 
     def write(out: Path) -> None:
         train(
@@ -185,7 +205,7 @@ def run_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings: 
             seed=run.suite.seed,
         )
 
-    return run.step("adapters", f"{ref}-{curriculum}", key, write)
+    return run.step("adapters", f"{ref}-{curriculum}", key, code, write)
 
 
 def keeps_features(ref: str) -> bool:
@@ -195,13 +215,21 @@ def keeps_features(ref: str) -> bool:
     return resolve(ref).family.caches_features
 
 
+def model_code(ref: str) -> Code:
+    """The modules that a model runs, beside those that load it."""
+    from deckbench.models.families import BLIND, resolve
+
+    return ("models.load", f"models.{resolve(ref.removeprefix(BLIND)).family.name}.*")
+
+
 def run_mix(run: Run, curriculum: str, parts: list[tuple[StepOutput, float]]) -> StepOutput:
     """The incremental training set of a curriculum."""
     from deckbench.build.mix import mix
 
     key = {"parts": [[part.content_hash, weight] for part, weight in parts], "seed": run.suite.seed}
     sources = [(part.path, weight) for part, weight in parts]
-    return run.step("data", f"mix-{curriculum}", key, lambda out: mix(sources, out=out, seed=run.suite.seed))
+    name, code = f"mix-{curriculum}", ("build.mix",)
+    return run.step("data", name, key, code, lambda out: mix(sources, out=out, seed=run.suite.seed))
 
 
 def run_bench(run: Run, ref: str, curriculum: str, adapter: StepOutput | None, spec: BenchSpec) -> dict[str, Any]:
@@ -222,7 +250,7 @@ def run_bench(run: Run, ref: str, curriculum: str, adapter: StepOutput | None, s
         def write(out: Path, path: Path | None = path, data: StepOutput = data) -> None:
             bench(model=ref, adapter=path, data=data.path, engine="torch", out=out, min_seconds=spec.min_seconds)
 
-        output = run.step("bench", f"{ref}-{curriculum}-{name}", key, write)
+        output = run.step("bench", f"{ref}-{curriculum}-{name}", key, ("bench", *model_code(ref)), write)
         results[name] = artifact.read(output.path).observed["results"]
     return results
 
@@ -230,8 +258,6 @@ def run_bench(run: Run, ref: str, curriculum: str, adapter: StepOutput | None, s
 def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[Path, Path]:
     """Predictions of one row and their score.json; each is written once."""
     from deckbench.infer import infer
-    from deckbench.record.scores import is_score_of, scored_path
-    from deckbench.score import score
 
     data, train_set = run.data[target.data], baseline_train_set(run.suite, target)
     key = {
@@ -241,8 +267,8 @@ def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[P
         "train": run.data[train_set].content_hash if train_set else None,
         "seed": run.suite.seed,
     }
-    folder = run.output_path("answers", target.label, key)
-    predictions, scores = folder / "predictions.csv", folder / "score.json"
+    folder = run.output_path("answers", target.label, key, ("infer", *model_code(target.ref)))
+    predictions = folder / "predictions.csv"
     if not predictions.is_file():
         say(f"answers {target.label} ...")
         began = time.monotonic()
@@ -255,12 +281,36 @@ def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[P
         )
         say(f"answers {target.label}: {time.monotonic() - began:.1f} s")
         run.steps_run.append(f"answers/{target.label}")
-    if not is_score_of(scores, predictions):
-        for torn in (scores, scored_path(scores)):
+    return predictions, run_score(run, target, predictions)
+
+
+def run_score(run: Run, target: Target, predictions: Path) -> Path:
+    """The score of some predictions, made again where it was changed, or is of others or of older code.
+
+    Raises InputError where nothing says what made the predictions.
+    """
+    from deckbench.predictions import PredictionFiles, read_manifest
+    from deckbench.record.scores import scored_path
+    from deckbench.score import score
+
+    if (manifest := read_manifest(predictions)) is None:
+        what, fix = "no manifest says what made the predictions", f"remove {predictions.parent} and run again"
+        raise InputError(what, PredictionFiles(predictions).manifest, fix)
+    out = predictions.with_name("score.json")
+    files, bound = (out, scored_path(out)), out.with_name("score.manifest.json")
+    made_of = {"predictions": manifest["content_hash"], "code": code_hash("score")}
+
+    def binding() -> bytes:
+        return artifact.canonical({**made_of, "files": {file.name: artifact.hash_file(file) for file in files}})
+
+    if not all(file.is_file() for file in (*files, bound)) or bound.read_bytes() != binding():
+        for torn in (*files, bound):
             torn.unlink(missing_ok=True)
-        ontology = path_in_suite(run, run.suite.data[target.data].ontology)
-        score(predictions, data=data.path, out=scores, seed=run.suite.seed, ontology=ontology)
-    return predictions, scores
+        data, spec = run.data[target.data], run.suite.data[target.data]
+        ontology = path_in_suite(run, spec.ontology)
+        score(predictions, data=data.path, out=out, seed=run.suite.seed, ontology=ontology)
+        artifact.atomic_write(bound, binding())
+    return out
 
 
 def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dict[str, Any]) -> Path:
@@ -271,10 +321,11 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
     suite, name, spec = run.suite, target.data, run.suite.data[target.data]
     data, pool = run.data[name], run.pools[spec.pool]
     predictions, scores = run_answers(run, target, adapter)
-    command = shlex.join(["deckbench", "run", run.ref, "--only", target.label])
+    command, folder = shlex.join(["deckbench", "run", run.ref, "--only", target.label]), run.file.parent
+    built, pooled = build_command(spec, suite, folder), pool_command(suite, spec.pool, folder)
     inputs = [
-        {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": build_command(spec, suite)},
-        {"name": "pool", "kind": "pool", "sha256": pool.content_hash, "source": pool_command(suite, spec.pool)},
+        {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": built},
+        {"name": "pool", "kind": "pool", "sha256": pool.content_hash, "source": pooled},
         {"name": "suite", "kind": "suite", "sha256": artifact.hash_file(run.file), "source": run.ref},
     ]
     if adapter:
@@ -283,7 +334,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
     identity = {**run.identity(target.ref), "adapter": adapter.content_hash if adapter else None}
     return write_record(
         run.work / "records",
-        **model_facts(identity, target.curriculum, identity["name"] if is_served(target.ref) else target.ref),
+        **model_facts(identity, target.curriculum, identity["name"] if is_served(target.ref) else target.model),
         task=str(artifact.read(data.path, "dataset").content["params"]["task"]),
         stage=load_task(task_in(run.file, spec.task)).stage,
         pool={

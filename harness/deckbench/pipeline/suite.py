@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.extras import require
 from deckbench.models.families import served_as
@@ -25,8 +26,9 @@ from deckbench.pipeline.steps import (
     run_record,
     run_site,
 )
-from deckbench.suite import load_suite
+from deckbench.suite import Suite, load_suite, suite_source
 
+SUITE_PATH = "suite.path"  # in a work folder: where its suite lies, which no record says
 WITHOUT_TORCH = {"endpoint", "baselines"}
 
 
@@ -48,12 +50,13 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
         OutsideError: the disk, an endpoint or a worker failed; rerun to resume.
     """
     suite, file = load_suite(ref)
-    run = Run(suite, ref, file, (work or Path("work") / suite.name).resolve())
+    run = Run(suite, suite_source(file), file, work_folder(suite.name, work))
     began = time.monotonic()
     targets = [target for target in targets_of(suite) if only in (None, target.label)]
     if not targets:
         known = ", ".join(target.label for target in targets_of(suite))
         raise InputError(f"the suite has no row {only!r}", "--only", f"one of: {known}")
+    artifact.atomic_write(run.work / SUITE_PATH, f"{file.resolve()}\n")
     if {served_as(target.ref) for target in targets} - WITHOUT_TORCH:
         require("torch", f"the suite {suite.name}", "train")  # before any of its pools and datasets is built
     chains = {(t.ref, name) for t in targets if t.curriculum for name in trainings_needed(suite, [t.curriculum])}
@@ -81,3 +84,27 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
         "made": run.steps_run,
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def work_folder(name: str, work: Path | None) -> Path:
+    """The folder for all outputs of a suite."""
+    return (work or Path("work") / name).resolve()
+
+
+def find_suite(source: str, sha256: str, work: Path) -> tuple[Suite, Path]:
+    """The suite that a record comes from: called as the record has it, else where the run in `work` found it.
+
+    Raises InputError where neither is that suite.
+    """
+    noted = work / SUITE_PATH
+    refs = [source, *([noted.read_text(encoding="utf-8").strip()] if noted.is_file() else [])]
+    why = InputError("no such suite", source)
+    for ref in refs:
+        try:
+            suite, file = load_suite(ref)
+            if artifact.hash_file(file) == sha256:
+                return suite, file
+            why = InputError(f"the suite {source} has changed since", file)
+        except InputError as error:
+            why = error
+    raise why

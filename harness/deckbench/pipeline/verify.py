@@ -16,7 +16,6 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.errors import DeckBenchError, InputError, OutsideError
-from deckbench.suite import load_suite
 
 SINCE = ("score", "infer", "train")
 # verdicts, the best first; those before "different" count as reproduced
@@ -59,7 +58,7 @@ def verify(record: Path, *, since: str = "score", work: Path | None = None) -> d
 
 def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[str, str]:
     """Make the record again in a folder of its own, with what `since` leaves standing from `work`; (verdict, why)."""
-    from deckbench.pipeline.suite import run_suite
+    from deckbench.pipeline.suite import find_suite, run_suite, work_folder
 
     source = next((entry for entry in known.inputs if entry.kind == "suite"), None)
     try:
@@ -69,12 +68,10 @@ def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[
     if source is None or "--only" not in words[:-1]:
         return NOT_HERE, "the record does not come from a suite"
     try:
-        suite, file = load_suite(source.source)
+        old = work_folder(Path(known.pool.board).name, work)
+        _, file = find_suite(source.source, source.sha256, old)
     except InputError as error:
         return NOT_HERE, error.what
-    if artifact.hash_file(file) != source.sha256:
-        return NOT_HERE, f"the suite {source.source} has changed since"
-    old = (work or Path("work") / suite.name).resolve()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "work"
         for room in REUSED[since]:
@@ -83,13 +80,13 @@ def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[
                 shutil.copytree(old / room, place / room, ignore=shutil.ignore_patterns(".*", "*.partial"))
         label = words[words.index("--only") + 1]
         if known.container is None:
-            made, note = Path(run_suite(source.source, work=place, only=label)["records"][0]), ""
+            made, note = Path(run_suite(str(file), work=place, only=label)["records"][0]), ""
         else:
             try:
                 note = recreated(known.container.name, known.container.identity)
             except DeckBenchError as error:
                 return NOT_HERE, f"it ran in the image {known.container.name}: {error.what}"
-            run_contained(source.source, place, label, known.container.name)
+            run_contained(str(file), place, label, known.container.name)
             made = next((place / "records").iterdir())
         verdict, why = compare(record, made, known)
         return verdict, why + note

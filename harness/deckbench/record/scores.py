@@ -8,7 +8,6 @@ from pathlib import Path
 from deckbench import dataset
 from deckbench.artifact import hash_file
 from deckbench.errors import InputError
-from deckbench.predictions import read_manifest
 from deckbench.record.metrics_schema import Metrics
 from deckbench.record.schema import parse
 from deckbench.record.table import SCORED_COLUMNS
@@ -66,14 +65,3 @@ def read_scored(score: Path) -> dict[str, dict[str, str]]:
     if hash_file(place) != read_score(score).scored_sha256.removeprefix("sha256:"):
         raise InputError("the graded answers are not those of the score", place, AGAIN)
     return rows
-
-
-def is_score_of(score: Path, predictions: Path) -> bool:
-    """Whether a whole score of these predictions lies here, as this version writes it."""
-    try:
-        metrics, manifest = read_score(score), read_manifest(predictions)
-    except InputError:
-        return False
-    scored = scored_path(score)
-    whole = scored.is_file() and hash_file(scored) == metrics.scored_sha256
-    return whole and manifest is not None and metrics.inputs.predictions_content == manifest["content_hash"]
