@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deckbench.disk import exchange, lock_draft, open_aside, remove_aside
 from deckbench.errors import InputError, OutsideError
 
 MANIFEST = "manifest.json"
@@ -130,20 +130,23 @@ def atomic_write_all(files: Mapping[Path, bytes | str], *, flush: bool = True) -
     asides: dict[Path, Path] = {}
     place = next(iter(files))
     try:
-        for place, data in files.items():
-            if place.is_dir():
-                raise InputError("the output is a directory; a file is expected", place, "name a file")
-            make_parent(place)
-            aside = asides[place] = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-            with aside.open("wb") as file:
+        with contextlib.ExitStack() as stack:
+            for place, data in files.items():
+                if place.is_dir():
+                    raise InputError("the output is a directory; a file is expected", place, "name a file")
+                make_parent(place)
+                aside = place.with_name(f".{place.name}.tmp")
+                file = stack.enter_context(open_aside(aside))
+                asides[place] = aside
                 file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
                 if flush:
-                    file.flush()
                     os.fsync(file.fileno())
-        for place, aside in asides.items():
-            aside.replace(place)
-            if flush:
-                fsync_path(place.parent)
+            for place, aside in asides.items():
+                aside.replace(place)
+                if flush:
+                    fsync_path(place.parent)
+            asides.clear()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise InputError("the name of the output is too long", place, "choose a shorter name") from error
@@ -205,13 +208,13 @@ def check_free(out: Path) -> None:
         raise InputError(what, out, "choose another --out, or remove that folder first")
 
 
-def remove_dead_drafts(out: Path) -> None:
-    """Remove drafts of `out` whose process is gone (it was killed while writing).
+def remove_dead_drafts(folder: Path, name: str = "*") -> None:
+    """Remove drafts in a folder, of the output `name` or of any, whose process is gone (killed while writing).
 
     A writer holds a lock on its draft: process numbers say nothing about a writer in a container, which has its own.
     """
-    for draft in out.parent.glob(f".{glob.escape(out.name)}.*{DRAFT_SUFFIX}"):
-        pid = draft.name.removeprefix(f".{out.name}.").partition("-")[0]
+    for draft in folder.glob(f".{glob.escape(name) if name != '*' else name}.*{DRAFT_SUFFIX}"):
+        pid = draft.name.removesuffix(DRAFT_SUFFIX).rpartition(".")[2].partition("-")[0]
         with contextlib.suppress(OSError):
             handle = lock_draft(draft)
             if handle is not None:
@@ -224,20 +227,12 @@ def remove_dead_drafts(out: Path) -> None:
                 shutil.rmtree(draft, ignore_errors=True)
 
 
-def lock_draft(draft: Path) -> int | None:
-    """Lock a draft as its writer; a handle that holds the lock until it is closed, None where the disk has no locks.
-
-    Raises BlockingIOError when another process holds it.
-    """
-    handle = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
-    return handle
+def remove_leftovers(work: Path) -> None:
+    """Remove what killed processes left in a work folder: drafts and temporary files, two levels deep."""
+    for folder in (work, *work.glob("*/"), *work.glob("*/*/")):
+        remove_dead_drafts(folder)
+        for aside in folder.glob(".*.tmp"):
+            remove_aside(aside)
 
 
 @contextlib.contextmanager
@@ -248,16 +243,30 @@ def writing(
     inputs: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    replace: bool = False,
 ) -> Iterator[Draft]:
     """Write an artifact: yields a Draft whose `path` is filled by the caller, then becomes `out` in one rename.
 
-    On any exception the draft is removed and `out` is untouched. Raises InputError when `out` is taken and
-    OutsideError when the disk fails. The seed and params are part of the identity; `draft.observed` is not.
+    On any exception the draft is removed and `out` is untouched. The seed and params are part of the identity;
+    `draft.observed` is not.
+
+    Args:
+        out: the place.
+        kind: what it is.
+        inputs: what it is made from, by name.
+        params: with which parameters; `draft.params` may be added to.
+        seed: of all that is random.
+        replace: whether an artifact that stands at `out` is replaced: at no moment is there none.
+
+    Raises:
+        InputError: `out` is taken.
+        OutsideError: the disk fails.
     """
     out = Path(out)
-    check_free(out)
+    if not (replace and (out / MANIFEST).is_file()):
+        check_free(out)
     make_parent(out)
-    remove_dead_drafts(out)
+    remove_dead_drafts(out.parent, out.name)
     aside = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}{DRAFT_SUFFIX}")
     lock = None
     try:
@@ -277,11 +286,16 @@ def writing(
         for path in aside.rglob("*"):
             fsync_path(path)
         fsync_path(aside)
-        if out.is_dir():
-            out.rmdir()
-        aside.rename(out)
+        if replace and (out / MANIFEST).is_file():
+            exchange(aside, out)  # what is at `aside` now goes below
+        else:
+            if out.is_dir():
+                out.rmdir()
+            aside.rename(out)
         fsync_path(out.parent)
     except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST} and out.is_dir():
+            raise InputError("another process wrote this output meanwhile", out, "choose another --out") from error
         if error.errno in {5, 27, 28, 30, 122}:  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT: the disk's fault
             raise OutsideError(
                 f"cannot write the {kind}: {error.strerror}", out, "free disk space, then rerun"

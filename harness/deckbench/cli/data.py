@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from deckbench.cli.app import app
-from deckbench.cli.dispatch import dispatchable
+from deckbench.cli.dispatch import dispatchable, writes_output
 from deckbench.cli.options import (
     DataPath,
     InputPath,
@@ -73,6 +73,7 @@ def build(
 
 
 @app.command(epilog="Example: deckbench mix data/S2 data/S1:0.3 --out data/S1_and_S2")
+@writes_output
 def mix(
     datasets: Annotated[WeightedData, typer.Argument(help="DATASET or DATASET:WEIGHT.")], out: Out, seed: Seed = 0
 ) -> None:
@@ -96,6 +97,7 @@ def mix(
     epilog="Example: deckbench import GLM_SFT/Singel --map region1=S1,all_box2=S2 --image-root /home/me/crops=crops "
     "--pool pools/mine --out data/old",
 )
+@writes_output
 def import_(
     old: Annotated[InputPath, typer.Argument(help="Folder (or file) of existing JSONL, JSON or CSV files.")],
     out: Out,

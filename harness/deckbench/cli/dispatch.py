@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +61,17 @@ def dispatchable(
             output = next(name for name, kind in kinds_of(verb).items() if kind in {Kind.OUTPUT, Kind.WORK_FOLDER})
             if given[output] is None and default_output is not None:
                 given[output] = default_output(given)
-            if before is not None:
-                before(**given)
-            own = {name: value for name, value in given.items() if then is None or name not in RECORD_OPTIONS}
-            code = dispatch(verb.__name__, options_of(context.command, verb, own), target)
-            if code is None:
-                verb(**given)
-            elif code:
-                raise typer.Exit(code)
-            if then is not None:
-                then(**given)
+            with claim_output(given[output]):
+                if before is not None:
+                    before(**given)
+                own = {name: value for name, value in given.items() if then is None or name not in RECORD_OPTIONS}
+                code = dispatch(verb.__name__, options_of(context.command, verb, own), target)
+                if code is None:
+                    verb(**given)
+                elif code:
+                    raise typer.Exit(code)
+                if then is not None:
+                    then(**given)
 
         parameters = [param.replace(kind=keyword) for param in signature.parameters.values()]
         run.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
@@ -76,6 +79,24 @@ def dispatchable(
         return run
 
     return decorate
+
+
+def writes_output(verb: Verb) -> Verb:
+    """For a verb that runs here: refuse it where another process writes its output."""
+
+    @functools.wraps(verb)
+    def run(**given: Any) -> None:
+        with claim_output(given["out"]):
+            verb(**given)
+
+    return run
+
+
+def claim_output(out: Path) -> AbstractContextManager[None]:
+    """Be the only process that writes `out`. The ranks of a training write under the claim of their launcher."""
+    from deckbench.disk import claim
+
+    return nullcontext() if "RANK" in os.environ else claim(out)
 
 
 def options_of(command: Any, verb: Verb, given: Mapping[str, Any]) -> list[Option]:

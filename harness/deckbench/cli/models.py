@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from deckbench.cli.app import models_app
+from deckbench.cli.dispatch import writes_output
 from deckbench.cli.options import InputPath, Json, ModelRef, OptionalInput, Out, PoolPaths, Seed
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo
@@ -40,6 +41,7 @@ def models_check(
 
 
 @models_app.command("pretrain", epilog="Example: deckbench models pretrain tiny-glm4v --pool pools/a --out models/base")
+@writes_output
 def models_pretrain(
     model: Annotated[ModelRef, typer.Argument(help="tiny-glm4v or tiny-phi3v.")],
     pool: Annotated[PoolPaths, typer.Option(help="A synthetic pool; repeatable.")],

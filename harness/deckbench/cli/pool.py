@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from deckbench.cli.app import pool_app
+from deckbench.cli.dispatch import writes_output
 from deckbench.cli.options import Json, Out, OutputPath, PoolPath, Seed, SkipBad, Text, Texts, Workers
 from deckbench.cli.parse import parse_factors, parse_size
 from deckbench.cli.show import show
@@ -13,6 +14,7 @@ from deckbench.progress import say
 
 
 @pool_app.command("synth", epilog="Example: deckbench pool synth pools/demo --frames 800 --seed 7")
+@writes_output
 def pool_synth(
     out: Annotated[OutputPath, typer.Argument(help="The pool's folder; must not exist yet.")],
     frames: Annotated[int, typer.Option(help="Number of frames.")],
@@ -48,6 +50,7 @@ def pool_check(
 
 
 @pool_app.command("group", epilog=r"Example: deckbench pool group pools/mine --by 'regex:(run\d+)_' --out frames.csv")
+@writes_output
 def pool_group(
     pool: Annotated[PoolPath, typer.Argument(help="The pool's folder or its yaml.")],
     by: Annotated[Text, typer.Option(help="regex:R, time:60s or phash.")],
@@ -64,6 +67,7 @@ def pool_group(
 
 
 @pool_app.command("split", epilog="Example: deckbench pool split pools/demo --out splits/demo --seed 7")
+@writes_output
 def pool_split(
     pool: Annotated[PoolPath, typer.Argument(help="The pool's folder or its yaml.")],
     out: Out,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from deckbench.cli.app import app
-from deckbench.cli.dispatch import dispatchable
+from deckbench.cli.dispatch import dispatchable, writes_output
 from deckbench.cli.options import (
     Condition,
     Curriculum,
@@ -117,6 +117,7 @@ def run(
 
 
 @app.command(epilog="Example: deckbench report --records results/records --out results/site")
+@writes_output
 def report(
     out: Annotated[OutputPath, typer.Option("--out", help="Output folder; an older site is replaced.")],
     records: Annotated[InputPath, typer.Option(help="Folder of records.")] = Path("results/records"),

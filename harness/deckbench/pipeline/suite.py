@@ -51,6 +51,7 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
     """
     suite, file = load_suite(ref)
     run = Run(suite, suite_source(file), file, work_folder(suite.name, work))
+    artifact.remove_leftovers(run.work)
     began = time.monotonic()
     targets = [target for target in targets_of(suite) if only in (None, target.label)]
     if not targets:

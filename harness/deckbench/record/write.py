@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
 import json
 import re
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -146,12 +143,8 @@ def write_record(
         older = artifact.read(out, ARTIFACT, verify=True)
         if bench is None or older.observed.get("bench") is not None:
             return out
-    with (
-        aside(out),
-        artifact.writing(
-            out, ARTIFACT, inputs={entry.name: entry.sha256 for entry in record.inputs}, seed=seed
-        ) as draft,
-    ):
+    record_inputs = {entry.name: entry.sha256 for entry in record.inputs}
+    with artifact.writing(out, ARTIFACT, inputs=record_inputs, seed=seed, replace=True) as draft:
         artifact.atomic_write(draft.path / RECORD, dump(body))
         if table is not None:
             (draft.path / SAMPLES).write_bytes(gzip_bytes(table))
@@ -173,22 +166,6 @@ def scored_terms(metrics: Metrics, ontology: Path | None, tasks: Iterable[object
     if terms is None or terms.content_hash != wanted:
         raise InputError("the ontology that was scored with is not here", score, "give it with --ontology")
     return terms
-
-
-@contextlib.contextmanager
-def aside(out: Path) -> Iterator[None]:
-    """Keep an older record hidden beside `out` while it is written anew; it comes back when that fails."""
-    if not (out / artifact.MANIFEST).is_file():
-        yield
-        return
-    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old")
-    out.rename(old)
-    try:
-        yield
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def observe(

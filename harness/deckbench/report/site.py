@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 import shutil
 import unicodedata
 from collections import Counter
@@ -301,8 +300,8 @@ def sync(site: Path) -> None:
         list(pool.map(artifact.fsync_path, [path for path in site.rglob("*") if path.is_file()]))
 
 
-def check_place(records: Path, out: Path) -> bool:
-    """Is there an older site at `out` to be replaced? Raises InputError when anything else is there."""
+def check_place(records: Path, out: Path) -> None:
+    """Raises InputError when something else than an older site, which is replaced, stands at `out`."""
     artifact.check_name(out)
     if out.resolve() == records.resolve() or records.resolve().is_relative_to(out.resolve()):
         raise InputError("the site would take the place of the records", out, "choose another --out")
@@ -310,22 +309,8 @@ def check_place(records: Path, out: Path) -> bool:
         raise InputError("the site would stand among the records and be read as one", out, "choose another --out")
     if (out / artifact.MANIFEST).is_file():
         artifact.read(out, KIND)
-        return True
-    artifact.check_free(out)
-    return False
-
-
-def replace(new: Path, out: Path) -> None:
-    """Put the finished folder `new` where the older site `out` is; the older one is kept until then."""
-    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old")
-    out.rename(old)
-    try:
-        new.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    artifact.fsync_path(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    else:
+        artifact.check_free(out)
 
 
 def report(records: Path, *, out: Path, check: bool = False) -> dict[str, Any]:
@@ -336,22 +321,15 @@ def report(records: Path, *, out: Path, check: bool = False) -> dict[str, Any]:
     `records` and the site shows the others; the caller answers "no" when `failed` is not empty.
     """
     records, out = Path(records), Path(out)
-    older = check_place(records, out)
+    check_place(records, out)
     runs, broken = read_all(records)
     if broken and not check:
         raise broken[0]
     held = gates.check(runs, broken)
     if runs:
-        place = out.with_name(f".{out.name}.{secrets.token_hex(4)}.new") if older else out
-        try:
-            with artifact.writing(place, KIND, inputs={run.name: run.hash for run in runs}) as draft:
-                write_site(runs, held, draft.path)
-                sync(draft.path)
-            if older:
-                replace(place, out)
-        finally:
-            if older:
-                shutil.rmtree(place, ignore_errors=True)
+        with artifact.writing(out, KIND, inputs={run.name: run.hash for run in runs}, replace=True) as draft:
+            write_site(runs, held, draft.path)
+            sync(draft.path)
     return {
         "site": str(out) if runs else None,
         "page": str(out / "index.html") if runs else None,
