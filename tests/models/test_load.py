@@ -183,3 +183,14 @@ def test_packaged_bases_name_what_they_see(name: str, tmp_path: Path) -> None:
                 truths = [slot_truth(scene, slot) for slot in scene["slots"]]
                 marks += [given.text.strip() == truth for given, truth in zip(answers, truths, strict=True)]
     assert sum(right[False]) / len(right[False]) > 0.85 > 0.6 > sum(right[True]) / len(right[True])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_weights_that_are_no_numbers_give_no_answers(
+    base: Path, tmp_path: Path, frames: list[Image.Image], value: float
+) -> None:
+    model = load_model(str(base), device="cpu")
+    with torch.no_grad():
+        next(iter(model.module.language.model.layers)).mlp.down_proj.weight.fill_(value)
+    with pytest.raises(InputError, match="not a number"):
+        model.answer(frames[0], QUESTIONS)

@@ -147,10 +147,16 @@ def answers(
     decode: Callable[[Sequence[int]], str],
     seconds: Mapping[str, float],
 ) -> list[Answer]:
-    """What was generated as answers. letters: ids of the spellings of A and B. seconds: of the frame's stages."""
+    """What was generated as answers. letters: ids of the spellings of A and B. seconds: of the frame's stages.
+
+    Raises InputError when the logits are no numbers, which a training that diverged leaves behind.
+    """
     first_token = sum(seconds[stage] for stage in ("preprocess", "vision", "prefill"))
     done = []
     for question, length, made in zip(questions, tokens_in, generated, strict=True):
+        if not made.first.max().isfinite():
+            fix = "train the adapter again with a lower lr, or fetch the model's files again"
+            raise InputError("the model's output is not a number: its weights are broken", question.text[:60], fix)
         p_a = p_b = None
         if question.kind == "choice":
             shares = made.first.softmax(dim=-1)

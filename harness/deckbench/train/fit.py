@@ -116,8 +116,11 @@ def resume(trainer: Any, run: Run) -> Path:
     if last is None or not is_complete(run, last):
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         last = checkpoint.latest_good(run.partial)
+    else:
+        trainer._load_from_checkpoint(str(last))
     if last is None or not is_complete(run, last):
         raise RuntimeError("the training ended without its last checkpoint")
+    trainer.check_end()
     return last
 
 

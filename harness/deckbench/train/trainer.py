@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
-from deckbench.errors import InputError, OutsideError
+from deckbench.errors import OutsideError
 from deckbench.progress import PLAIN_EVERY_S, say
 from deckbench.train import checkpoint, lora, zero
 from deckbench.train.config import TrainConfig
@@ -178,18 +178,13 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep one row of the learning curve. Raises InputError when the loss or its gradient is not finite."""
+        """Keep one row of the learning curve. Raises OutsideError when the loss or its gradient is not finite."""
         if "loss" not in logs:  # the Trainer's closing summary: times, which would differ between equal runs
             return
         # A loss can still be a number where its gradient is none: the last step's would go into the adapter.
         for what, value in (("loss", logs["loss"]), ("gradient", logs["grad_norm"])):
-            if math.isfinite(value):
-                continue
-            raise InputError(
-                f"the training diverged: the {what} is {value} at step {self.state.global_step}",
-                "lr",
-                f"lower lr or max_grad_norm and restart (delete {self.partial} first, if it exists)",
-            )
+            if not math.isfinite(value):
+                raise self.diverged(what, value)
         correct, total = self.ranks.sum(int(self.correct), self.tokens)
         logs["token_accuracy"] = correct / max(1, total)
         logs["lr"] = logs.pop("learning_rate")
@@ -197,6 +192,24 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         self.tokens = 0
         self.state.epoch = self.state.global_step * self.pictures_per_step / self.pictures_per_pass
         super().log(logs, start_time)
+
+    def diverged(self, what: str, value: float) -> OutsideError:
+        """The error of a training whose `what` is no finite number."""
+        where = f"at step {self.state.global_step}"
+        fix = f"lower lr or max_grad_norm and restart (delete {self.partial} first, if it exists)"
+        return OutsideError(f"the training diverged: the {what} is {value} {where}", "lr", fix)
+
+    def check_end(self) -> None:
+        """The loss after the last step, of the first batch. Raises OutsideError when it is not finite: no row of the
+        learning curve comes after that step, and weights of 1e30 are still numbers."""
+        batch = self.data_collator([self.train_dataset[0]])
+        if isinstance(batch, LoadFailure):
+            raise batch.error()
+        self.model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = float(super().compute_loss(self.model_wrapped, self._prepare_inputs(batch)))
+        if not math.isfinite(loss):
+            raise self.diverged("loss", loss)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.ranks.report("checkpoint")
