@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +16,9 @@ from PIL import Image
 
 from deckbench import artifact
 from deckbench.answer import Answer, Question
-from deckbench.bench import bench, choose
-from deckbench.bench.measure import Loaded, measure
+from deckbench.bench import Job, bench, bench_all, choose, measure
+from deckbench.bench.measure import Loaded
+from deckbench.bench.turns import Limits, take_turn
 from deckbench.dataset import read_samples
 from deckbench.errors import InputError
 from deckbench.models import families
@@ -125,6 +129,54 @@ def test_threads_are_put_back(sleeper: Sleeper, tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
 
 
+def test_jobs_take_turns(sleeper: Sleeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deckbench.bench import turns
+
+    loads = []
+    real = turns.load
+    monkeypatch.setattr(turns, "load", lambda *given: loads.append(given[0]) or real(*given))
+    monkeypatch.setattr(measure, "disturbances", lambda *_: [])
+    data = write_data(tmp_path / "data", kinds=("choice",))
+    jobs = [Job(f"sleeper:{name}", None, data, tmp_path / name) for name in "ab"]
+    made = bench_all(jobs, min_seconds=0.2, warmup=0, rounds=2)
+    assert loads == ["sleeper:a", "sleeper:b", "sleeper:a"]  # there and back again: b is not loaded twice in a row
+    schedules = [manifest.observed["results"]["schedule"] for manifest in made]
+    assert schedules[0] == schedules[1] == {"id": schedules[0]["id"], "rounds": 2, "jobs": 2, "repeated": False}
+    assert [manifest.path for manifest in made] == [job.out for job in jobs]
+    assert all(manifest.observed["results"]["kinds"]["choice"]["queries"] >= 6 for manifest in made)
+
+
+def test_a_disturbed_run_is_measured_again_once(
+    sleeper: Sleeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = iter([["other processes used 50% of the processor"], [], []])  # a, b, a again
+    monkeypatch.setattr(measure, "disturbances", lambda *_: next(said))
+    data = write_data(tmp_path / "data", kinds=("choice",))
+    jobs = [Job("sleeper", None, data, tmp_path / name) for name in "ab"]
+    made = bench_all(jobs, min_seconds=1e-3, warmup=0)
+    results = [manifest.observed["results"] for manifest in made]
+    assert [found["schedule"]["repeated"] for found in results] == [True, False]
+    assert [found["kinds"]["choice"]["disturbances"] for found in results] == [[], []]
+    assert "used 50% of the processor; it is measured again" in capsys.readouterr().err
+
+
+def test_times_beside_a_busy_process_are_not_comparable(
+    sleeper: Sleeper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(tmp_path / "data", kinds=("choice",))
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        made = bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=1.0)
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    found = made.observed["results"]
+    assert "other processes used" in found["kinds"]["choice"]["disturbances"][0] and found["schedule"]["repeated"]
+    assert found["kinds"]["choice"]["conditions"]["others_s"] > 0.5
+    assert "not comparable: other processes used" in capsys.readouterr().err
+
+
 def test_stops_at_max_queries(sleeper: Sleeper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_data(tmp_path / "data")
     manifest = bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=60, max_queries=4, warmup=0)
@@ -221,8 +273,8 @@ def test_peak_memory_sees_what_a_model_takes(tmp_path: Path) -> None:
     samples = choose(read_samples(write_data(tmp_path / "data"), "test"), 0)
     before = memory.peak_bytes()
     loaded = Loaded(Hungry(), "cpu", 0.0, memory.status_bytes("VmRSS"), True)
-    found = measure(loaded, samples, limits={"choice": 1, "scene": 8}, min_seconds=0.01, max_queries=2, warmup=0)
-    assert found["memory"]["peak_bytes"] - before > 50 << 20
+    found = take_turn(loaded, samples, Limits(0.01, 2, 0, 1, {"choice": 1, "scene": 8}), 0)
+    assert found.memory["peak_bytes"] - before > 50 << 20
 
 
 @pytest.mark.parametrize("ref", published())

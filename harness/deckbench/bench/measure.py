@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from deckbench.answer import Answer, Question
 from deckbench.bench import memory
 from deckbench.dataset import Sample
+from deckbench.machine.conditions import Watch, disturbances, together
 from deckbench.models.interface import Model
 from deckbench.picture import open_picture
-from deckbench.progress import say
-from deckbench.stats import PERCENTILES, percentile_min_n, summarize_times
+from deckbench.stats import summarize_times
 
 M = TypeVar("M", bound=Model)
 STAGES = ("read", "preprocess", "vision", "prefill", "decode")
@@ -67,67 +67,60 @@ def ask(model: Model, sample: Sample, limit: int) -> Timed:
     return Timed(ended - began, stages, first, answer)
 
 
-def stream(
-    model: Model, samples: Sequence[Sample], limit: int, *, min_seconds: float, max_queries: int, warmup: int
-) -> tuple[list[Timed], list[Timed]]:
-    """(warm-up queries, counted queries): one after the other, round and round the samples.
+@dataclass
+class Segment:
+    """The queries of one kind that were asked without a break. warm: not counted. conditions: as `Watch.end`, of the
+    counted ones."""
 
-    It goes on for min_seconds and until there are enough queries for a median, but never past max_queries.
-    """
+    warm: list[Timed]
+    timed: list[Timed]
+    conditions: dict[str, Any]
+
+
+def stream(
+    model: Model, samples: Sequence[Sample], limit: int, *, min_seconds: float, fewest: int, most: int, warmup: int
+) -> Segment:
+    """One query after the other, round and round the samples: for min_seconds and at least `fewest`, at most `most`."""
     warm = [ask(model, samples[number % len(samples)], limit) for number in range(warmup)]
     timed: list[Timed] = []
     gc.collect()
+    watch = Watch()
     began = time.perf_counter()
-    enough = percentile_min_n(PERCENTILES["p50"])
-    while len(timed) < max_queries and (len(timed) < enough or time.perf_counter() - began < min_seconds):
+    while len(timed) < most and (len(timed) < fewest or time.perf_counter() - began < min_seconds):
         timed.append(ask(model, samples[len(timed) % len(samples)], limit))
-    return warm, timed
+        watch.sample()
+    return Segment(warm, timed, watch.end())
 
 
-def measure(
-    loaded: Loaded[Any],
-    queries: Mapping[str, Sequence[Sample]],
-    *,
-    limits: Mapping[str, int],
-    min_seconds: float,
-    max_queries: int,
-    warmup: int,
-) -> dict[str, Any]:
-    """All kinds in turn. Returns plain JSON types:
+def parts(segments: Sequence[Segment]) -> list[list[float]]:
+    """Times to the first token in parts that should be alike: the segments, or the halves of a single one.
 
-    `load_s`; `memory`: `before_bytes`, `peak_bytes`, `peak_is_own` (false: the process had a larger peak before and it
-    could not be started anew), `device_peak_bytes` (a GPU's, else null); `kinds`: for each kind `queries`,
-    `samples` (different ones), `warmup`, `seconds`, `first_query_s` (the cold one, null without warm-up), `latency`,
-    `first_token` and each of `stages` as `stats.summarize_times`, `queries_per_s`, `tokens_in`, `tokens_out` (means),
-    `tokens_per_s` (tokens after the first one over decoding time; null when there are none).
+    A description's whole time depends on its length; this one does not.
     """
-    kinds = {}
-    for kind, samples in queries.items():
-        say(f"bench {kind}: at least {min_seconds:g} s")
-        warm, timed = stream(
-            loaded.model, samples, limits[kind], min_seconds=min_seconds, max_queries=max_queries, warmup=warmup
-        )
-        kinds[kind] = summarise(warm, timed, len(samples))
-    return {
-        "load_s": round(loaded.load_s, 6),
-        "memory": {
-            "before_bytes": loaded.rss_before,
-            "peak_bytes": memory.peak_bytes(),
-            "peak_is_own": loaded.peak_reset,
-            "device_peak_bytes": device_peak(loaded.device),
-        },
-        "kinds": kinds,
-    }
+    times = [[query.first_token for query in segment.timed] for segment in segments]
+    if len(times) > 1:
+        return times
+    half = len(times[0]) // 2
+    return [times[0][:half], times[0][half:]]
 
 
-def summarise(warm: Sequence[Timed], timed: Sequence[Timed], samples: int) -> dict[str, Any]:
-    """The numbers of one kind."""
+def summarise(segments: Sequence[Segment], samples: int) -> dict[str, Any]:
+    """The numbers of one kind, of all its segments together; plain JSON types. samples: how many could be asked.
+
+    `queries`, `samples` (different ones), `warmup`, `seconds`, `first_query_s` (the cold one, null without warm-up),
+    `latency`, `first_token` and each of `stages` as `stats.summarize_times`, `queries_per_s`, `tokens_in`,
+    `tokens_out` (means), `tokens_per_s` (tokens after the first one over decoding time; null when there are none),
+    `conditions` as `machine.conditions.Watch.end`, `disturbances`: why the times are not comparable.
+    """
+    timed = [query for segment in segments for query in segment.timed]
+    warm = [query for segment in segments for query in segment.warm]
+    conditions = together([segment.conditions for segment in segments])
     seconds = sum(query.total for query in timed)
     later = sum(max(0, query.answer.tokens_out - 1) for query in timed)
     decoding = sum(query.stages.get("decode", 0.0) for query in timed if query.answer.tokens_out > 1)
     return {
         "queries": len(timed),
-        "samples": min(samples, len(timed)),
+        "samples": min(samples, max(len(segment.timed) for segment in segments)),
         "warmup": len(warm),
         "seconds": round(seconds, 6),
         "first_query_s": round(warm[0].total, 6) if warm else None,
@@ -142,13 +135,6 @@ def summarise(warm: Sequence[Timed], timed: Sequence[Timed], samples: int) -> di
         "tokens_in": round(sum(query.answer.tokens_in for query in timed) / len(timed), 3),
         "tokens_out": round(sum(query.answer.tokens_out for query in timed) / len(timed), 3),
         "tokens_per_s": round(later / decoding, 3) if later and decoding else None,
+        "conditions": conditions,
+        "disturbances": disturbances(conditions, parts(segments)),
     }
-
-
-def device_peak(device: str) -> int | None:
-    """Peak memory on a GPU in bytes, None on a CPU."""
-    if not device.startswith("cuda"):
-        return None
-    import torch
-
-    return int(torch.cuda.max_memory_allocated(device))
