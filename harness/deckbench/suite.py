@@ -81,10 +81,11 @@ class ModelSpec(Strict):
 
 
 class BenchSpec(Strict):
-    """Latency measurement: datasets, and the minimum time per question kind in seconds."""
+    """Latency measurement: datasets, and the minimum time per question kind in seconds, over `rounds` turns."""
 
     data: list[str]
     min_seconds: float = Field(default=3.0, gt=0)
+    rounds: int = Field(default=2, ge=1, le=100)
 
 
 class Suite(Strict):

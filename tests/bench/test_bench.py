@@ -88,7 +88,8 @@ def sleeper(monkeypatch: pytest.MonkeyPatch) -> Sleeper:
     return model
 
 
-def test_measures_what_happened(sleeper: Sleeper, tmp_path: Path) -> None:
+def test_measures_what_happened(sleeper: Sleeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "disturbances", lambda *_: [])
     data = write_data(tmp_path / "data")
     manifest = bench(model="sleeper", data=data, out=tmp_path / "out", min_seconds=0.2, warmup=2)
     results = manifest.observed["results"]

@@ -168,6 +168,8 @@ def times(p50: float, source: str = "bench") -> dict[str, Any]:
         "phases": phases,
         "tokens_per_s": 40.0,
         "peak_memory_bytes": 300 << 20,
+        "schedule": "5d" if source == "bench" else None,
+        "disturbances": [] if source == "bench" else None,
     }
 
 

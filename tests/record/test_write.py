@@ -17,7 +17,7 @@ from PIL import Image
 
 from deckbench import artifact
 from deckbench.answer import Answer
-from deckbench.bench.measure import Timed, summarise
+from deckbench.bench.measure import Segment, Timed, summarise
 from deckbench.errors import InputError
 from deckbench.record.metrics_schema import Estimate
 from deckbench.record.read import read_record, read_samples
@@ -259,7 +259,8 @@ def test_a_benchs_times_come_before_those_of_the_inference(tmp_path: Path) -> No
     results = {
         "engine": "torch",
         "memory": {"before_bytes": 1, "peak_bytes": 5 << 20, "peak_is_own": True, "device_peak_bytes": None},
-        "kinds": {"choice": summarise(timed[:2], timed, 40)},
+        "kinds": {"choice": summarise([Segment(timed[:2], timed, QUIET)], 40)},
+        "schedule": {"id": "5d", "rounds": 2, "jobs": 3, "repeated": False},
     }
     changes = {"predictions": said, "latency": None, "bench": results}
     run = read_record(fake.record(tmp_path / "r", tmp_path / "w", data=data, instead=changes))
@@ -269,7 +270,19 @@ def test_a_benchs_times_come_before_those_of_the_inference(tmp_path: Path) -> No
     }
     assert run.latency is not None and run.latency.peak_memory_bytes == 5 << 20
     assert run.latency.answer.p90 is not None and run.latency.answer.p99 is None
+    assert run.latency.schedule == "5d" and run.latency.disturbances == ()
     assert run.observed.bench == results
+
+
+QUIET = {
+    "seconds": 10.0,
+    "cores": 2,
+    "others_s": 0.1,
+    "steal_s": 0.0,
+    "clock_mhz": None,
+    "hottest_c": None,
+    "throttle_events": None,
+}
 
 
 def test_a_bench_that_comes_later_gets_into_the_record(tmp_path: Path) -> None:
@@ -278,7 +291,8 @@ def test_a_bench_that_comes_later_gets_into_the_record(tmp_path: Path) -> None:
     results = {
         "engine": "torch",
         "memory": {"before_bytes": 1, "peak_bytes": 5, "peak_is_own": True, "device_peak_bytes": None},
-        "kinds": {"choice": summarise(timed[:2], timed, 9)},
+        "kinds": {"choice": summarise([Segment(timed[:2], timed, QUIET)], 9)},
+        "schedule": {"id": "5d", "rounds": 2, "jobs": 3, "repeated": False},
     }
     first = fake.record(tmp_path / "r", tmp_path / "w", p50=None)
     before = artifact.read(first).content_hash
@@ -289,6 +303,18 @@ def test_a_bench_that_comes_later_gets_into_the_record(tmp_path: Path) -> None:
     assert fake.record(tmp_path / "r", tmp_path / "w", p50=None) == first
     assert read_record(first).latency == latency
     assert [path.name for path in (tmp_path / "r").iterdir()] == [first.name]
+
+
+def test_what_disturbed_a_bench_gets_into_the_record(tmp_path: Path) -> None:
+    timed = [Timed(0.1, {"vision": 0.05}, 0.09, answer()) for _ in range(9)]
+    results = {
+        "engine": "torch",
+        "memory": {"before_bytes": 1, "peak_bytes": 5, "peak_is_own": True, "device_peak_bytes": None},
+        "kinds": {"choice": summarise([Segment([], timed, {**QUIET, "others_s": 9.0})], 9)},
+        "schedule": {"id": "5d", "rounds": 1, "jobs": 1, "repeated": True},
+    }
+    run = read_record(fake.record(tmp_path / "r", tmp_path / "w", instead={"latency": None, "bench": results}))
+    assert run.latency is not None and run.latency.disturbances == ("other processes used 45% of the processor",)
 
 
 def answer() -> Answer:

@@ -232,26 +232,30 @@ def run_mix(run: Run, curriculum: str, parts: list[tuple[StepOutput, float]]) ->
     return run.step("data", name, key, code, lambda out: mix(sources, out=out, seed=run.suite.seed))
 
 
-def run_bench(run: Run, ref: str, curriculum: str, adapter: StepOutput | None, spec: BenchSpec) -> dict[str, Any]:
-    """Latency of one model at one curriculum, by name of the dataset."""
-    from deckbench.bench import bench
+def run_benches(run: Run, models: list[tuple[str, str]], spec: BenchSpec) -> dict[tuple[str, str], dict[str, Any]]:
+    """Latency of each (model, curriculum) by name of the dataset. Those not yet measured take turns."""
+    from deckbench.bench import Job, bench_all
 
-    results = {}
-    for name in spec.data:
-        data = run.data[name]
-        key = {
-            "model": run.identity(ref),
-            "adapter": adapter.content_hash if adapter else None,
-            "data": data.content_hash,
-            "min_seconds": spec.min_seconds,
-        }
-        path = adapter.path if adapter else None
-
-        def write(out: Path, path: Path | None = path, data: StepOutput = data) -> None:
-            bench(model=ref, adapter=path, data=data.path, engine="torch", out=out, min_seconds=spec.min_seconds)
-
-        output = run.step("bench", f"{ref}-{curriculum}-{name}", key, ("bench", *model_code(ref)), write)
-        results[name] = artifact.read(output.path).observed["results"]
+    jobs = {}
+    for ref, curriculum in models:
+        adapter = run.adapters.get((ref, curriculum))
+        for name in spec.data:
+            key = {
+                "model": run.identity(ref),
+                "adapter": adapter.content_hash if adapter else None,
+                "data": run.data[name].content_hash,
+                "min_seconds": spec.min_seconds,
+            }
+            out = run.output_path("bench", f"{ref}-{curriculum}-{name}", key, ("bench", *model_code(ref)))
+            jobs[ref, curriculum, name] = Job(ref, adapter.path if adapter else None, run.data[name].path, out)
+    missing = {place: job for place, job in jobs.items() if not (job.out / artifact.MANIFEST).is_file()}
+    if missing:
+        (run.work / "bench").mkdir(parents=True, exist_ok=True)
+        bench_all(list(missing.values()), min_seconds=spec.min_seconds, rounds=spec.rounds)
+        run.steps_run += [f"bench/{ref}-{curriculum}-{name}" for ref, curriculum, name in missing]
+    results: dict[tuple[str, str], dict[str, Any]] = {model: {} for model in models}
+    for (ref, curriculum, name), job in jobs.items():
+        results[ref, curriculum][name] = artifact.read(job.out, verify=True).observed["results"]
     return results
 
 

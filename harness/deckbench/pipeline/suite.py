@@ -20,7 +20,7 @@ from deckbench.pipeline.steps import (
     Run,
     run_adapter,
     run_audit,
-    run_bench,
+    run_benches,
     run_data,
     run_pool,
     run_record,
@@ -71,12 +71,13 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
             if (model.ref, curriculum) in chains:
                 settings = {**spec.config, **model.config.get(curriculum, {})}
                 run.adapters[model.ref, curriculum] = run_adapter(run, model.ref, curriculum, spec, settings)
-    records = []
     timings: dict[tuple[str, str], dict[str, Any]] = {}
+    if suite.bench and only is None:
+        timed = [(t.ref, t.curriculum) for t in targets if t.curriculum and not is_served(t.ref)]
+        timings = run_benches(run, list(dict.fromkeys(timed)), suite.bench)
+    records = []
     for target in targets:
         model_at = (target.ref, target.curriculum or "")
-        if suite.bench and not is_served(target.ref) and only is None and target.curriculum and model_at not in timings:
-            timings[model_at] = run_bench(run, *model_at, run.adapters.get(model_at), suite.bench)
         records.append(run_record(run, target, run.adapters.get(model_at), timings.get(model_at, {})))
     page = run_site(run, records)
     return {

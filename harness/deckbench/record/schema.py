@@ -158,7 +158,11 @@ class Percentiles(Strict):
 
 
 class Latency(Strict):
-    """How long an answer takes, in seconds. source: `bench` (alone, after warm-up) or `timings` (during inference)."""
+    """How long an answer takes, in seconds. source: `bench` (alone, after warm-up) or `timings` (during inference).
+
+    schedule: the run of `bench` it comes from, in which several models took turns. disturbances: why it cannot be
+    compared with others (`machine.conditions`); null where nobody looked.
+    """
 
     source: Literal["bench", "timings"]
     engine: str
@@ -167,6 +171,17 @@ class Latency(Strict):
     phases: dict[str, Percentiles] = Field(default_factory=dict)
     tokens_per_s: float | None = None
     peak_memory_bytes: int | None = None
+    schedule: str | None = None
+    disturbances: tuple[str, ...] | None = None
+
+    @property
+    def incomparable(self) -> str:
+        """Why it is not ranked with others, or nothing: it was measured alone, and nothing disturbed it."""
+        if self.source != "bench":
+            return "taken during inference"
+        if self.disturbances is None:
+            return "nothing says what the machine did meanwhile"
+        return "; ".join(self.disturbances)
 
 
 class Observed(Strict):

@@ -66,7 +66,12 @@ def latency_from_bench(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if entry["latency"]["p50"] is None:
             continue
         found[kind] = latency_of("bench", results["engine"], columns, list(entry["stages"]))
-        found[kind] |= {"tokens_per_s": entry.get("tokens_per_s"), "peak_memory_bytes": peak}
+        found[kind] |= {
+            "tokens_per_s": entry.get("tokens_per_s"),
+            "peak_memory_bytes": peak,
+            "schedule": results["schedule"]["id"],
+            "disturbances": entry["disturbances"],
+        }
     return found
 
 

@@ -141,6 +141,16 @@ class Board:
         return sorted({row.machine for row in self.rows})
 
     @property
+    def schedule(self) -> str:
+        """Whether the times that are compared were measured in one schedule, in which the models took turns."""
+        times = [row.latency.schedule for row in self.rows if row.latency and not row.latency.incomparable]
+        if len(times) < 2:
+            return ""
+        if len(set(times)) == 1:
+            return "All times were measured in one schedule, in which the models took turns."
+        return "The times were not measured in one schedule: the machine may have changed in between."
+
+    @property
     def first_kind(self) -> str:
         """The kind of answer shown at first."""
         return self.kinds[0] if self.kinds else "choice"
@@ -255,13 +265,19 @@ def board_of(name: str, synthetic: bool, runs: Sequence[Run]) -> Board:
 
 
 def latency_of(runs: Sequence[Run]) -> Latency | None:
-    """A row's time of an answer: a bench before times taken during inference, the last stage's before others."""
+    """A row's time of an answer: one that can be compared before others, the last stage's before others."""
     timed = [
-        (run.latency.source != "bench", -STAGE_ORDER.get(run.record.stage, 0), run.name, run.latency)
+        (
+            bool(run.latency.incomparable),
+            run.latency.source != "bench",
+            -STAGE_ORDER.get(run.record.stage, 0),
+            run.name,
+            run.latency,
+        )
         for run in runs
         if run.latency is not None
     ]
-    return min(timed, key=lambda entry: entry[:3])[3] if timed else None
+    return min(timed, key=lambda entry: entry[:4])[4] if timed else None
 
 
 def mark_near_best(rows: Sequence[Row], key: str) -> None:
@@ -298,7 +314,8 @@ def points_of(board: Board, task: str, kind: str) -> list[Point]:
             if not row.ranked or row.model not in models:
                 continue
             estimate = cell.estimate("accuracy")
-            latency = cell.run.observed.latency.get(column.kind) or row.latency
+            times = (cell.run.observed.latency.get(column.kind), row.latency)
+            latency = next((time for time in times if time is not None and not time.incomparable), None)
             if estimate is not None:
                 points.append(
                     Point(
