@@ -1,4 +1,4 @@
-"""The yaml of a YOLO pool, in the forms its users have it: Ultralytics, Roboflow, hand-written."""
+"""The yaml of a YOLO pool, in the forms its users have it: Ultralytics, Roboflow, hand-written, or none at all."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deckbench.errors import InputError
 from deckbench.schema import repeated
-from deckbench.yamlfile import Document, read_document
+from deckbench.yamlfile import Document, kind_of, read_document
+from deckbench.yolo.discover import (
+    MAX_CLASSES,
+    child,
+    differing_names,
+    find_names,
+    find_parts,
+    part_of,
+    refuse_empty,
+    tails,
+)
 from deckbench.yolo.frame import Problem
+from deckbench.yolo.labels import Keypoints
 
 FILE_NAMES = ("dataset.yaml", "data.yaml", "dataset.yml", "data.yml")
 SPLITS = ("train", "val", "test")
-MAX_CLASSES = 100_000
-ALIASES = {"valid": "val", "validation": "val"}
 
 
 @dataclass(frozen=True)
 class PoolYaml:
-    """file: the yaml. root: the folder its entries are relative to.
+    """file: the yaml, or without one the file with the class names. root: the folder the entries are relative to.
 
-    entries: split -> folders and lists as written, resolved to existing paths (absolute, links not followed).
+    entries: split -> folders, lists and pictures, resolved to existing paths (absolute, links not followed).
+    keypoints: `kpt_shape` of a pose pool.
     """
 
     file: Path
@@ -33,12 +42,16 @@ class PoolYaml:
     names: tuple[str, ...]
     synthetic: bool
     entries: dict[str, tuple[Path, ...]]
+    keypoints: Keypoints | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
-def find_yaml(path: Path) -> tuple[Path, list[str]]:
-    """The yaml of a pool given as folder or as yaml, and the names of others beside it. Raises InputError."""
-    if not path.exists():
+def find_yaml(path: Path) -> tuple[Path | None, list[str]]:
+    """The yaml of a pool given as folder or as yaml, and the names of others beside it. Raises InputError.
+
+    None: the folder has none.
+    """
+    if kind_of(path) is None:
         raise InputError("not found; a pool folder or its dataset.yaml is expected here", path, "check the path")
     if path.is_file():
         if path.suffix.lower() not in {".yaml", ".yml"}:
@@ -49,15 +62,27 @@ def find_yaml(path: Path) -> tuple[Path, list[str]]:
     known = [path / name for name in FILE_NAMES if (path / name).is_file()]
     if known:
         return known[0], [other.name for other in known[1:]]
-    others = sorted(p for p in path.iterdir() if p.suffix.lower() in {".yaml", ".yml"} and p.is_file())
-    if len(others) == 1:
-        return others[0], []
-    found = f"; found {', '.join(p.name for p in others[:5])}" if others else ""
-    raise InputError(
-        f"the folder has no dataset.yaml or data.yaml{found}",
-        path,
-        "give the path of the pool's yaml itself" if others else "write one with path, train, val and names",
-    )
+    try:
+        others = sorted(p for p in path.iterdir() if p.suffix.lower() in {".yaml", ".yml"} and p.is_file())
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", path, "fix the folder's permissions") from error
+    pools = [other for other in others if len(others) == 1 or names_pictures(other)]
+    if len(pools) > 1:
+        found = ", ".join(p.name for p in pools[:5])
+        what = f"the folder has no dataset.yaml or data.yaml; found {found}"
+        raise InputError(what, path, "give the path of the pool's yaml itself")
+    if pools and (names_pictures(pools[0]) or find_names(path) is None):
+        return pools[0], []
+    return None, []
+
+
+def names_pictures(file: Path) -> bool:
+    """Whether a yaml looks like a pool's."""
+    try:
+        fields = read_document(file).root.plain()
+    except InputError:
+        return False
+    return isinstance(fields, dict) and any(part_of(key) for key in fields)
 
 
 def load(file: Path) -> Document:
@@ -68,13 +93,16 @@ def load(file: Path) -> Document:
 
 
 def read_yaml(path: Path) -> PoolYaml:
-    """Read a pool's yaml and find its folders.
+    """Read a pool's yaml and find its folders; without a yaml, or parts in it, by the files that the tools leave.
 
-    A `path` that is missing or wrong falls back to the yaml's folder (or what of `path` lies below it), with a notice.
+    A `path` that is missing or wrong falls back to the yaml's folder (or what of `path` lies below it), with a notice;
+    so does one that leads elsewhere while the same lies beside the yaml.
     Raises InputError when the yaml is broken, names no classes, or none of its folders exists.
     """
-    file, others = find_yaml(Path(path))
-    file = Path(os.path.normpath(Path.cwd() / file))  # links are not followed: `images` may stand above one
+    path = Path(os.path.normpath(Path.cwd() / path))  # links are not followed: `images` may stand above one
+    file, others = find_yaml(path)
+    if file is None:
+        return without_yaml(path)
     document = load(file)
     data = document.root.plain()
     problems = [
@@ -82,30 +110,12 @@ def read_yaml(path: Path) -> PoolYaml:
     ]
     names, twice = read_names(document)
     problems += [Problem("names-repeated", f"two classes are named {name!r}", file.name) for name in twice]
+    if (other := differing_names(file.parent, names)) is not None:
+        shown = other[0].relative_to(file.parent).as_posix()
+        text = f"{shown} names other classes, or in another order ({', '.join(other[1][:3])}); {file.name} is used"
+        problems.append(Problem("names-differ", text, shown))
     written = read_entries(document)
-    root = choose_root(document, file, written, problems)
-    entries: dict[str, tuple[Path, ...]] = {}
-    missing: list[tuple[str, str]] = []
-    for split, texts in written.items():
-        places = []
-        for text in texts:
-            place = locate(root, text)
-            if place is None:
-                missing.append((split, text))
-            else:
-                places.append(place)
-        if places:
-            entries[split] = tuple(places)
-    if not entries or (missing and missing[0][0] == "train"):
-        split, text = missing[0]
-        raise InputError(
-            f"the {split} entry {text!r} does not exist (looked in {root})",
-            file,
-            "fix `path` or the entry; entries are relative to `path`, or to the yaml's folder",
-        )
-    for split, text in missing:
-        kind = "split-list-missing" if text.lower().endswith(".txt") else "split-folder-missing"
-        problems.append(Problem(kind, f"the {split} entry {text!r} does not exist; this part is empty", file.name))
+    root, entries = choose_places(document, file, written, problems)
     name = data.get("name")
     return PoolYaml(
         file=file,
@@ -114,8 +124,45 @@ def read_yaml(path: Path) -> PoolYaml:
         names=names,
         synthetic=data.get("synthetic") is True,
         entries=entries,
+        keypoints=read_keypoints(document),
         problems=problems,
     )
+
+
+def without_yaml(folder: Path) -> PoolYaml:
+    """A pool by the files that a labelling tool leaves. Raises InputError when they are none."""
+    found = find_names(folder)
+    parts = find_parts(folder) if found is not None else {}
+    if found is None or not parts:
+        raise refuse_empty(folder, None if found is None else found[1])
+    names, file = found
+    text = f"no yaml; class names: {file.relative_to(folder).as_posix()}; {parts_text(parts, folder)}"
+    problems = [Problem("no-yaml", text, file.relative_to(folder).as_posix())]
+    problems += [Problem("names-repeated", f"two classes are named {name!r}", file.name) for _, name in repeated(names)]
+    entries = {part: tuple(places) for part, places in parts.items()}
+    return PoolYaml(file, folder, folder.name, names, False, entries, None, problems)
+
+
+def parts_text(parts: dict[str, list[Path]], folder: Path) -> str:
+    """`train: images/Train, val: images/Valid`."""
+    shown = []
+    for part, places in parts.items():
+        named = [place.relative_to(folder).as_posix() for place in places[:2]]
+        more = f" and {len(places) - 2} more" if len(places) > 2 else ""
+        shown.append(f"{part}: {', '.join(named)}{more}")
+    return "; ".join(shown)
+
+
+def read_keypoints(document: Document) -> Keypoints | None:
+    """`kpt_shape`, None without one. Raises InputError when it is none."""
+    shape = document.root.plain().get("kpt_shape")
+    if shape is None:
+        return None
+    whole = isinstance(shape, list) and [int(n) for n in shape if type(n) in {int, float} and n == n // 1] == shape
+    if not whole or len(shape) != 2 or not 1 <= shape[0] <= 10_000 or shape[1] not in {2, 3}:
+        what = f"`kpt_shape` is {shape!r}, not [number of keypoints, 2 or 3]"
+        raise InputError(what, document.where("kpt_shape"), "fix it, or remove it from a pool without keypoints")
+    return int(shape[0]), int(shape[1])
 
 
 def read_names(document: Document) -> tuple[tuple[str, ...], list[str]]:
@@ -123,11 +170,16 @@ def read_names(document: Document) -> tuple[tuple[str, ...], list[str]]:
     data = document.root.plain()
     names, count = data.get("names"), data.get("nc")
     where, fix = document.where("names"), "`names` is a list, or a map from 0, 1, 2, ... to names"
+    if isinstance(count, float) and count == count // 1:
+        count = int(count)
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= MAX_CLASSES):
         what = f"`nc` is {count!r}, not a positive number up to {MAX_CLASSES}"
         raise InputError(what, document.where("nc"), "`nc` is the number of classes")
     if names is None:
         if count is None:
+            found = find_names(document.source.parent) if isinstance(document.source, Path) else None
+            if found is not None:
+                return found[0], []
             raise InputError("the yaml names no classes: neither `names` nor `nc`", where, fix)
         return tuple(f"class_{number}" for number in range(count)), []
     if isinstance(names, dict):
@@ -136,7 +188,8 @@ def read_names(document: Document) -> tuple[tuple[str, ...], list[str]]:
         except ValueError as error:
             raise InputError("a key of `names` is not a number", where, fix) from error
         if sorted(numbered) != list(range(len(names))):
-            raise InputError("the numbers in `names` have a gap or a repetition", where, fix)
+            what = "the numbers in `names` have a gap or a repetition"
+            raise InputError(what if 0 in numbered else "the numbers in `names` do not start at 0", where, fix)
         values = [numbered[number] for number in range(len(numbered))]
     elif isinstance(names, list):
         values = names
@@ -156,13 +209,12 @@ def read_names(document: Document) -> tuple[tuple[str, ...], list[str]]:
 
 
 def read_entries(document: Document) -> dict[str, list[str]]:
-    """split -> entries as written. Raises InputError when there are none or one is not a text."""
+    """split -> entries as written; empty when there are none. Raises InputError when one is not a text."""
     data = document.root.plain()
     written: dict[str, list[str]] = {}
-    for key in (*SPLITS, *ALIASES):
-        value = data.get(key)
-        split = ALIASES.get(key, key)
-        if value is None or value == "" or value == [] or split in written:
+    for key in sorted(data, key=lambda key: (key not in SPLITS, key)):
+        split, value = part_of(key), data[key]
+        if split is None or value is None or value == "" or value == [] or split in written:
             continue
         texts = value if isinstance(value, list) else [value]
         for text in texts:
@@ -170,18 +222,48 @@ def read_entries(document: Document) -> dict[str, list[str]]:
                 what, fix = f"the {key} entry {text!r} is not a path", "a folder, a .txt list, or a list of them"
                 raise InputError(what, document.where(key), fix)
         written[split] = [text.strip() for text in texts]
-    if not written:
-        raise InputError(
-            "the yaml has no train, val or test entry",
-            document.source,
-            "name at least one folder or .txt list, like `train: images`",
-        )
     return {split: written[split] for split in SPLITS if split in written}
+
+
+def choose_places(
+    document: Document, file: Path, written: dict[str, list[str]], problems: list[Problem]
+) -> tuple[Path, dict[str, tuple[Path, ...]]]:
+    """The root, and split -> the existing places of its entries. Raises InputError when there are none."""
+    if not written:
+        parts = find_parts(file.parent)
+        if not parts:
+            raise InputError(
+                "the yaml has no train, val or test entry",
+                document.source,
+                "name at least one folder or .txt list, like `train: images`",
+            )
+        text = f"the yaml names no train, val or test; {parts_text(parts, file.parent)}"
+        problems.append(Problem("parts-found", text, file.name))
+        return file.parent, {part: tuple(places) for part, places in parts.items()}
+    root = choose_root(document, file, written, problems)
+    entries: dict[str, tuple[Path, ...]] = {}
+    missing: list[tuple[str, str]] = []
+    for split, texts in written.items():
+        places = [(text, locate(root, text, file, problems)) for text in texts]
+        missing += [(split, text) for text, place in places if place is None]
+        if found := [place for _, place in places if place is not None]:
+            entries[split] = tuple(found)
+    if not entries or (missing and missing[0][0] == "train"):
+        split, text = missing[0]
+        raise InputError(
+            f"the {split} entry {text!r} does not exist (looked in {root})",
+            file,
+            "fix `path` or the entry; entries are relative to `path`, or to the yaml's folder",
+        )
+    for split, text in missing:
+        kind = "split-list-missing" if text.lower().endswith(".txt") else "split-folder-missing"
+        problems.append(Problem(kind, f"the {split} entry {text!r} does not exist; this part is empty", file.name))
+    return root, entries
 
 
 def as_path(base: Path, text: str) -> Path:
     """`text` below `base`, with `~` and a lab's Windows separators understood; `..` is resolved in the text only."""
-    if re.fullmatch(r"[^/]*\\[^/]*", text):
+    if re.fullmatch(r"[^/]*\\[^/]*", text) or re.match(r"[A-Za-z]:\\", text):
         text = text.replace("\\", "/")
     place = Path(text)
     if text.startswith("~"):
@@ -192,46 +274,88 @@ def as_path(base: Path, text: str) -> Path:
     return Path(os.path.normpath(base / place))
 
 
-def locate(root: Path, text: str) -> Path | None:
-    """An entry's existing place, or None. Roboflow writes `../train/images` for `train/images`."""
+def is_absolute(text: str) -> bool:
+    return text.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", text) is not None
+
+
+def look_up(root: Path, text: str) -> Path | None:
+    """An entry's existing place, or None. Roboflow writes `../train/images` for `train/images`; case may differ."""
     place = as_path(root, text)
-    if place.exists():
+    if kind_of(place) is not None:
         return place
     stripped = re.sub(r"^(\.\./)+", "", text.replace("\\", "/"))
-    if stripped != text and (root / stripped).exists():
-        return root / stripped
-    return None
+    if is_absolute(text):
+        return None
+    place = root
+    for part in (part for part in stripped.split("/") if part not in {"", "."}):
+        found = child(place, part) if part != ".." else None
+        if found is None:
+            return None
+        place = found
+    return place if kind_of(place) is not None else None
 
 
-def candidate_roots(data: dict[str, Any], file: Path) -> Iterator[tuple[Path, str]]:
-    """(folder, why) in the order in which they are tried."""
-    here = file.parent
-    given = data.get("path")
-    if isinstance(given, str) and given.strip():
-        yield as_path(here, given.strip()), "given"
-        yield here, "here"
-        # A path from another machine: its tail often lies below the yaml.
-        parts = [part for part in given.replace("\\", "/").split("/") if part not in {"", ".", "..", "~"}]
-        for start in range(len(parts)):
-            yield here.joinpath(*parts[start:]), "tail"
-    else:
-        yield here, "given"
+def locate(root: Path, text: str, file: Path, problems: list[Problem]) -> Path | None:
+    """An entry's place, or None. What a whole path names is looked for beside the yaml first: folders are copied."""
+    place = look_up(root, text)
+    if not is_absolute(text) or (place is not None and (place == root or place.is_relative_to(file.parent))):
+        return place
+    # A folder's name alone says little: where the whole path leads nowhere, it may be another pool's.
+    ends = [tail for tail in tails(text) if place is not None or "/" in tail]
+    beside = next(filter(None, (look_up(file.parent, end) for end in ends)), None)
+    if beside is None:
+        return place
+    shown = beside.relative_to(file.parent).as_posix()
+    if place is None:
+        text = f"the entry {text!r} does not exist; {shown} beside the yaml is used"
+        problems.append(Problem("path-fallback", text, file.name))
+    elif place.resolve() != beside.resolve():
+        text = f"the entry {text!r} leads elsewhere; {shown} beside the yaml is used"
+        problems.append(Problem("path-stale", text, file.name))
+    return beside
+
+
+def local_roots(given: str, here: Path) -> Iterator[Path]:
+    """The yaml's folder, and what of a path from another machine lies below it."""
+    yield here
+    for tail in tails("/" + given.lstrip("/")):
+        yield here / tail
 
 
 def choose_root(document: Document, file: Path, written: dict[str, list[str]], problems: list[Problem]) -> Path:
-    data = document.root.plain()
-    given = data.get("path")
+    """The folder that the entries are relative to. Raises InputError when two may be meant."""
+    given = document.root.plain().get("path")
+    here = file.parent
     if given is not None and not isinstance(given, str):
         what = f"`path` is {given!r}, not a text"
         raise InputError(what, document.where("path"), "write the pool's folder, or remove `path`")
-    first = next(iter(written.values()))[0]
-    for root, why in candidate_roots(data, file):
-        if root.is_dir() and locate(root, first) is not None:
-            if why != "given":
-                shown = root.relative_to(file.parent).as_posix()
-                text = f"the path {given!r} does not lead to {first!r}; the yaml's folder is used"
-                problems.append(Problem("path-fallback", text + ("" if shown == "." else f" ({shown})"), file.name))
-            elif Path(str(given or "")).is_absolute():
-                problems.append(Problem("path-outside", f"the absolute path {given!r} is used", file.name))
-            return root
-    return file.parent
+    if given is None or not given.strip():
+        return here
+    texts = [text for texts in written.values() for text in texts]
+    first = texts[0]
+    root: Path | None = as_path(here, given.strip())
+    if root is not None and not (kind_of(root) == "directory" and look_up(root, first) is not None):
+        root = None
+    if root is not None and is_absolute(first):
+        place = locate(root, first, file, [])
+        return here if place is not None and place.is_relative_to(here) else root
+    if root is not None and root.is_relative_to(here):
+        return root
+    candidates = (place for place in local_roots(given, here) if kind_of(place) == "directory")
+    local = next((place for place in candidates if look_up(place, first) is not None), None)
+    if local is None or (root is not None and local.resolve() == root.resolve()):
+        if root is not None and is_absolute(given):
+            problems.append(Problem("path-outside", f"the absolute path {given!r} is used", file.name))
+        return root or here
+    shown = local.relative_to(here).as_posix()
+    used = "the yaml's folder is used" + ("" if shown == "." else f" ({shown})")
+    if root is None:
+        what = f"the path {given!r} does not lead to {first!r}; {used}"
+        problems.append(Problem("path-fallback", what, file.name))
+        return local
+    if away := [text for text in texts if look_up(local, text) is None and look_up(root, text) is not None]:
+        what = f"`path` leads to another folder, which has {away[0]!r}; beside the yaml there is only {first!r}"
+        raise InputError(what, document.where("path"), "which is meant? Remove `path`, or the folder beside the yaml")
+    what = f"the path {given!r} leads to another folder with {first!r}; {used}; fix or remove `path`"
+    problems.append(Problem("path-stale", what, file.name))
+    return local

@@ -138,23 +138,21 @@ class LabelFolder:
 
     @cached_property
     def names(self) -> tuple[str, ...] | None:
-        """Class names by number: of the pool's yaml in or above the folder, else of `classes.txt`; else None."""
+        """Class names by number: of the pool's yaml in or above the folder, or of a tool's list there; else None."""
         from deckbench.yolo.dataset_yaml import find_yaml, load, read_names
+        from deckbench.yolo.discover import find_names
 
         for folder in (self.root, *self.root.resolve().parents[:2]):
             try:
                 file, _ = find_yaml(folder)
             except InputError:
                 continue
-            return read_names(load(file))[0]
-        listed = self.root / "classes.txt"
-        if not listed.is_file():
-            return None
-        try:
-            lines = listed.read_text(encoding="utf-8-sig").rstrip().splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError("the class names are not UTF-8", listed, "save the file as UTF-8") from error
-        return tuple(line.strip() for line in lines)
+            if file is not None:
+                return read_names(load(file))[0]
+        for folder in (self.root, self.root.parent) if self.root.name.lower() == "labels" else (self.root,):
+            if (listed := find_names(folder)) is not None:
+                return listed[0]
+        return None
 
     def objects(self, sample: Sample, ontology: Ontology) -> list[Detection]:
         """What is detected in the sample's frame, read once."""
@@ -198,7 +196,7 @@ def read_objects(path: Path, names: tuple[str, ...], ontology: Ontology) -> list
             if not 0 <= confidence <= 1:
                 raise InputError("the confidence is not a number from 0 to 1", f"{path}:{number}", "fix the row")
         try:
-            box, _ = parse_row(" ".join(cells), names, number)
+            box = parse_row(" ".join(cells), names, number)
         except RowError as error:
             raise InputError(str(error), f"{path}:{number}", "a row is: class cx cy w h [confidence]") from error
         rows.append((box, confidence))
