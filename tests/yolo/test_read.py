@@ -223,9 +223,8 @@ ROWS = {
     "label-columns": ["0 0.5 0.5 0.2", "0 0.5 0.5 0.2 0.2 0.9", "0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "0"],
     "label-not-finite": ["0 nan 0.5 0.2 0.2", "0 0.5 inf 0.2 0.2", "0 0.5 1e999 0.2 0.2"],
     "label-negative-size": ["0 0.5 0.5 -0.2 0.2", "0 0.5 0.5 0.2 -0.1"],
-    "label-no-area": ["0 0.5 0.5 0 0.2", "0 0.1 0.1 0.1 0.5 0.1 0.9"],
     "label-class": ["2 0.5 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2", "0.5 0.5 0.5 0.2 0.2", "99999999999 0.5 0.5 0.2 0.2"],
-    "label-outside": ["0 0.95 0.5 0.2 0.2", "0 320 240 40 40", "1 -0.2 0.1 0.5 0.1 0.4 0.6"],
+    "label-outside": ["0 1.02 0.5 0.2 0.2", "0 320 240 40 40", "1 -0.9 0.1 0.5 0.1 0.4 0.6", "0 -0.02 0.5 0.1 0.1"],
 }
 
 
@@ -391,7 +390,6 @@ YAMLS = {
     "nc-other": ("train: images/train\nnc: 3\nnames: [plate, rack]\n", "`nc` is 3 but"),
     "nc-text": ("train: images/train\nnc: many\n", "not a positive number"),
     "nc-zero": ("train: images/train\nnc: 0\n", "not a positive number"),
-    "no-parts": ("names: [plate]\n", "no train, val or test"),
     "part-number": ("train: 7\nnames: [plate]\n", "not a path"),
     "train-missing": ("train: images/nowhere\nval: images/val\nnames: [plate]\n", "does not exist"),
     "path-list": ("path: [a]\ntrain: images/train\nnames: [plate]\n", "not a text"),

@@ -146,6 +146,7 @@ def build_dataset(
         draft.params["counts"] = _counts(rows)
         draft.params["left_out"] = {"samples": sum(ctx.left.counts.values()), "frames": len(frames.left_out)}
         draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "workers": many, "pictures": total}
+        draft.observed |= {"pool_notices": frames.notice_counts}
     _tell(definition, rows, ctx)
     return artifact.read(Path(out), "dataset")
 

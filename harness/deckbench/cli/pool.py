@@ -46,7 +46,8 @@ def pool_check(
     report = check_pool(pool)
     show(report.as_dict(), as_json, report.lines())
     if not report.ok:
-        raise InputError("the pool has errors (listed above)", pool, "fix them, or build with --skip-bad")
+        fix = "fix them" if report.skipping_does_not_help else "fix them, or build with --skip-bad"
+        raise InputError("the pool has errors (listed above)", pool, fix)
 
 
 @pool_app.command("group", epilog=r"Example: deckbench pool group pools/mine --by 'regex:(run\d+)_' --out frames.csv")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deckbench.yolo.frame import ERROR, Problem
+from deckbench.yolo.frame import ERROR, WHOLE_POOL, Problem
 from deckbench.yolo.read import Scan, scan_pool
 
 
@@ -25,6 +25,11 @@ class CheckReport:
     @property
     def ok(self) -> bool:
         return not self.scan.errors
+
+    @property
+    def skipping_does_not_help(self) -> bool:
+        """Whether an error spoils every frame."""
+        return any(problem.kind in WHOLE_POOL for problem in self.scan.errors)
 
     @property
     def by_kind(self) -> dict[str, int]:

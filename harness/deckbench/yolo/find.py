@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from deckbench.picture import OTHER_PICTURE_SUFFIXES, SUFFIXES
+from deckbench.yamlfile import kind_of
 from deckbench.yolo.dataset_yaml import PoolYaml
+from deckbench.yolo.discover import child, tails
 from deckbench.yolo.frame import Problem
 from deckbench.yolo.framescsv import normal
 
-# Texts that labelling tools leave in a labels folder; they are no label files.
-NOT_LABELS = frozenset({"classes.txt", "labels.txt", "notes.txt", "readme.txt", "predefined_classes.txt"})
+MAX_LIST_BYTES = 256 << 20
+COPY = "`cp -rL POOL COPY` makes a copy that holds the files themselves"
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,35 @@ def display_path(path: Path, root: Path) -> str:
     return str(path)
 
 
+def why_unusable(path: Path) -> str | None:
+    """Why a path cannot be read as a file; None when it is a regular file."""
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            return None
+        return "this is no regular file"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
 class Finder:
-    """Walks the folders and lists of a pool's yaml and collects pictures and label files."""
+    """Walks the folders and lists of a pool's yaml and collects pictures and label files.
+
+    unused: ids of pictures that are there and cannot be used.
+    """
 
     def __init__(self, pool: PoolYaml) -> None:
         self.pool = pool
         self.root = pool.root
         self.problems = list(pool.problems)
         self.found: dict[str, ImageFile] = {}
+        self.unused: dict[str, str] = {}
         self.path_ids: dict[Path, str] = {}
         self.overlaps: Counter[tuple[str, str]] = Counter()
         self.overlap_example: dict[tuple[str, str], str] = {}
-        self.label_folders: dict[Path, dict[str, Path]] = {}
+        self.label_files: dict[Path, dict[str, Path]] = {}
+        self.label_places: dict[Path, list[Path]] = {}
         self.split_of_id: dict[str, set[str]] = defaultdict(set)
+        self.links: dict[Path, list[Path]] = {}
         # Where files may really lie: the pool, and what its yaml names outside it by path (never through a link).
         self.allowed = [self.root.resolve()]
 
@@ -64,6 +83,7 @@ class Finder:
                 else:
                     self.text_list(place, split)
         self.report_overlaps()
+        self.report_links()
         return self.found
 
     def allow(self, place: Path) -> None:
@@ -72,25 +92,33 @@ class Finder:
             self.problems.append(Problem("path-outside", text, self.pool.file.name))
             # Labels stand beside `images`, so the folder that holds it is what the yaml really names.
             folder = place if place.is_dir() else place.parent
-            parts = folder.parts
-            if "images" in parts:
-                folder = Path(*parts[: len(parts) - 1 - parts[::-1].index("images")])
+            if (at := images_at(folder)) is not None:
+                folder = Path(*folder.parts[:at])
             self.allowed.append(folder.resolve())
 
     def is_allowed(self, path: Path) -> bool:
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError):  # links in a circle
+            return False
         return any(real.is_relative_to(base) for base in self.allowed)
 
     def folder(self, folder: Path, split: str) -> None:
         if not self.is_allowed(folder):
-            self.add("link-leaves-pool", f"a link leads out of the pool ({split})", folder)
+            self.add("link-leaves-pool", f"a link leads out of the pool ({split}); {COPY}", folder)
             return
-        for parent, folders, names in os.walk(folder):
+
+        def unreadable(error: OSError) -> None:
+            self.add("picture-unreadable", f"the folder cannot be read ({error.strerror})", Path(error.filename))
+
+        for parent, folders, names in os.walk(folder, onerror=unreadable):
             here = Path(parent)
             folders.sort()
             for name in list(folders):
-                if (here / name).is_symlink() and not self.is_allowed(here / name):
-                    self.add("link-leaves-pool", "a link leads out of the pool; not followed", here / name)
+                if (here / name).is_symlink():
+                    inside = self.is_allowed(here / name)
+                    text = "a link to a folder is not followed" if inside else f"a link leads out of the pool; {COPY}"
+                    self.add("link-not-followed" if inside else "link-leaves-pool", text, here / name)
             for name in sorted(names):
                 suffix = Path(name).suffix.lower()
                 if name.startswith("."):  # macOS writes `._x.jpg` beside x.jpg on foreign disks
@@ -102,13 +130,19 @@ class Finder:
 
     def text_list(self, file: Path, split: str) -> None:
         if not self.is_allowed(file):
-            self.add("link-leaves-pool", "a link leads out of the pool", file)
+            self.add("link-leaves-pool", f"a link leads out of the pool; {COPY}", file)
+            return
+        if (why := why_unusable(file)) is not None:
+            self.add("split-list-missing", f"the {split} list: {why}", file)
             return
         try:
+            if file.stat().st_size > MAX_LIST_BYTES:
+                raise OSError
             lines = file.read_bytes().decode("utf-8-sig").splitlines()
         except (UnicodeDecodeError, OSError):
             self.add("split-list-missing", f"the {split} list cannot be read as UTF-8 text", file)
             return
+        elsewhere: list[tuple[int, str, Path]] = []
         for number, line in enumerate(lines, 1):
             text = line.strip()
             if not text or text.startswith("#"):
@@ -117,29 +151,65 @@ class Finder:
                 self.add("picture-missing", "the line is not a path", file, number)
                 continue
             text = text.replace("\\", "/") if "\\" in text and "/" not in text else text
-            # `./x` is relative to the list (Ultralytics); other relative paths to the pool or to the list.
-            tries = [file.parent / text, self.root / text]
-            if not text.startswith("./"):
-                tries.reverse()
-            places = [Path(os.path.normpath(place)) for place in tries]
-            place = next((place for place in places if place.is_file()), None)
+            place, written = self.listed(text, file)
             if place is None:
-                self.add("picture-missing", f"the listed image {text!r} does not exist", file, number)
+                self.add("picture-missing", f"the listed image {text[:200]!r} does not exist", file, number)
             elif place.suffix.lower() not in SUFFIXES:
                 self.add("picture-format", f"{text!r} is not an image that is read", file, number)
             else:
-                if Path(text).is_absolute() and not place.is_relative_to(self.root):
+                if not written:
+                    elsewhere.append((number, text, place))
+                elif Path(text).is_absolute() and not place.is_relative_to(self.root):
                     self.allow(place)
                 self.picture(place, split, file.parent)
+        if elsewhere:
+            number, text, place = elsewhere[0]
+            more = f", and {len(elsewhere) - 1} more lines alike" if len(elsewhere) > 1 else ""
+            shown = display_path(place, self.root)
+            self.add("path-fallback", f"{text!r} is not in the pool; {shown} is used{more}", file, number)
+
+    def listed(self, text: str, file: Path) -> tuple[Path | None, bool]:
+        """(the picture that a line of a list names, whether it is there as written).
+
+        `./x` is relative to the list (Ultralytics); other relative paths to the pool or to the list. What a path from
+        another place (CVAT: `data/...`) leads to in the pool goes before the same outside it: pools are copied.
+        """
+        bases = [file.parent, self.root] if text.startswith("./") else [self.root, file.parent]
+        places = [Path(os.path.normpath(base / text)) for base in bases]
+        place = next((place for place in places if kind_of(place) == "file"), None)
+        if place is not None and (place.is_relative_to(self.root) or not Path(text).is_absolute()):
+            return place, True
+        ends = tails(text)
+        ends = [end for end in ends if "/" in end] or ends[:1]  # a file name alone may be another folder's
+        for end in ends:
+            for base in bases:
+                if kind_of(base / end) == "file":
+                    return base / end, False
+        return place, True
 
     def picture(self, path: Path, split: str, base: Path) -> None:
         if path in self.path_ids:
             self.overlap(self.path_ids[path], split)
             return
         key = self.id_of(path, split, base)
-        if not self.is_allowed(path):
-            self.add("link-leaves-pool", "a link leads out of the pool", path, frame=key)
+        if not key.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in key):
+            shown = key.encode("utf-8", "backslashreplace").decode()
+            self.problems.append(Problem("picture-name", "the name is not UTF-8 text; rename the image", shown))
             return
+        why = why_unusable(path)
+        if not self.is_allowed(path) and path.is_symlink() and why is None:
+            self.links.setdefault(path.parent, []).append(path)
+        elif not self.is_allowed(path) and why is None:
+            self.add("link-leaves-pool", f"a link leads out of the pool; {COPY}", path, frame=key)
+        elif why is not None:
+            self.add("picture-unreadable", why, path, frame=key)
+        else:
+            self.use(path, key, split)
+            return
+        self.path_ids[path] = key
+        self.unused[key] = path.name
+
+    def use(self, path: Path, key: str, split: str) -> None:
         self.path_ids[path] = key
         if key in self.found:
             other = self.found[key].path
@@ -161,7 +231,7 @@ class Finder:
         return normal(f"{split}/{path.with_suffix('').name}")
 
     def overlap(self, key: str, split: str) -> None:
-        if split in self.split_of_id[key]:
+        if key not in self.found or split in self.split_of_id[key]:
             return  # the same entry twice in one part
         self.split_of_id[key].add(split)
         pair = (self.found[key].split, split)
@@ -173,6 +243,8 @@ class Finder:
         file = self.pool.file.name
         for (first, second), count in sorted(self.overlaps.items()):
             if count == sizes[second] == sizes[first]:
+                if self.pool.synthetic and {first, second} == {"train", "val"}:
+                    continue  # `pool synth` names no part of its own; Ultralytics asks for both keys
                 kind = "val-is-train" if {first, second} == {"train", "val"} else "split-overlap"
                 text = f"{second} is the same as {first} ({count} images); they count as {first}"
             else:
@@ -181,52 +253,63 @@ class Finder:
                 text = f"{count} images are in {first} and in {second}, like {example}; they count as {first}"
             self.problems.append(Problem(kind, text, file))
 
+    def report_links(self) -> None:
+        for folder, paths in sorted(self.links.items()):
+            what = "the image is a link that leads" if len(paths) == 1 else f"{len(paths)} images are links that lead"
+            like = "" if len(paths) == 1 else f", such as {paths[0].name}"
+            shown = paths[0] if len(paths) == 1 else folder
+            self.add("link-leaves-pool", f"{what} out of the pool{like}; {COPY}", shown)
+
     def label_of(self, picture: Path, key: str) -> Path | None:
-        for folder in label_folders(picture.parent):
-            files = self.files_in(folder)
-            path = files.get(normal(picture.stem))
+        for folder in self.places_of(picture.parent):
+            path = self.files_in(folder).get(normal(picture.stem))
             if path is None:
                 continue
             if not self.is_allowed(path):
-                self.add("link-leaves-pool", "a link leads out of the pool", path, frame=key)
+                self.add("link-leaves-pool", f"a link leads out of the pool; {COPY}", path, frame=key)
                 return None
             return path
         return None
 
+    def places_of(self, pictures: Path) -> list[Path]:
+        """Where the labels of a folder of pictures may stand, looked up once."""
+        if pictures not in self.label_places:
+            self.label_places[pictures] = label_folders(pictures)
+        return self.label_places[pictures]
+
     def files_in(self, folder: Path) -> dict[str, Path]:
         """stem -> label file of a folder, listed once."""
-        if folder not in self.label_folders:
+        if folder not in self.label_files:
             files: dict[str, Path] = {}
-            with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                for entry in sorted(entries, key=lambda e: e.name):
-                    name = Path(entry.name)
-                    if name.suffix.lower() == ".txt" and not entry.name.startswith(".") and not entry.is_dir():
-                        files.setdefault(normal(name.stem), folder / name)
-            self.label_folders[folder] = files
-        return self.label_folders[folder]
+            try:
+                names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+            except OSError as error:
+                names = []
+                self.add("label-encoding", f"the folder of labels cannot be read ({error.strerror})", folder)
+            for name in names:
+                path = folder / name
+                if path.suffix.lower() == ".txt" and not name.startswith(".") and kind_of(path) != "directory":
+                    files.setdefault(normal(path.stem), path)
+            self.label_files[folder] = files
+        return self.label_files[folder]
 
-    def report_orphans(self) -> None:
-        """Label files that belong to no picture."""
-        used = {found.labels for found in self.found.values()}
-        stems = {(path.parent, normal(path.stem)) for path in self.path_ids}
-        pictures = {folder for folder, _ in stems}
-        label_to_pictures = {labels: folder for folder in pictures for labels in reversed(label_folders(folder))}
-        lists = {place for places in self.pool.entries.values() for place in places}
-        for folder, files in sorted(self.label_folders.items()):
-            if folder in pictures and label_folders(folder)[0] != folder:
-                continue  # texts beside pictures whose labels stand elsewhere
-            for stem, path in sorted(files.items()):
-                if path in used or path.name.lower() in NOT_LABELS or path in lists:
-                    continue
-                if (label_to_pictures.get(folder, folder), stem) in stems or not path.is_file():
-                    continue
-                self.add("label-without-picture", "no image of this name", path)
+
+def images_at(folder: Path) -> int | None:
+    """At which of a path's parts its last `images` stands, in any case."""
+    parts = folder.parts
+    return next((at for at in range(len(parts) - 1, -1, -1) if parts[at].lower() == "images"), None)
 
 
 def label_folders(pictures: Path) -> list[Path]:
-    """Where the labels of a folder of pictures stand: the last `images` becomes `labels` (Ultralytics), else beside."""
-    parts = pictures.parts
-    if "images" in parts:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        return [Path(*parts[:last], "labels", *parts[last + 1 :]), pictures]
-    return [pictures]
+    """Where the labels of a folder of pictures stand: the last `images` becomes `labels` (Ultralytics), else beside.
+
+    datumaro also reads `annotations`; capitals do not matter.
+    """
+    at = images_at(pictures)
+    if at is None:
+        return [pictures]
+    base, below = Path(*pictures.parts[:at]), pictures.parts[at + 1 :]
+    place = child(base, "labels") or child(base, "annotations") or base / "labels"
+    for part in below:
+        place = child(place, part) or place / part
+    return [place, pictures]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,10 @@ KINDS: dict[str, str] = {
     "names-repeated": NOTICE,
     "path-fallback": NOTICE,
     "path-outside": NOTICE,
+    "path-stale": NOTICE,
+    "no-yaml": NOTICE,
+    "parts-found": NOTICE,
+    "names-differ": NOTICE,
     "several-yamls": NOTICE,
     "split-folder-missing": NOTICE,
     "split-list-missing": ERROR,
@@ -27,7 +32,9 @@ KINDS: dict[str, str] = {
     "picture-format": ERROR,
     "picture-missing": ERROR,
     "picture-turned": NOTICE,
+    "picture-name": ERROR,
     "link-leaves-pool": ERROR,
+    "link-not-followed": NOTICE,
     "one-stem-two-pictures": ERROR,
     "identical-pictures": NOTICE,
     # labels
@@ -36,13 +43,19 @@ KINDS: dict[str, str] = {
     "label-columns": ERROR,
     "label-not-finite": ERROR,
     "label-negative-size": ERROR,
-    "label-no-area": ERROR,
+    "label-no-area": NOTICE,
     "label-class": ERROR,
     "label-outside": ERROR,
     "label-clipped": NOTICE,
     "label-repeated": NOTICE,
     "label-encoding": ERROR,
     "label-without-picture": NOTICE,
+    "label-name": NOTICE,
+    "label-name-mismatch": ERROR,
+    # the labels of the whole pool
+    "labels-count-from-1": ERROR,
+    "keypoints-undeclared": ERROR,
+    "class-0-unused": NOTICE,
     # frames.csv
     "frames-csv": ERROR,
     "frames-csv-unknown-column": NOTICE,
@@ -52,6 +65,8 @@ KINDS: dict[str, str] = {
     "frames-csv-time": ERROR,
     "frames-csv-no-group": ERROR,
 }
+# What is wrong with every label at once: leaving frames out does not help.
+WHOLE_POOL = frozenset({"labels-count-from-1", "keypoints-undeclared"})
 
 
 @dataclass(frozen=True)
@@ -139,3 +154,8 @@ class Pool:
     content_hash: str
     left_out: tuple[Problem, ...]
     notices: tuple[Problem, ...] = ()
+
+    @property
+    def notice_counts(self) -> dict[str, int]:
+        """Kind -> notices."""
+        return dict(sorted(Counter(problem.kind for problem in self.notices).items()))

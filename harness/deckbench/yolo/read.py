@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ from deckbench.cores import in_processes, in_threads, usable_cores
 from deckbench.errors import InputError
 from deckbench.picture import PictureError, PictureFacts, inspect_picture
 from deckbench.yolo.dataset_yaml import PoolYaml, read_yaml
-from deckbench.yolo.find import Finder, ImageFile, display_path
-from deckbench.yolo.frame import ERROR, KINDS, NOTICE, Box, Frame, Pool, Problem
+from deckbench.yolo.find import Finder, ImageFile, display_path, why_unusable
+from deckbench.yolo.frame import ERROR, KINDS, NOTICE, WHOLE_POOL, Box, Frame, Pool, Problem
 from deckbench.yolo.framescsv import NAME as FRAMES_CSV
 from deckbench.yolo.framescsv import FrameIndex, FrameInfo, read_frames_csv
-from deckbench.yolo.labels import parse_labels
+from deckbench.yolo.labels import MAX_BYTES, LabelFile, parse_labels
+from deckbench.yolo.orphans import NOT_LABELS, match_names
 
 __all__ = ["KINDS", "Box", "Frame", "Pool", "Problem", "Scan", "read_pool", "scan_pool"]
 
@@ -64,27 +65,39 @@ def inspect_all(found: list[ImageFile], full: bool, count: int) -> Iterator[Pict
     return in_threads(partial(inspect_or_error, full=full), iter(paths))
 
 
+def read_labels(path: Path, pool: PoolYaml) -> LabelFile | str:
+    """A label file, or why it cannot be read."""
+    if (why := why_unusable(path)) is not None:
+        return why
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return f"larger than {MAX_BYTES >> 20} MiB"
+        return parse_labels(path.read_bytes(), pool.names, pool.keypoints)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
 def examine(
-    found: ImageFile, facts: PictureFacts | PictureError, root: Path, names: tuple[str, ...]
+    found: ImageFile, facts: PictureFacts | PictureError, pool: PoolYaml, seen: PoolLabels
 ) -> tuple[Frame | None, list[Problem]]:
-    """A picture's facts and its labels as a frame; None when an error spoils it."""
+    """A picture's facts and its labels as a frame; None when an error spoils it. `seen` takes what the labels hold."""
     problems: list[Problem] = []
+    root = pool.root
+    boxes: tuple[Box, ...] = ()
+    if found.labels is not None:
+        file = display_path(found.labels, root)
+        labels = read_labels(found.labels, pool)
+        if isinstance(labels, str):
+            problems.append(Problem("label-encoding", labels, file, None, found.id))
+        else:
+            seen.add(labels, file)
+            boxes = labels.boxes
+            problems += [Problem(fault.kind, fault.text, file, fault.line, found.id) for fault in labels.faults]
     if isinstance(facts, PictureError):
         return None, [Problem(facts.kind, str(facts), display_path(found.path, root), None, found.id)]
     if facts.turned:
         text = "EXIF turns the image; it is read upright, and so must its labels be"
-        problems.append(Problem("picture-turned", text, display_path(found.path, root), None, found.id))
-    boxes: tuple[Box, ...] = ()
-    if found.labels is not None:
-        try:
-            boxes, faults = parse_labels(found.labels.read_bytes(), names)
-        except OSError as error:
-            text = f"cannot be read ({error.strerror})"
-            problems.append(Problem("label-encoding", text, display_path(found.labels, root), None, found.id))
-        else:
-            for fault in faults:
-                file = display_path(found.labels, root)
-                problems.append(Problem(fault.kind, fault.text, file, fault.line, found.id))
+        problems.insert(0, Problem("picture-turned", text, display_path(found.path, root), None, found.id))
     if any(problem.severity == ERROR for problem in problems):
         return None, problems
     frame = Frame(
@@ -102,6 +115,46 @@ def examine(
         sha256=facts.sha256,
     )
     return frame, problems
+
+
+@dataclass
+class PoolLabels:
+    """What the label files of a pool hold together. classes: number -> file and line where it occurs first."""
+
+    classes: dict[int, str] = field(default_factory=dict)
+    long: int = 0
+    poses: int = 0
+    pose: str = ""
+
+    def add(self, labels: LabelFile, file: str) -> None:
+        for number, line in labels.classes.items():
+            self.classes.setdefault(number, f"{file}:{line}")
+        self.long += labels.long
+        self.poses += labels.poses
+        self.pose = self.pose or (file if labels.poses else "")
+
+    def problems(self, pool: PoolYaml) -> list[Problem]:
+        """What only all labels together show."""
+        file, count = pool.file.name, len(pool.names)
+        if self.poses and self.poses == self.long and pool.keypoints is None:
+            text = (
+                f"every row with more than 5 columns looks like a box with keypoints ({self.pose}), not a polygon; "
+                "say so in the yaml: `kpt_shape: [K, 3]`"
+            )
+            return [Problem("keypoints-undeclared", text, file)]
+        if not self.classes or 0 in self.classes:
+            return []
+        if count in self.classes:
+            text = (
+                f"labels count from 1: class 0 never occurs, class {count} does ({self.classes[count]}), and "
+                f"{count} {'class is' if count == 1 else 'classes are'} named (0 to {count - 1}). Subtract 1 from "
+                "every class number, or put a name for 0 in front"
+            )
+            return [Problem("labels-count-from-1", text, file)]
+        if any(0 < number < count for number in self.classes):
+            text = f"class 0 ({pool.names[0]!r}) never occurs; were labels counted from 1, every class would be wrong"
+            return [Problem("class-0-unused", text, file)]
+        return []
 
 
 def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: int | None = None) -> Scan:
@@ -122,16 +175,17 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     pool = read_yaml(path)
     finder = Finder(pool)
     found = finder.run()
-    if not found and not finder.path_ids:
+    if not found:
         problem = next((p for p in finder.problems if p.severity == ERROR), None)
         because = f"; {problem.where}: {problem.text}" if problem else ""
         raise InputError(f"the pool has no images{because}", pool.root, "check the yaml's train, val and test entries")
     problems = finder.problems
-    finder.report_orphans()
-    if all(item.labels is None for item in found.values()):
+    match_names(finder)
+    texts = (path for files in finder.label_files.values() for path in files.values())
+    if found and all(path.name.lower() in NOT_LABELS for path in texts):
         text = f"no label file was found for any of {len(found)} images; labels stand in labels/ beside images/"
         problems.append(Problem("no-labels", text, pool.file.name))
-    infos, columns = read_infos(pool, found, problems)
+    infos, columns = read_infos(finder, problems)
     if not groups:
         problems[:] = [problem for problem in problems if problem.kind != "frames-csv-no-group"]
     spoiled = {p.frame for p in problems if p.severity == ERROR and p.frame is not None}
@@ -139,8 +193,9 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     items = [found[key] for key in sorted(found)]
     looked = zip(items, inspect_all(items, full, workers or usable_cores()), strict=True)
     by_sha: dict[str, str] = {}
+    labels = PoolLabels()
     for item, facts in progress.track(looked, "reading the pool", total=len(items)):
-        frame, faults = examine(item, facts, pool.root, pool.names)
+        frame, faults = examine(item, facts, pool, labels)
         problems += faults
         if frame is None or frame.id in spoiled:
             continue
@@ -152,6 +207,11 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
         if info is not None:
             frame = replace(frame, group=info.group, time_s=info.time_s, step=info.step, anomalies=info.anomalies)
         frames.append(frame)
+    whole = labels.problems(pool)
+    if any(problem.severity == ERROR for problem in whole):
+        # One fault, said once: what single rows have wrong follows from it.
+        problems = [problem for problem in problems if not problem.kind.startswith("label-") or problem.line is None]
+    problems = whole + problems
     return Scan(
         yaml=pool,
         frames=frames,
@@ -163,15 +223,15 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     )
 
 
-def read_infos(
-    pool: PoolYaml, found: dict[str, ImageFile], problems: list[Problem]
-) -> tuple[dict[str, FrameInfo], frozenset[str]]:
+def read_infos(finder: Finder, problems: list[Problem]) -> tuple[dict[str, FrameInfo], frozenset[str]]:
     """What frames.csv says, looked for in the pool's root and beside its yaml."""
+    pool, found = finder.pool, finder.found
     for folder in dict.fromkeys((pool.root, pool.file.parent)):
         file = folder / FRAMES_CSV
         if not file.is_file():
             continue
-        index = FrameIndex((key, item.path.name) for key, item in found.items())
+        names = {**finder.unused, **{key: item.path.name for key, item in found.items()}}
+        index = FrameIndex(names.items())
         infos, columns, faults = read_frames_csv(file, index, shown=display_path(file, pool.root))
         problems += faults
         if "group" in columns:
@@ -204,8 +264,22 @@ def raise_on(errors: list[Problem], path: Path) -> None:
     lines += [f"  {problem.where}: {problem.text}" for problem in errors[:SHOWN_PROBLEMS]]
     if len(errors) > SHOWN_PROBLEMS:
         lines.append(f"  ... and {len(errors) - SHOWN_PROBLEMS} more")
-    fix = "fix them (`deckbench pool check` lists all), or leave those frames out with --skip-bad"
+    fix = "fix them (`deckbench pool check` lists all)"
+    if not WHOLE_POOL & kinds.keys():
+        fix += ", or leave those frames out with --skip-bad"
     raise InputError("\n".join(lines), path, fix)
+
+
+def tell_notices(problems: Iterable[Problem], pool: str) -> None:
+    """Say how many notices a pool has, by kind, and the first; what they are about may change what is true."""
+    notices = [problem for problem in problems if problem.severity == NOTICE]
+    if not notices:
+        return
+    counts = Counter(problem.kind for problem in notices)
+    counted = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    first = notices[0]
+    word = "notice" if len(notices) == 1 else "notices"
+    progress.say(f"{pool}: {len(notices)} {word} ({counted}), such as {first.where}: {first.text}")
 
 
 def read_pool(path: Path, *, skip_bad: bool = False, workers: int | None = None) -> Pool:
@@ -225,10 +299,10 @@ def read_pool(path: Path, *, skip_bad: bool = False, workers: int | None = None)
     """
     scan = scan_pool(Path(path), workers=workers)
     errors = scan.errors
-    if not skip_bad:
-        raise_on(errors, path)
+    raise_on([problem for problem in errors if not skip_bad or problem.kind in WHOLE_POOL], path)
     if not scan.frames:
         raise InputError("no frame is left: every one has an error", path, "see `deckbench pool check`")
+    tell_notices(scan.problems, f"pool {scan.yaml.name}")
     return Pool(
         root=scan.yaml.root,
         name=scan.yaml.name,
