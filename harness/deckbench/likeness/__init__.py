@@ -16,9 +16,10 @@ that the pool of one fixed camera counts as one group.
 
 from __future__ import annotations
 
+from deckbench.likeness.candidates import Coarse
 from deckbench.likeness.compare import Copy, copies_across
-from deckbench.likeness.decide import SMALL_SIDE, Pair, cluster, matches
-from deckbench.likeness.propose import Coarse
+from deckbench.likeness.decide import Pair
+from deckbench.likeness.search import SMALL_SIDE, cluster, matches
 from deckbench.likeness.thumbnails import fingerprint, thumbnail
 
 __all__ = ["SMALL_SIDE", "Coarse", "Copy", "Pair", "cluster", "copies_across", "fingerprint", "matches", "thumbnail"]

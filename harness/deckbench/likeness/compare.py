@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deckbench.artifact import hash_file
-from deckbench.likeness.decide import matches
+from deckbench.likeness.search import matches
 from deckbench.likeness.thumbnails import fingerprint
 
 

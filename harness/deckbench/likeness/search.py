@@ -1,0 +1,202 @@
+"""Groups of copies within one set of pictures, and copies of one set's pictures in another.
+
+Candidates are decided in small batches, most alike first, and what a batch settles is not looked at again: a camera
+that stands still gives as many candidates as there are pairs, and nearly all of them become needless at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from deckbench import progress
+from deckbench.likeness.align import agreement
+from deckbench.likeness.candidates import BLOCK, TRIES, Candidates, nearest
+from deckbench.likeness.decide import Levels, Pair, decide
+from deckbench.likeness.thumbnails import Ints, Thumbs, is_flat
+
+# Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
+LIKE_COPY = 0.70
+LIKE_SCENE = 0.45
+KEEP_COPY = 32
+KEEP_SCENE = 20
+SCENE_AGREES = 0.55
+BLOCK_AGREES_SCENE = 0.70
+FLAT_DIFFERENCE = 1.5  # mean grey levels between the faint gradients of two pictures without texture
+# Small crops of one kind of object look alike without being one picture: there is less detail to tell them apart.
+SMALL_SIDE = 160  # pixels of the shorter side
+SMALL_CORRELATION = 0.95
+SMALL_AGREES = 0.90
+BATCH = 256  # pairs that are decided before the groups are looked at again
+
+
+class Groups:
+    """Which pictures belong together: for each the smallest number in its group."""
+
+    def __init__(self, size: int) -> None:
+        self.labels = np.arange(size)
+
+    def join(self, a: int, b: int) -> None:
+        one, two = self.labels[a], self.labels[b]
+        if one != two:
+            self.labels[self.labels == max(one, two)] = min(one, two)
+
+
+def cluster(thumbs: Thumbs, *, scene: bool = False, known: Sequence[object] | None = None) -> list[int]:
+    """Group images that are copies of each other.
+
+    Args:
+        thumbs: uint8 of shape (n, 108, 192), from `fingerprint`.
+        scene: Join what one standing camera shows, too (other moments).
+        known: Known group of each image or None; images of one known group are joined beforehand.
+
+    Returns:
+        For each image the smallest number in its group.
+    """
+    groups = Groups(len(thumbs))
+    first: dict[object, int] = {}
+    for number, label in enumerate(known or ()):
+        if label is not None:
+            groups.join(first.setdefault(label, number), number)
+    join_flat(thumbs, groups)
+    levels = Levels(thumbs)
+    if scene:
+        join_scenes(levels, groups)
+    labels = groups.labels.copy()
+    found = list(
+        with_progress(nearest(thumbs, keep=KEEP_COPY, threshold=LIKE_COPY, labels=(labels, labels)), len(thumbs))
+    )
+    for batch in undecided(joined(found), groups):
+        for pair in decide(levels, levels, batch.left, batch.right, batch.params):
+            groups.join(pair.left, pair.right)
+    return [int(label) for label in groups.labels]
+
+
+def with_progress(blocks: Iterator[Candidates], pictures: int) -> Iterator[Candidates]:
+    """The same, with progress."""
+    return progress.track(blocks, "looking for near-duplicates", total=-(-pictures // BLOCK))
+
+
+def joined(parts: Sequence[Candidates]) -> Candidates:
+    """All of them, most alike first."""
+    if not parts:
+        none = np.empty(0, np.intp)
+        return Candidates(none, none, np.empty(0, np.float32), np.empty((0, 4), np.float32))
+    whole = Candidates(
+        np.concatenate([part.left for part in parts]),
+        np.concatenate([part.right for part in parts]),
+        np.concatenate([part.likeness for part in parts]),
+        np.concatenate([part.params for part in parts]),
+    )
+    return whole.take(np.argsort(-whole.likeness, kind="stable"))
+
+
+def undecided(candidates: Candidates, groups: Groups) -> Iterator[Candidates]:
+    """Batches of candidates whose pictures are still in two groups, in order."""
+    while len(candidates):
+        candidates = candidates.take(groups.labels[candidates.left] != groups.labels[candidates.right])
+        if len(candidates):
+            yield candidates.take(np.arange(min(BATCH, len(candidates))))
+        candidates = candidates.take(np.arange(BATCH, len(candidates)))
+
+
+def join_flat(thumbs: Thumbs, groups: Groups) -> None:
+    """Join pictures without texture that have the same faint gradients: there is nothing in them to correlate."""
+    left = np.flatnonzero(is_flat(thumbs))
+    while left.size:
+        reached, left = [left[0]], left[1:]
+        while reached and left.size:
+            picture = reached.pop()
+            same = left[same_gradients(thumbs, picture, thumbs, left)]
+            for other in same:
+                groups.join(int(picture), int(other))
+            reached += list(same)
+            left = np.setdiff1d(left, same, assume_unique=True)
+
+
+def same_gradients(one: Thumbs, number: int, others: Thumbs, numbers: Ints) -> npt.NDArray[np.bool_]:
+    """Which of the flat pictures `others[numbers]` differ from `one[number]` by brightness alone."""
+    picture = one[number].astype(np.float32)
+    picture -= picture.mean()
+    same = np.zeros(len(numbers), bool)
+    for start in range(0, len(numbers), 256):
+        rest = others[numbers[start : start + 256]].astype(np.float32)
+        rest -= rest.mean(axis=(1, 2), keepdims=True)
+        same[start : start + 256] = np.abs(rest - picture).mean(axis=(1, 2)) < FLAT_DIFFERENCE
+    return same
+
+
+def join_scenes(levels: Levels, groups: Groups) -> None:
+    """Join pictures that agree in most blocks as they stand: nearest of other groups first, until none joins."""
+    levels.keep(96)
+    before = -1
+    while before != len(np.unique(groups.labels)):
+        before = len(np.unique(groups.labels))
+        labels = groups.labels.copy()
+        parts = nearest(levels.thumbs, keep=KEEP_SCENE, threshold=LIKE_SCENE, labels=(labels, labels), tries=TRIES[:1])
+        for batch in undecided(joined(list(parts)), groups):
+            share = scene_share(levels, batch)
+            for place in np.flatnonzero(share >= SCENE_AGREES):
+                groups.join(int(batch.left[place]), int(batch.right[place]))
+
+
+def scene_share(levels: Levels, pairs: Candidates) -> npt.NDArray[np.float64]:
+    """Share of blocks that agree without alignment, per pair."""
+    a, b = levels.get(96, pairs.left), levels.get(96, pairs.right)
+    return agreement(a, b, np.ones(a.shape, np.float32), BLOCK_AGREES_SCENE)
+
+
+def matches(
+    left: Thumbs,
+    right: Thumbs,
+    *,
+    small_left: npt.NDArray[np.bool_] | None = None,
+    small_right: npt.NDArray[np.bool_] | None = None,
+) -> list[Pair]:
+    """Find for each left image a right one that it is a copy of.
+
+    Args:
+        left: uint8 of shape (n, 108, 192), from `fingerprint`.
+        right: uint8 of shape (m, 108, 192).
+        small_left: bool of shape (n,): small crops (SMALL_SIDE), for which the limits are stricter.
+        small_right: bool of shape (m,).
+
+    Returns:
+        One pair of each left image that has one, in order: the best by correlation of the most alike ones.
+    """
+    if not len(left) or not len(right):
+        return []
+
+    def good(pair: Pair) -> bool:
+        small = (small_left is not None and small_left[pair.left]) or (
+            small_right is not None and small_right[pair.right]
+        )
+        return not small or (pair.correlation >= SMALL_CORRELATION and pair.agrees >= SMALL_AGREES)
+
+    found = flat_matches(left, right)
+    levels = Levels(left), Levels(right)
+    for part in with_progress(nearest(left, right, keep=KEEP_COPY, threshold=LIKE_COPY), len(left)):
+        # In rounds of the next 2, 4, 8 ... most alike of each picture; who has found a copy looks no further.
+        place = np.arange(len(part)) - np.searchsorted(part.left, part.left)
+        start, stop = 0, 2
+        while start < KEEP_COPY:
+            among = (place >= start) & (place < stop) & ~np.isin(part.left, list(found))
+            batch = part.take(among)
+            for pair in filter(good, decide(*levels, batch.left, batch.right, batch.params)):
+                if pair.left not in found or pair.correlation > found[pair.left].correlation:
+                    found[pair.left] = pair
+            start, stop = stop, 2 * stop + 2
+    return [found[number] for number in sorted(found)]
+
+
+def flat_matches(left: Thumbs, right: Thumbs) -> dict[int, Pair]:
+    """The pictures of `left` without texture that have a match among those of `right`."""
+    others = np.flatnonzero(is_flat(right))
+    found: dict[int, Pair] = {}
+    for number in np.flatnonzero(is_flat(left)) if others.size else ():
+        same = others[same_gradients(left, int(number), right, others)]
+        if same.size:
+            found[int(number)] = Pair(int(number), int(same[0]), 1.0, 1.0)
+    return found
