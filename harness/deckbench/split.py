@@ -20,10 +20,12 @@ from deckbench import artifact
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError
 from deckbench.likeness import cluster, fingerprint
+from deckbench.progress import say
 from deckbench.yolo.frame import Frame, Pool
+from deckbench.yolo.sources import FORMS, shared_sources
 
 FRACTIONS = {"train": 0.70, "val": 0.10, "test": 0.20}
-FORMS = "group, pool, blocks=K,gap=G, or test-only"
+WAYS = "group, pool, blocks=K,gap=G, or test-only"
 ADVICE = (
     "cut one session into stretches with --split blocks=K,gap=G (like blocks=10,gap=3), "
     "use every frame for testing with --split test-only, or tell sessions apart in frames.csv"
@@ -79,7 +81,7 @@ def write_split(pool: Pool, how: str, seed: int, out: Path) -> artifact.Manifest
     artifact.check_free(out)
     if artifact_of(how) is not None and not how.startswith("blocks="):
         what = "a split is made from words only, not from a folder or file (build takes the folder of a split)"
-        raise InputError(what, "--split", f"use {FORMS}")
+        raise InputError(what, "--split", f"use {WAYS}")
     found = split_pool(pool, how, seed)
     with artifact.writing(out, "split", inputs={"pool": pool.content_hash}, params={"split": how}, seed=seed) as draft:
         with (draft.path / TABLE).open("w", encoding="utf-8", newline="") as file:
@@ -142,9 +144,7 @@ def parse_blocks(how: str) -> tuple[int, int]:
     """`blocks=K,gap=G` -> (K, G); the gap may be left out (0). Raises InputError."""
     match = re.fullmatch(r"blocks=(\d{1,9})(?:,gap=(\d{1,9}))?", how.strip(), re.ASCII)
     if match is None:
-        raise InputError(
-            f"{how!r} is not a way to split", "--split", f"use {FORMS}, or a folder that `pool split` made"
-        )
+        raise InputError(f"{how!r} is not a way to split", "--split", f"use {WAYS}, or a folder that `pool split` made")
     blocks, gap = int(match[1]), int(match[2] or 0)
     if not 3 <= blocks <= MAX_BLOCKS:
         raise InputError(f"{blocks} blocks cannot fill train, val and test", "--split", f"use 3 to {MAX_BLOCKS} blocks")
@@ -182,6 +182,32 @@ def known_groups(pool: Pool) -> dict[str, str]:
     return {frame.id: frame.group if frame.group is not None else frame.id for frame in pool.frames}
 
 
+def sessions(frames: Sequence[Frame]) -> list[tuple[str, str] | None]:
+    """What is known of each frame before it is compared: its group, else the picture that it was made from.
+
+    Frames without a group whose names show one source picture belong together; a line says so.
+    """
+    sources = shared_sources(frames)
+    groups: dict[str, str] = {}
+    for frame, source in zip(frames, sources, strict=True):
+        if source is not None and frame.group is not None:
+            groups.setdefault(source, frame.group)
+    known: list[tuple[str, str] | None] = []
+    derived = []
+    for frame, source in zip(frames, sources, strict=True):
+        if frame.group is None and source is not None:
+            derived.append(source)
+            known.append(("group", groups[source]) if source in groups else ("source", source))
+        else:
+            known.append(None if frame.group is None else ("group", frame.group))
+    if derived:
+        say(
+            f"{len(derived)} frames without a group share their source picture with others, by their names ({FORMS}): "
+            f"frames of one source are one group ({len(set(derived))} sources)"
+        )
+    return known
+
+
 def merged_groups(pool: Pool) -> dict[str, str]:
     """frame id -> group, where groups that share a near-duplicate are one (named after the first of them).
 
@@ -190,8 +216,7 @@ def merged_groups(pool: Pool) -> dict[str, str]:
     """
     frames = sorted(pool.frames, key=lambda frame: frame.id)
     thumbs = fingerprint([Path(frame.path) for frame in frames])
-    known = [frame.group for frame in frames]
-    labels = cluster(thumbs, known=known, scene=all(group is None for group in known))
+    labels = cluster(thumbs, known=sessions(frames), scene=all(frame.group is None for frame in frames))
     names: dict[int, str] = {}
     for frame, label in zip(frames, labels, strict=True):
         if frame.group is not None:

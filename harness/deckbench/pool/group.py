@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from deckbench.artifact import atomic_write, check_name
 from deckbench.errors import InputError
 from deckbench.likeness import cluster, fingerprint
 from deckbench.picture import taken_at
-from deckbench.split import natural
+from deckbench.split import natural, sessions
 from deckbench.yolo.frame import Frame
 from deckbench.yolo.read import raise_on, scan_pool
 
@@ -152,7 +153,8 @@ def by_time(frames: Sequence[Frame], pause: float) -> dict[str, str]:
 
 
 def by_likeness(frames: Sequence[Frame]) -> dict[str, str]:
-    """Connected components of alike frames (one camera standing still, and near-duplicates)."""
-    labels = cluster(fingerprint([frame.path for frame in frames]), scene=True)
+    """Connected components of alike frames: one camera standing still, copies, and what was made from one picture."""
+    alone = [replace(frame, group=None) for frame in frames]
+    labels = cluster(fingerprint([frame.path for frame in frames]), known=sessions(alone), scene=True)
     order = {label: number for number, label in enumerate(dict.fromkeys(labels), 1)}
     return {frame.id: f"g{order[label]:04d}" for frame, label in zip(frames, labels, strict=True)}
