@@ -46,6 +46,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Unanswered:
-    """A question that got no answer for a reason that is not the model's: it is not a wrong answer either."""
+    """A question that got no answer: it is not a wrong answer either.
+
+    refused: the server, or its filter, would not take the question; else it, or the model, gave none.
+    """
 
     reason: str
+    refused: bool = False

@@ -35,7 +35,9 @@ LOGPROBS: dict[str, Any] = {
 
 def colour_of(picture: Image.Image) -> str:
     """Red, blue, or nothing on a picture of one colour."""
-    shares = Counter({colour: count for count, colour in picture.convert("RGB").getcolors(1 << 24) or ()})
+    shares = Counter(
+        {colour: count for count, colour in picture.convert("RGB").getcolors(picture.width * picture.height) or ()}
+    )
     return "red" if shares[(255, 0, 0)] > 40 else "blue" if shares[(0, 0, 255)] > 40 else "none"
 
 
@@ -75,6 +77,8 @@ class Server(ThreadingHTTPServer):
         self.plan: Plan = lambda key, attempt, body: None
         self.logprobs = True
         self.usage = True
+        self.text_alone = False  # whether questions without a picture are answered
+        self.around = "{}"  # what every answer stands in
         self.slow_s = 0.0
         self.guard = threading.Lock()
         self.attempts: Counter[str] = Counter()
@@ -101,6 +105,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.text_alone and isinstance(body["messages"][0]["content"], str):
+            self.reply(200, self.completion("A", body))
+            return
         image, text = body["messages"][0]["content"]
         kind, data = image["image_url"]["url"].split(";base64,")
         assert kind in {"data:image/png", "data:image/jpeg"}
@@ -131,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
                 server.open -= 1
 
     def completion(self, text: str, body: dict[str, Any]) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text}
+        message = {"role": "assistant", "content": self.server.around.format(text)}
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
         if self.server.logprobs and body.get("logprobs"):
             top = distribution(text)[: body.get("top_logprobs", 0)]
@@ -152,6 +159,22 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def without_end(self, status: int, *, packed: bool) -> None:
+        """A body that goes on until the client goes away; packed: a gigabyte of blanks in a megabyte."""
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        if packed:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.close_connection = True
+        pack = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+        for _ in range(1024):
+            block = b" " * (1 << 20)
+            try:
+                self.wfile.write(pack.compress(block) if packed else block)
+            except OSError:
+                return
 
     def do_fault(self, name: str, good: dict[str, Any]) -> None:
         """One of the ways a server goes wrong. good: the answer it would have given."""
@@ -198,6 +221,8 @@ class Handler(BaseHTTPRequestHandler):
             choice["message"]["content"] = choice["message"]["content"][:1]
             choice["finish_reason"] = None
             self.reply(200, good)
+        elif name.startswith(("endless", "packed")):
+            self.without_end(int(name.split()[1]), packed=name.startswith("packed"))
         elif name == "no choices":
             self.reply(200, {**good, "choices": []})
         elif name == "no message":

@@ -1,18 +1,14 @@
-"""Settings, where the key goes, what a reply may hold, and what an HTTP error means."""
+"""Settings, where the key goes, and the way to the server."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from deckbench.artifact import canonical
-from deckbench.endpoint import faults, reply, spec
+from deckbench.endpoint import spec, transport
 from deckbench.errors import InputError
 from deckbench.models.families import known_models
 from deckbench.models.load import load_model, model_identity
@@ -118,128 +114,34 @@ def test_identity_is_names_and_what_decides_the_answers(tmp_path: Path, monkeypa
         load_model(ref, adapter=tmp_path)
 
 
-def completion(text: str = "A", **choice: Any) -> bytes:
-    return json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop", **choice}]}).encode()
-
-
-def listed(*pairs: tuple[str, float]) -> dict[str, Any]:
-    top = [{"token": token, "logprob": math.log(p)} for token, p in pairs]
-    return {"content": [{**top[0], "top_logprobs": top}]}
-
-
 @pytest.mark.parametrize(
-    ("shares", "found"),
+    ("address", "environ", "proxy"),
     [
-        ([("A", 0.6), (" A", 0.1), ("B", 0.2), ("b", 0.05)], (0.7, 0.2)),
-        ([("A", 0.98), ("The", 0.015)], (0.98, 0.0)),  # what is left for B is below 0.01
-        ([("A", 0.6), ("The", 0.3), ("x", 0.001)], (0.6, 0.0)),  # B is below the smallest that is listed
+        ("http://127.0.0.1:8000/v1", {"HTTP_PROXY": "http://p:1"}, None),
+        ("http://localhost:8000/v1", {"ALL_PROXY": "http://p:1"}, None),
+        ("http://[::1]:8000/v1", {"http_proxy": "http://p:1"}, None),
+        ("http://127.9.9.9/v1", {"http_proxy": "http://p:1"}, None),
+        ("http://a.example/v1", {"HTTP_PROXY": "http://p:1"}, "http://p:1"),
+        ("http://a.example/v1", {"HTTPS_PROXY": "http://p:1"}, None),
+        ("https://a.example/v1", {"HTTPS_PROXY": "p:1"}, "http://p:1"),
+        ("https://a.example/v1", {"ALL_PROXY": "http://p:1", "NO_PROXY": "b.example"}, "http://p:1"),
+        ("https://a.example/v1", {"ALL_PROXY": "http://p:1", "NO_PROXY": ".example"}, None),
+        ("https://a.example/v1", {"ALL_PROXY": "http://p:1", "no_proxy": "*"}, None),
+        ("http://10.1.2.3:8000/v1", {"http_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, None),
     ],
 )
-def test_letters(shares: list[tuple[str, float]], found: tuple[float, float]) -> None:
-    made = reply.read_reply(completion(logprobs=listed(*shares)), letters=True)
-    assert (made.p_a, made.p_b) == pytest.approx(found) and made.strange == ""
-    assert reply.read_reply(completion(logprobs=listed(*shares)), letters=False).p_a is None
+def test_which_way_requests_go(address: str, environ: dict[str, str], proxy: str | None) -> None:
+    assert transport.proxy_of(address, environ) == proxy
 
 
-@pytest.mark.parametrize(
-    ("logprobs", "why"),
-    [
-        (listed(("A", 0.6), ("The", 0.3)), "too few"),
-        (listed(("B", 0.9), ("A", 0.1)), "another answer"),
-        (listed(("A", 0.9), ("B", 0.9)), "more than 1"),
-        ({"content": [{"token": "A"}]}, "no known form"),
-        ({"content": "A"}, "no known form"),
-        ({"tokens": ["A"]}, ""),
-        (None, ""),
-        ([], ""),
-    ],
-)
-def test_letters_that_are_not_believed(logprobs: Any, why: str) -> None:
-    made = reply.read_reply(completion(logprobs=logprobs), letters=True)
-    assert made.text == "A" and made.p_a is None and made.p_b is None
-    assert why in made.strange and (made.strange == "") == (why == "")
-
-
-def test_numbers_too_large_for_a_float() -> None:
-    top = [{"token": token, "logprob": value} for token, value in (("A", 0), ("B", -(10**400)))]
-    logprobs = {"content": [{**top[0], "top_logprobs": top}]}
-    made = reply.read_reply(completion(logprobs=logprobs), letters=True)
-    assert (made.p_a, made.p_b) == (1.0, 0.0)
-
-
-def test_texts_a_reply_may_hold() -> None:
-    assert reply.read_reply(completion(), letters=False).tokens_in is None
-    parts = [{"type": "text", "text": "A"}, {"type": "image"}]
-    assert reply.read_reply(completion(message={"content": parts}), letters=False).text == "A"
-    declined = {"content": None, "refusal": "I cannot help with that."}
-    assert reply.read_reply(completion(message=declined), letters=False).text == "I cannot help with that."
-    assert reply.read_reply(completion(message={"content": None}), letters=False).text == ""
-    assert reply.read_reply(completion(finish_reason="length"), letters=False).cut
-    with pytest.raises(faults.Refused):
-        reply.read_reply(completion(finish_reason="content_filter"), letters=False)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["choices", "message", "content", "finish_reason", "logprobs", "top_logprobs", "token"])
-            | st.sampled_from(["logprob", "usage", "prompt_tokens", "error", "model"]),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=20,
-)
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(JSON, st.booleans())
-def test_no_reply_is_a_bug(value: Any, letters: bool) -> None:
-    """Whatever comes is an answer that can be written down, or one of the known faults."""
-    choice = {"message": {"content": "A"}, "finish_reason": "stop"}
-    for body in (
-        value,
-        {"choices": [{**choice, "logprobs": {"content": [value]}}]},
-        {"choices": [choice], "usage": value},
-    ):
-        try:
-            made = reply.read_reply(json.dumps(body).encode(), letters=letters)
-        except (faults.Again, faults.Refused):
-            continue
-        canonical([made.text, made.model, made.fingerprint, made.tokens_in, made.tokens_out, made.p_a, made.p_b])
-        assert made.p_a is None or 0 <= made.p_a <= 1
-
-
-@given(st.binary(max_size=40))
-def test_no_bytes_are_a_bug(body: bytes) -> None:
-    with pytest.raises(faults.Again):
-        reply.read_reply(body, letters=True)
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        *((status, faults.Again) for status in (408, 409, 425, 429, 500, 502, 503, 504, 529)),
-        *((status, faults.Refused) for status in (400, 403, 413, 415, 422, 451)),
-        *((status, faults.Stop) for status in (401, 402, 404, 405, 410, 302)),
-    ],
-)
-def test_what_a_status_means(status: int, kind: type[Exception]) -> None:
-    assert type(faults.fault_of(status, {"error": {"message": "m"}}, {}, "KEY")) is kind
-
-
-def test_how_long_to_wait() -> None:
-    assert faults.wait_of({"retry-after": "7"}) == 7
-    assert faults.wait_of({"retry-after-ms": "250", "retry-after": "1"}) == 0.25
-    assert faults.wait_of({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    for odd in ("", "soon", "-1", "1e9", "nan"):
-        assert faults.wait_of({"retry-after": odd}) is None
-
-
-def test_a_field_is_named_as_a_word() -> None:
-    fields = ["logprobs", "temperature"]
-    assert faults.field_named({"error": {"message": "no", "param": "temperature"}}, fields) == "temperature"
-    assert faults.field_named({"detail": [{"loc": ["body", "logprobs"]}]}, fields) == "logprobs"
-    assert faults.field_named("top_logprobs is too large; temperatures vary", fields) is None
+def test_the_way_is_said_without_secrets() -> None:
+    far = spec.Server("http://a.example:9/v1", SECRET)
+    lines = transport.warnings_of(far, {"http_proxy": f"http://me:{SECRET}@p.example:3128"})
+    assert len(lines) == 2 and "p.example:3128" in lines[0] and "clear text" in lines[1]
+    assert SECRET not in " ".join(lines)
+    assert transport.warnings_of(spec.Server("http://127.0.0.1:9/v1", SECRET), {"http_proxy": "http://p:1"}) == []
+    assert transport.warnings_of(spec.Server("https://a.example/v1", SECRET), {}) == []
+    for odd in ("socks4://p:1", "http://p:port", "nonsense://p:1"):
+        with pytest.raises(InputError, match="the proxy") as caught:
+            transport.open_client(far, environ={"http_proxy": odd})
+        assert SECRET not in str(caught.value)

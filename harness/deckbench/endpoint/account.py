@@ -37,4 +37,39 @@ def account(
     if spec.price_in is not None and spec.price_out is not None:
         cost = (tokens_in * spec.price_in + tokens_out * spec.price_out) / 1e6
         observed |= {"cost": round(cost, 6), "currency": spec.currency}
-    return {"dropped": sorted({name for fact in facts for name in fact["dropped"]})}, observed
+    content: dict[str, Any] = {"dropped": sorted({name for fact in facts for name in fact["dropped"]})}
+    if stripped := Counter(name for fact in facts for name in fact.get("stripped", ())):
+        content["stripped"] = dict(sorted(stripped.items()))
+    return content, observed
+
+
+def notices(content: Mapping[str, Any], observed: Mapping[str, Any], facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a finished run's numbers should not hide, a line each. content, observed: as `account` returns them."""
+    lines = []
+    if len(observed["models"]) > 1:
+        lines.append(f"answered by several models: {', '.join(observed['models'])}")
+    lines += answer_notes({"stripped": content.get("stripped")})
+    if reasons := observed["strange_logprobs"]:
+        listed = ", ".join(f"{reason} ({number})" for reason, number in reasons.items())
+        lines.append(f"without probabilities: {sum(reasons.values())} choice answers: {listed}")
+    if cut := sum(fact["cut"] for fact in facts if fact.get("kind") == "choice"):
+        what = f"{cut} choice answers ran into their limit; if the model thinks before it answers, raise"
+        lines.append(f"{what} `thinking_tokens` in the endpoint's file")
+    return lines
+
+
+def answer_notes(content: Any) -> list[str]:
+    """What a score of these predictions has to say of the server. content: `endpoint` of their manifest, or None."""
+    if not isinstance(content, dict):
+        return []
+    notes = []
+    if isinstance(stripped := content.get("stripped"), dict) and stripped:
+        notes.append(f"taken off around answers: {', '.join(f'{name} ({n})' for name, n in sorted(stripped.items()))}")
+    if isinstance(dropped := content.get("dropped"), list) and dropped:
+        notes.append(f"the server refused these fields of a request: {', '.join(map(str, dropped))}")
+    return notes
+
+
+def all_empty(facts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no answer of a run has a word in it."""
+    return bool(facts) and all(fact.get("empty") for fact in facts)

@@ -3,80 +3,161 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from deckbench.endpoint.faults import Again, Refused
-from deckbench.endpoint.text import short, whole
+from deckbench.endpoint.faults import FILTER, Again, ErrorReply, NotAnswered, Refused
+from deckbench.endpoint.letters import read_letters
+from deckbench.endpoint.text import html_text, short, whole
+from deckbench.endpoint.wrapping import unwrap
 
-ROUNDING = 0.01  # how far listed probabilities may add up to more than 1
-UNLISTED = 0.01  # P is kept where a letter that is not listed holds less than this
+# The reasons for which a model's own answer ends, in the words of the servers, compared without case. Whatever is in
+# neither list, nor a filter's, was not ended by the model: it is asked again.
+ENDED = frozenset(
+    {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text", "endoftext"}
+    | {"complete", "completed", "normal"}
+)
+CUT = frozenset(
+    {
+        "length",
+        "max_tokens",
+        "max_length",
+        "max_output_tokens",
+        "max_new_tokens",
+        "model_length",
+        "token_limit",
+        "limit",
+    }
+)
+FULL = frozenset({"model_context_window_exceeded", "context_length_exceeded", "context_window_exceeded"})
+REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+REPLY_FIELDS = frozenset({"id", "object", "created", "model", "usage", "choices", "system_fingerprint"})
+THOUGHT = "all tokens went into thinking; raise `thinking_tokens` in the endpoint's file"
+SILENT = "no text within the limit; where the model thinks first, raise `thinking_tokens` in the endpoint's file"
 
 
 @dataclass(frozen=True)
 class Reply:
     """What a server said.
 
+    text: the answer. raw: as it came, where that was more. stripped: names of what was taken off around it.
     p_a, p_b: out of the whole vocabulary, None where not served or not to be believed; `strange` then says why.
-    tokens_in, tokens_out: None where it does not count them. cut: the answer ran into its limit.
+    tokens_in, tokens_out: None where it does not count them. ended: its finish_reason. cut: the answer ran into its
+    limit.
     """
 
     text: str
+    raw: str
+    stripped: tuple[str, ...]
     p_a: float | None
     p_b: float | None
     strange: str
     tokens_in: int | None
     tokens_out: int | None
+    ended: str
     cut: bool
     model: str
     fingerprint: str
 
 
 def read_reply(body: bytes, *, letters: bool) -> Reply:
-    """letters: probabilities of A and B were asked for.
+    """The answer in a chat completion.
 
-    Raises Again for what is no whole completion (asked again, it may be), Refused where a filter took the answer.
+    Args:
+        body: as the server sent it, with status 200.
+        letters: probabilities of A and B were asked for.
+
+    Raises:
+        Again: no whole completion, or one that was broken off; asked again, it may be.
+        Refused: a filter took the answer, or the model's context is full.
+        NotAnswered: the model thought and said nothing.
+        ErrorReply: an error in place of an answer.
     """
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Again("the answer is not JSON") from None
-    if not isinstance(data, dict):
-        raise Again("the answer is not a JSON object")
-    if data.get("error"):
-        raise Again(f"an error instead of an answer: {short(data['error'])}")
+    data = parsed(body)
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
+    for part in (data, choice, message):
+        if isinstance(part, dict) and part.get("error"):
+            raise ErrorReply({"error": part["error"]}, status_in(part["error"]))
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise Again("the answer holds no message")
-    reason = choice.get("finish_reason")
-    if reason == "content_filter":
-        raise Refused("a filter of the server took the answer away")
-    if not isinstance(reason, str) or reason == "error":
-        raise Again("the answer breaks off (no finish_reason)")
-    text = text_of(message)
+        if not choices and data.keys() - REPLY_FIELDS:
+            raise ErrorReply(data, status_in(data))
+        raise Again(f"the answer holds no message: {short(choice or data)}")
+    raw = text_of(message)
+    cut = check_ending(choice, raw)
+    found = unwrap(raw)
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    thought = "thinking" in found.stripped or has_thought(message, usage)
+    if not found.text.strip() and (thought or cut):
+        raise NotAnswered(THOUGHT if thought else SILENT)
     p_a = p_b = None
     strange = ""
     if letters:
         try:
-            p_a, p_b = read_letters(choice.get("logprobs"), text)
-        except ValueError as error:
-            strange = str(error)
-    usage = data.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
+            p_a, p_b = read_letters(choice.get("logprobs"), found.text, wrapped=thought or "box" in found.stripped)
+        except ValueError as why:
+            strange = str(why)
     return Reply(
-        text,
+        found.text,
+        raw if found.stripped else "",
+        found.stripped,
         p_a,
         p_b,
         strange,
         count(usage.get("prompt_tokens")),
         count(usage.get("completion_tokens")),
-        reason == "length",
+        short(choice["finish_reason"]),
+        cut,
         whole(data["model"]) if isinstance(data.get("model"), str) else "",
         whole(data["system_fingerprint"]) if isinstance(data.get("system_fingerprint"), str) else "",
     )
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """A reply's JSON object. Raises Again for anything else, with what it says."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        text = body[:4000].decode("utf-8", "replace").strip()
+        shown = short(html_text(text) if text.startswith("<") else text)
+        raise Again(f"the answer is not JSON{f': {shown}' if shown else ''}") from None
+    if not isinstance(data, dict):
+        raise Again("the answer is not a JSON object")
+    return data
+
+
+def status_in(error: Any) -> int:
+    """The HTTP status that an error in a reply states, 0 for none."""
+    if isinstance(error, dict):
+        for key in ("status", "code", "status_code", "statusCode", "error_code"):
+            value = error.get(key)
+            value = int(value) if isinstance(value, str) and re.fullmatch(r"[45]\d\d", value) else value
+            if isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600:
+                return value
+    return 0
+
+
+def check_ending(choice: dict[str, Any], text: str) -> bool:
+    """Whether the answer ran into its limit. Raises Again where it was broken off, Refused where a filter took it.
+
+    text: of the message, which may say why.
+    """
+    reason = choice.get("finish_reason")
+    for given in (reason, choice.get("native_finish_reason")):
+        if isinstance(given, str) and FILTER.search(given):
+            raise Refused(f"a filter of the server took the answer away ({short(given)})", filtered=True)
+    if not isinstance(reason, str) or not reason.strip():
+        raise Again(f"the answer breaks off (no finish_reason{f': {short(reason)}' if reason else ''})")
+    word = re.sub(r"[\s-]+", "_", reason.strip().lower().rpartition(".")[2]).removeprefix("finish_reason_")
+    if word in FULL:
+        raise Refused("the model's context is full: set `max_side`, or serve it with a longer context")
+    if word not in ENDED | CUT:
+        said = f": {short(text)}" if text.strip() else ""
+        raise Again(f"the server broke the answer off (finish_reason {short(reason)!r}){said}")
+    return word in CUT
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -92,41 +173,13 @@ def text_of(message: dict[str, Any]) -> str:
     return whole(content)
 
 
+def has_thought(message: dict[str, Any], usage: dict[str, Any]) -> bool:
+    """Whether the server says that the model has thought: the thoughts themselves, or how many tokens they took."""
+    details = usage.get("completion_tokens_details")
+    spent = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return any(message.get(name) for name in REASONING) or bool(count(spent))
+
+
 def count(value: Any) -> int | None:
     """A number of tokens, or None for what is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def read_letters(logprobs: Any, text: str) -> tuple[float | None, float | None]:
-    """P(A) and P(B) at the first position, summed over their spellings; (None, None) where none are served.
-
-    A letter that is not listed gets 0: it holds less than every listed token, and less than what is left over. Raises
-    ValueError, saying why, where that may be much, or where the numbers are no probabilities of this answer.
-    """
-    positions = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not positions:
-        return None, None
-    first = positions[0] if isinstance(positions, list) else None
-    top = first.get("top_logprobs") if isinstance(first, dict) else None
-    if not isinstance(first, dict) or not isinstance(first.get("token"), str) or not isinstance(top, list) or not top:
-        raise ValueError("probabilities in no known form")
-    token = first["token"].strip()
-    if token and not text.lstrip().startswith(token):
-        raise ValueError("probabilities of another answer")
-    shares: list[tuple[str, float]] = []
-    for entry in top:
-        if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
-            raise ValueError("probabilities in no known form")
-        value = entry.get("logprob")
-        # Compared before it is converted: JSON holds whole numbers too large for a float.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value <= ROUNDING:
-            raise ValueError("probabilities that are none")
-        shares.append((entry["token"].strip(), math.exp(max(value, -1e4))))
-    total = math.fsum(share for _, share in shares)
-    if total > 1 + ROUNDING:
-        raise ValueError("probabilities that add up to more than 1")
-    unlisted = min(max(0.0, 1 - total), *(share for _, share in shares))
-    p_a, p_b = (min(1.0, math.fsum(share for name, share in shares if name == letter)) for letter in "AB")
-    if (p_a == 0 or p_b == 0) and unlisted > UNLISTED:
-        raise ValueError("too few probabilities listed")
-    return p_a, p_b

@@ -85,7 +85,13 @@ def infer(
         done = {entry["picture"]: entry for entry in answers.entries}
         if done:
             say(f"resuming: {len(done)} of {len(pictures)} images are answered")
-        check_complete(files, answer_rest(answerer, pictures, done, answers))
+        incomplete: list[dict[str, Any]] = []
+        try:
+            answer_rest(answerer, pictures, done, answers, incomplete)
+        finally:
+            if answerer.concurrency:
+                say(sums_of([*done.values(), *incomplete]))
+        check_complete(files, [pair for entry in incomplete for pair in entry["unanswered"]])
     entries = [done[number] for number in range(len(pictures))]
     observed = {"wall_s": round(time.monotonic() - started, 3), **answered_by(answerer)}
     return publish(files, content, entries, answerer, observed=observed)
@@ -121,15 +127,18 @@ def choose(samples: Sequence[Sample], shard: str | None, limit: int | None) -> l
 
 
 def answer_rest(
-    answerer: Model, pictures: Sequence[list[Sample]], done: dict[int, Any], kept: Journal
-) -> list[tuple[str, str]]:
+    answerer: Model,
+    pictures: Sequence[list[Sample]],
+    done: dict[int, Any],
+    kept: Journal,
+    incomplete: list[dict[str, Any]],
+) -> None:
     """Answer the pictures that are not in `done`, keep each in the journal as soon as it is there.
 
-    Returns (id, reason) of the questions without an answer that may not be left out. Their pictures are in neither.
+    incomplete: gets the entries with questions without an answer that may not be left out. They are in neither.
     """
     left = [number for number in range(len(pictures)) if number not in done]
     processes, threads = processes_for(answerer, len(left)), answerer.concurrency
-    missing: list[tuple[str, str]] = []
     if threads:
         # Answers of a server may cost money, and a broken picture gives up what is answered: find it before.
         for number in left:
@@ -146,11 +155,10 @@ def answer_rest(
                 if answerer.omits_unanswered:
                     done[number] = entry
                 else:
-                    missing += entry["unanswered"]
+                    incomplete.append(entry)
                 continue
             kept.append(entry)
             done[number] = entry
-    return missing
 
 
 def answer_picture(answerer: Model, samples: Sequence[Sample]) -> list[Answer | Unanswered]:
@@ -171,7 +179,27 @@ def entry_of(number: int, samples: Sequence[Sample], answers: Sequence[Answer | 
         entry["facts"] = facts
     if left := [(sample.id, answer.reason) for sample, answer in pairs if isinstance(answer, Unanswered)]:
         entry["unanswered"] = left
+        entry["refused"] = [sample.id for sample, given in pairs if isinstance(given, Unanswered) and given.refused]
     return entry
+
+
+def sums_of(entries: Sequence[dict[str, Any]]) -> str:
+    """How many questions a server has answered, how many it refused, and how many got no answer for other reasons."""
+    answered = sum(len(entry["rows"]) for entry in entries)
+    left = sum(len(entry.get("unanswered", ())) for entry in entries)
+    refused = sum(len(entry.get("refused", ())) for entry in entries)
+    return f"answered: {answered}, refused: {refused}, unanswered: {left - refused}"
+
+
+def transcript_of(entries: Sequence[dict[str, Any]]) -> str:
+    """FILE.transcript.jsonl: what a server sent for each row, before anything was taken off around the answer."""
+    lines = []
+    for entry in entries:
+        for row, fact in zip(entry["rows"], entry.get("facts", ()), strict=False):
+            shown = {"id": row[0], "text": fact.get("raw") or row[COLUMNS.index("prediction")]}
+            shown |= {key: fact[key] for key in ("ended", "stripped", "dropped", "model", "tries") if fact.get(key)}
+            lines.append(json.dumps(shown, ensure_ascii=False) + "\n")
+    return "".join(lines)
 
 
 def share(value: float | None) -> str:
@@ -332,6 +360,8 @@ def publish(
     if (account := answerer.account(facts, tokens)) is not None:
         served, observed["endpoint"] = account
         content["endpoint"] = {**served, "unanswered": [key for key, _ in missing]}
+        if refused := [key for entry in entries for key in entry.get("refused", ())]:
+            content["endpoint"]["refused"] = refused
     digest = artifact.hash_json(content)
     manifest = {"schema": artifact.SCHEMA, "content_hash": digest, "content": content, "observed": observed}
     if missing:
@@ -339,6 +369,8 @@ def publish(
         say(f"left out: {len(missing)} questions without an answer, listed in {files.unanswered}")
     else:
         files.unanswered.unlink(missing_ok=True)
+    if facts:
+        artifact.atomic_write(files.transcript, transcript_of(entries))
     artifact.atomic_write(files.timings, csv_bytes(TIMING_COLUMNS, times))
     artifact.atomic_write(files.manifest, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     artifact.atomic_write(files.csv, predictions)

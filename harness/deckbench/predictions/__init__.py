@@ -59,6 +59,11 @@ class PredictionFiles:
         return self.csv.with_name(f"{self.csv.stem}.unanswered.csv")
 
     @property
+    def transcript(self) -> Path:
+        """What a server sent: a line of JSON for each answer."""
+        return self.csv.with_name(f"{self.csv.stem}.transcript.jsonl")
+
+    @property
     def partial(self) -> Path:
         """The folder of a run that is not finished."""
         return self.csv.with_name(f"{self.csv.stem}.partial")

@@ -37,6 +37,7 @@ def score(
         InputError: with `file:line` when the predictions are broken, unfinished, or do not fit the dataset, and when
             `out` is something else than a score.
     """
+    from deckbench.endpoint.account import answer_notes
     from deckbench.predictions import is_inferred, read_manifest
     from deckbench.predictions.read import read_predictions
     from deckbench.record import table as tables
@@ -64,6 +65,7 @@ def score(
         notes.append("no manifest beside the predictions: it is unknown what made them")
     if data is None:
         notes.append("no dataset given: no classes and steps; truth only where the file itself says it")
+    notes += answer_notes(manifest["content"].get("endpoint") if manifest else None)
     if (missing := missing_from(table, fields)) > 0:
         notes.append(f"{missing} test samples of the dataset have no prediction")
     metrics = measure(

@@ -16,13 +16,15 @@ def identity(ref: Reference) -> dict[str, Any]:
 
 
 def load(ref: Reference, device: str, dtype: str) -> Model:
-    """No request is made yet. Raises InputError for wrong settings, a missing key, or where `openai` is missing."""
+    """No request is made yet. Raises InputError for wrong settings, a missing key or package, a proxy of no use."""
     from deckbench.endpoint.spec import find_server, read_spec
+    from deckbench.endpoint.transport import open_client
     from deckbench.models.endpoint.model import Endpoint
 
     spec = read_spec(ref.text)
     server = find_server(spec)
     require("openai", ref.text)
+    open_client(server)  # a proxy that cannot be used is found before anything is asked
     return Endpoint(spec, server)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench.answer import MAX_NEW_TOKENS, Answer, Question, Unanswered
 from deckbench.dataset import Sample
-from deckbench.endpoint.account import account
-from deckbench.endpoint.client import Client
+from deckbench.endpoint.account import account, all_empty, notices
+from deckbench.endpoint.client import THINKING_FIX, Client
 from deckbench.endpoint.spec import FAMILY, EndpointSpec, Server, identity_of
 from deckbench.errors import OutsideError
 from deckbench.models.interface import Model
@@ -50,10 +50,12 @@ class Endpoint(Model):
     def account(
         self, facts: Sequence[Mapping[str, Any]], tokens: Sequence[tuple[int, int]]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As `Model.account`; says so when a run was answered by more than one model."""
+        """As `Model.account`; says what the numbers hide. Raises OutsideError where all answers are empty."""
+        if all_empty(facts):
+            raise OutsideError(f"all {len(facts)} answers are empty", self.name, THINKING_FIX)
         served, observed = account(self.spec, facts, tokens)
-        if len(observed["models"]) > 1:
-            say(f"{self.name}: answered by several models: {', '.join(observed['models'])}")
+        for line in notices(served, observed, facts):
+            say(f"{self.name}: {line}")
         return served, observed
 
     def close(self) -> None:

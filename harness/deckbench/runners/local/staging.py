@@ -57,7 +57,7 @@ class Staging:
     @property
     def beside(self) -> tuple[str, ...]:
         """Names of the files that belong to an output that is a file, itself last."""
-        stem, kinds = self.output.stem, ("timings.csv", "unanswered.csv", "manifest.json")
+        stem, kinds = self.output.stem, ("timings.csv", "unanswered.csv", "transcript.jsonl", "manifest.json")
         return (*(f"{stem}.{kind}" for kind in kinds if self.output.suffix == ".csv"), self.output.name)
 
 
