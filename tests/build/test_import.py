@@ -386,7 +386,7 @@ def test_nothing_is_left_when_it_fails_late(folder: Path, tmp_path: Path, monkey
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("deckbench.build.importing.output.shutil.copyfile", full)
+    monkeypatch.setattr("deckbench.build.pictures.shutil.copyfile", full)
     with pytest.raises(Exception, match="cannot write"):
         import_old(folder, out=tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
