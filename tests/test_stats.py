@@ -116,8 +116,34 @@ def test_cluster_bootstrap_covers_the_truth() -> None:
     assert 180 <= hits <= 198
 
 
+@pytest.mark.parametrize(("count", "rate"), [(10, 0.5), (10, 0.8), (10, 0.9), (15, 0.9), (19, 0.8), (19, 0.95)])
+def test_the_interval_of_few_groups_covers_the_truth(count: int, rate: float) -> None:
+    """Of 400 worlds of so many groups of 2 to 30 answers. The bootstrap alone covers 0.80 to 0.92 of them."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for seed in range(400):
+        sizes = rng.integers(2, 30, size=count)
+        rates = rng.beta(9 * rate, 9 * (1 - rate), size=count)  # two answers of a group correlate by 0.1
+        right = np.concatenate([rng.random(size) < p for size, p in zip(sizes, rates, strict=True)]).astype(float)
+        clusters = stats.clusters_of([str(group) for group in np.repeat(np.arange(count), sizes)], seed, 200)
+        bounds = stats.hull(stats.cluster_bootstrap(right, clusters), stats.cluster_wilson(right, clusters))
+        assert bounds is not None
+        hits += bounds[0] <= rate <= bounds[1]
+    assert 0.92 * 400 <= hits <= 0.99 * 400
+
+
 def test_one_group_has_no_cluster_interval() -> None:
     assert stats.cluster_bootstrap(np.ones(5), stats.clusters_of(["a"] * 5)) is None
+    assert stats.cluster_wilson(np.ones(5), stats.clusters_of(["a"] * 5)) is None
+
+
+def test_cluster_wilson_of_single_answers_is_wilsons_with_students_t() -> None:
+    """Groups of one answer: the design effect is n/(n-1), and t with 9 degrees of freedom is 2.2622 (any table)."""
+    bounds = stats.cluster_wilson(np.array([1.0] * 8 + [0.0] * 2), stats.clusters_of(list("abcdefghij")))
+    n, p, t = 9.0, 0.8, 2.2622
+    middle, half = (p + t * t / (2 * n)) / (1 + t * t / n), t / (1 + t * t / n)
+    half *= (p * (1 - p) / n + t * t / (4 * n * n)) ** 0.5
+    assert bounds == pytest.approx((middle - half, middle + half), abs=1e-4)
 
 
 def test_clusters_do_not_depend_on_row_order() -> None:

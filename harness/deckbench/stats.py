@@ -30,14 +30,15 @@ FEW_GROUPS = 64
 BLOCK = 2_000_000  # most numbers held at once while ranks are resampled (16 MB)
 
 
-def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> Interval | None:
+def wilson(successes: float, n: float, confidence: float = CONFIDENCE, freedom: int | None = None) -> Interval | None:
     """Score interval of a proportion (Wilson 1927, JASA 22:209). None when n is 0.
 
-    Keeps its coverage near 0 and 1 and for small n, where the normal interval has width 0.
+    Keeps its coverage near 0 and 1 and for small n, where the normal interval has width 0. freedom: degrees of freedom
+    of the variance where that is estimated: Student's quantile then stands for the normal one.
     """
     if n == 0:
         return None
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2) if freedom is None else _student(0.5 + confidence / 2, freedom)
     p = successes / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -107,6 +108,39 @@ def cluster_bootstrap(values: Floats, clusters: Clusters, rows: Ints | slice = s
     if len(np.unique(codes)) < 2:
         return None
     return interval(divide(clusters.sums(values, rows), clusters.sums(np.ones(len(values)), rows)))
+
+
+def cluster_wilson(hits: Floats, clusters: Clusters, rows: Ints | slice = slice(None)) -> Interval | None:
+    """Wilson's interval of a proportion with the sample size that clustered answers amount to, and Student's t.
+
+    The effective sample size is n over the design effect of the linearised variance between groups (Korn & Graubard
+    1998, Survey Methodology 24:193), at least 1; Franco et al. (2019, J. Survey Stat. Methodol. 7:334) find it the best
+    of the simple intervals for few groups. hits: 0/1 of shape (k,), for the samples `rows`. None with fewer than two
+    groups.
+    """
+    codes = clusters.codes[rows]
+    sizes = np.bincount(codes, minlength=clusters.count)
+    count, n = int((sizes > 0).sum()), len(codes)
+    if count < 2:
+        return None
+    share = float(hits.sum()) / n
+    between = np.bincount(codes, weights=hits, minlength=clusters.count) - share * sizes
+    variance = count / (count - 1) * float((between**2).sum()) / n**2
+    independent = share * (1 - share) / n
+    effect = max(1.0, variance / independent) if independent else 1.0
+    return wilson(float(hits.sum()) / effect, n / effect, freedom=count - 1)
+
+
+def hull(first: Interval | None, second: Interval | None) -> Interval | None:
+    """The interval that holds both; None where one of them is None."""
+    return None if first is None or second is None else (min(first[0], second[0]), max(first[1], second[1]))
+
+
+def _student(p: float, freedom: int) -> float:
+    """The p-quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, p))
 
 
 def divide(above: Floats, below: Floats) -> Floats:

@@ -52,7 +52,7 @@ def proportion(hits: Floats, clusters: Clusters, rows: Ints) -> Estimate:
         n=n,
         k=k,
         wilson=stats.wilson(k, n),
-        cluster=stats.cluster_bootstrap(hits, clusters, rows),
+        cluster=stats.hull(stats.cluster_bootstrap(hits, clusters, rows), stats.cluster_wilson(hits, clusters, rows)),
     )
 
 

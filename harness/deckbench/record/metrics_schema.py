@@ -27,8 +27,9 @@ class Estimate(Strict):
     """A measured number: never alone, always with what it rests on and its 95% intervals.
 
     value: a rate, a mean or an area in 0..1; None when nothing could be counted. n: the denominator. k: the numerator
-    of a proportion. wilson: interval as if answers were independent, for proportions. cluster: bootstrap interval over
-    groups, since answers about one robot session succeed and fail together; None with fewer than two groups.
+    of a proportion. wilson: interval as if answers were independent, for proportions. cluster: interval over
+    groups, since answers about one robot session succeed and fail together (bootstrap; of a proportion together with
+    `stats.cluster_wilson`); None with fewer than two groups.
     """
 
     value: Number | None
