@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -145,8 +146,8 @@ class Ontology(Strict):
 
 @lru_cache(maxsize=4096)
 def plain_name(name: str) -> str:
-    """A class or step name, case-folded, with runs of blanks, hyphens and underscores as one blank."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """A class or step name in Unicode's form NFC, case-folded, with runs of blanks, hyphens and underscores as one."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())).strip()
 
 
 def load_ontology(ref: str | Path) -> Ontology:

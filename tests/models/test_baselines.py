@@ -377,6 +377,20 @@ def test_wrong_folders(pool: Path, tmp_path: Path) -> None:
         baselines.load(f"rule:{pool}").answer_samples(foreign)
 
 
+def test_rule_with_texts_that_match_no_frame_is_refused(pool: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/session9_f1.txt").write_text("6 0.35 0.5 0.05 0.2\n")
+    data = dataset(tmp_path / "asked", [frame_row("f0", "bent"), frame_row("f1", "lid")])
+    samples = read_samples(data, "test")
+    with pytest.raises(InputError, match=r"none of 1 label texts, such as session9_f1\.txt, is named") as caught:
+        baselines.load(f"rule:{tmp_path / 'other'}").answer_samples(samples[:1])
+    assert caught.value.fix and caught.value.exit_code == 2
+    # A detector writes no text for a frame in which it finds nothing; one of the dataset's frames is enough.
+    (tmp_path / "other/lid.txt").write_text("")
+    rule = baselines.load(f"rule:{tmp_path / 'other'}")
+    assert [answer.text for answer in rule.answer_samples(samples[:1])] != []
+
+
 def test_an_edited_training_set_has_no_identity(learned: Path) -> None:
     text = (learned / "train.jsonl").read_text()
     (learned / "train.jsonl").write_text(text.replace('"content": "B"', '"content": "A"'))

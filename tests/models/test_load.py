@@ -19,6 +19,8 @@ from deckbench.models.glm4v.model import Glm4v
 from deckbench.models.load import Blind, load_model, model_identity
 from deckbench.models.pretrain_questions import slot_truth
 from deckbench.pool.synth import synth_pool
+from deckbench.train.lora import read_adapter
+from deckbench.train.merge import merge
 from tests.models.models_helpers import edit_json, make_adapter
 
 QUESTIONS = [Question("What is in slot 3?\nA. white plate\nB. tip rack", "choice", 3)]
@@ -110,6 +112,25 @@ def test_bad_adapter(base: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         load_model(str(base), adapter=adapter, device="cpu")
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("place", ["", "checkpoint-10"])
+def test_foreign_adapter(base: Path, tmp_path: Path, place: str) -> None:
+    adapter = make_adapter(base, tmp_path / "made")
+    (adapter / "manifest.json").unlink()
+    foreign = tmp_path / "output" / place
+    foreign.parent.mkdir(exist_ok=True)
+    adapter.rename(foreign)
+    for use in (
+        lambda: load_model(str(base), adapter=tmp_path / "output", device="cpu"),
+        lambda: merge(model=str(base), adapter=tmp_path / "output", out=tmp_path / "merged"),
+        lambda: read_adapter(tmp_path / "output"),
+    ):
+        with pytest.raises(InputError, match="was not made by deckbench") as error:
+            use()
+        assert str(error.value.where) == str(foreign) and error.value.exit_code == 2
+        assert "swift export" in (error.value.fix or "") and "--model" in (error.value.fix or "")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_blind_sees_no_frame(base: Path, frames: list[Image.Image]) -> None:

@@ -27,6 +27,7 @@ from deckbench.pool.synth.anomalies import in_frame
 from deckbench.pool.synth.camera import Camera, area, clip_to_frame, hull
 from deckbench.pool.synth.session import FrameScript, list_objects, script_session
 from deckbench.pool.synth.stage import Stage
+from deckbench.yolo.read import read_pool
 
 SIZE = (352, 198)
 
@@ -95,6 +96,32 @@ def test_pool_layout(pool: Path) -> None:
             assert picture.size == SIZE and picture.mode == "RGB"
         assert row["step"] == truth["step"] and row["group"] == truth["session"]
         assert row["anomalies"] == ";".join(truth["anomalies"])
+
+
+def test_pool_synth_into_ultralytics_own_checker(pool: Path) -> None:
+    """What the readers of Ultralytics 8.4, supervision, datumaro and FiftyOne ask for."""
+    data = yaml.safe_load((pool / "dataset.yaml").read_text(encoding="utf-8"))
+    assert {"train", "val", "names"} <= data.keys() and "path" not in data
+    assert [path.name for path in pool.rglob("*.y*ml")] == ["dataset.yaml"], "Ultralytics takes a folder with one yaml"
+    for part in ("train", "val"):
+        assert (pool / data[part]).is_dir() and data[part].split("/")[-1] == "images"
+    assert (pool / "obj.names").read_text(encoding="utf-8").splitlines() == list(data["names"].values())
+    assert all(len(line.split()) == 5 for path in (pool / "labels").iterdir() for line in path.open())
+    assert read_pool(pool).notices == ()
+
+
+@pytest.mark.parametrize("reader", ["ultralytics.data.utils", "supervision", "datumaro"])
+def test_pool_synth_opens_in_other_tools(pool: Path, reader: str) -> None:
+    tool = pytest.importorskip(reader)
+    boxes = sum(len(frame.boxes) for frame in read_pool(pool).frames)
+    if reader == "supervision":
+        places = {"images_directory_path": str(pool / "images"), "annotations_directory_path": str(pool / "labels")}
+        read = tool.DetectionDataset.from_yolo(**places, data_yaml_path=str(pool / "dataset.yaml"))
+        assert sum(len(found) for found in read.annotations.values()) == boxes
+    elif reader == "datumaro":
+        assert sum(len(item.annotations) for item in tool.Dataset.import_from(str(pool), "yolo")) == boxes
+    else:
+        assert tool.check_det_dataset(str(pool), autodownload=False)["nc"] == 18
 
 
 def test_steps_and_times_go_forward(pool: Path) -> None:

@@ -6,6 +6,7 @@ Each frame is decoded once for all its pictures; frames that are kept whole are 
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import random
 import shutil
@@ -15,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from deckbench.cores import processes
 from deckbench.errors import InputError
@@ -28,6 +29,8 @@ PLAIN_COLOUR = (255, 40, 40)  # the colour of boxes in tiny-glm4v's pretraining 
 NORMAL_COLOUR = (40, 200, 40)  # source-lab style
 ANOMALY_COLOUR = (255, 40, 40)
 OUTSIDE = (127, 127, 127)
+# A file that went away, in all the ways in which disks and network shares say so.
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ESTALE, errno.ELOOP})
 COPIED = frozenset({".jpg", ".jpeg", ".png"})  # formats any reader of a dataset opens
 
 Rect = tuple[int, int, int, int]
@@ -88,15 +91,38 @@ def line_width(width: int, wanted: float) -> int:
 
 
 def copy_suffix(path: Path) -> str | None:
-    """The suffix a whole frame keeps when it is copied as it is; None when it must be encoded again."""
+    """The suffix a whole frame keeps when it is copied as it is; None when it must be encoded again.
+
+    Raises InputError when the frame is gone.
+    """
     suffix = path.suffix.lower()
     if suffix not in COPIED:
         return None
-    with Image.open(path) as image:
+    with still_there(path), Image.open(path) as image:
         plain = image.format in {"JPEG", "PNG"} and image.mode in {"RGB", "L"}
         if not plain or image.getexif().get(EXIF_ORIENTATION, 1) != 1:
             return None
     return ".jpg" if suffix == ".jpeg" else suffix
+
+
+@contextlib.contextmanager
+def still_there(path: Path) -> Iterator[None]:
+    """Raises InputError when a frame that was read before has gone, or became something else."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) != path:
+            raise
+        if isinstance(error, UnidentifiedImageError) or error.errno in GONE:
+            what = f"the image changed or vanished after the pool was read ({error.strerror or 'not an image'})"
+            raise InputError(what, path, "leave the pool as it is while it is read, then run again") from error
+        raise
+
+
+def copy_frame(path: Path, target: Path) -> None:
+    """Copy a frame as it is. Raises InputError when it is gone."""
+    with still_there(path):
+        shutil.copyfile(path, target)
 
 
 def make(job: Job, folder: str) -> None:
@@ -108,7 +134,7 @@ def make(job: Job, folder: str) -> None:
         target = images / picture.name
         if picture.crop is None and picture.box is None and (suffix := copy_suffix(Path(path))) is not None:
             assert target.suffix == suffix
-            shutil.copyfile(path, target)
+            copy_frame(Path(path), target)
             continue
         if frame is None:
             frame = open_picture(Path(path))

@@ -97,8 +97,28 @@ def base_of(manifest: artifact.Manifest) -> tuple[str, str]:
     raise InputError("the manifest does not say which base the adapter belongs to", manifest.path, "train it again")
 
 
+def refuse_foreign(adapter: Path) -> None:
+    """Raises InputError for an adapter that another tool saved: it does not say which weights it belongs to."""
+    if (adapter / artifact.MANIFEST).is_file() or not adapter.is_dir():
+        return
+    inner = sorted(place.parent for place in adapter.glob(f"*/{ADAPTER_CONFIG}"))
+    if not (adapter / ADAPTER_CONFIG).is_file() and not inner:
+        return
+    place = adapter if (adapter / ADAPTER_CONFIG).is_file() else inner[-1]
+    what = (
+        f"no {artifact.MANIFEST}: this adapter was not made by deckbench; PEFT, and so ms-swift and LLaMA-Factory, "
+        f"save it so, and {ADAPTER_CONFIG} does not say by its weights which base it belongs to"
+    )
+    fix = (
+        "merge it into its base with its own tool (`swift export --merge_lora true --adapters DIR`, `llamafactory-cli "
+        "export`, or PEFT's merge_and_unload) and give the merged folder as --model"
+    )
+    raise InputError(what, place, fix)
+
+
 def check_adapter(adapter: Path, model: Trainable) -> artifact.Manifest:
     """Refuse an adapter that is pickled, damaged, or was trained on another base. Raises InputError."""
+    refuse_foreign(adapter)
     manifest = artifact.read(adapter, kind="adapter", verify=True)
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         pickled = sorted(path.name for path in adapter.glob("*.bin"))

@@ -17,7 +17,7 @@ from deckbench.likeness import cluster, fingerprint
 from deckbench.picture import taken_at
 from deckbench.split import natural, sessions
 from deckbench.yolo.frame import Frame
-from deckbench.yolo.read import raise_on, scan_pool
+from deckbench.yolo.read import raise_on, scan_pool, tell_notices
 
 FORMS = "regex:R, time:60s or phash"
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -52,6 +52,7 @@ def group_pool(path: Path, *, by: str, out: Path) -> dict[str, str]:
     raise_on(scan.errors, Path(path))
     if not scan.frames:
         raise InputError("the pool has no frames", path, "see `deckbench pool check`")
+    tell_notices(scan.problems, f"pool {scan.yaml.name}")
     groups = method(sorted(scan.frames, key=lambda frame: natural(frame.id)))
     # An empty cell of anomalies says "none"; without the column nothing is said.
     labelled = "anomalies" in scan.columns

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.errors import DeckBenchError, InputError
+from deckbench.models.load import refuse_foreign
 from deckbench.train.config import ADAPTER_SHAPE, TrainConfig
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def read_adapter(path: Path) -> Adapter:
             path / PICKLED,
             f"save them as {WEIGHTS}",
         )
+    refuse_foreign(path)
     manifest = artifact.read(path, "adapter", verify=True)
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))

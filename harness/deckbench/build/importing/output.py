@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from deckbench.build.importing import tables
 from deckbench.build.importing.recover import Match
 from deckbench.build.importing.refused import KEPT, REASONS
 from deckbench.build.importing.sources import OldSample, UnmatchedRow
-from deckbench.build.pictures import copy_suffix
+from deckbench.build.pictures import copy_frame, copy_suffix
 from deckbench.build.rows import SPLITS, Row, shuffled, write_tables
 from deckbench.grade import options_of, parse_scene
 from deckbench.picture import open_picture
@@ -96,7 +95,7 @@ def copy_in(fact: Facts, asked: OldSample, folder: Path) -> str:
     suffix = copy_suffix(fact.path)
     name = f"images/{stem + '-' if stem else ''}{fact.sha256[:10]}{suffix or '.png'}"
     if suffix is not None:
-        shutil.copyfile(fact.path, folder / name)
+        copy_frame(fact.path, folder / name)
     else:
         open_picture(fact.path).save(folder / name, "PNG")
     return name

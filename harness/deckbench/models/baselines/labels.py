@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from deckbench import artifact
-from deckbench.dataset import Sample
+from deckbench.dataset import Sample, read_samples, splits_of
 from deckbench.errors import InputError
 from deckbench.gold import read_labels
 from deckbench.models.baselines.base import dataset_of
@@ -92,6 +93,25 @@ class LabelFolder:
             raise InputError("not found; a folder of YOLO label texts is expected here", root, "rule:gold or rule:DIR")
         self.root = root
         self.found: dict[str, list[Detection]] = {}
+        self.matches = False
+
+    def check_match(self, samples: Sequence[Sample]) -> None:
+        """Raises InputError when no text belongs to any frame of the asked samples, nor of their dataset.
+
+        Nothing would be detected anywhere, and every frame be called normal.
+        """
+        if self.matches:
+            return
+        frames = {str(sample.frame) for sample in samples}
+        self.matches = any(self.text_of(frame) for frame in frames)
+        folder = None if self.matches else dataset_of(samples[0])
+        if folder is not None:
+            parts = [read_samples(folder, part) for part in splits_of(folder)]
+            frames = {str(sample.frame) for part in parts for sample in part}
+            self.matches = any(self.text_of(frame) for frame in frames)
+        if not self.matches:
+            what = f"none of {len(self.texts)} label texts, such as {self.texts[0].name}, is named after an asked frame"
+            raise InputError(f"{what}, such as {min(frames)}", self.root, "give the folder of this pool's detections")
 
     @property
     def content_hash(self) -> str:

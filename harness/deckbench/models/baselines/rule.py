@@ -66,6 +66,8 @@ class Rule(Baseline):
         if not samples:
             return []
         labels = self.labels = self.labels or GoldLabels.of(samples[0])
+        if isinstance(labels, LabelFolder):
+            labels.check_match(samples)
         if self.tasks is None:
             dataset = dataset_of(samples[0])
             self.tasks = {} if dataset is None else read_tasks(dataset)

@@ -152,16 +152,21 @@ def synth_pool(
                 writer.writerows(rows)
                 scenes.write(lines)
         (draft.path / "dataset.yaml").write_text(dataset_yaml(), encoding="utf-8", newline="\n")
+        names = "".join(f"{name}\n" for name in CLASSES)
+        (draft.path / "obj.names").write_text(names, encoding="utf-8", newline="\n")  # where datumaro looks for them
         wall = time.monotonic() - start
         draft.observed.update(wall_s=round(wall, 2), frames_per_s=round(frames / wall, 2), workers=workers)
     return artifact.read(Path(out), "pool")
 
 
 def dataset_yaml() -> str:
-    """dataset.yaml of a synthetic pool: one split, classes in English and Chinese."""
+    """dataset.yaml of a synthetic pool: classes in English and Chinese, no `path`, no parts of its own.
+
+    Ultralytics asks for `train` and `val`; a split is by the groups of frames.csv.
+    """
     content = {
-        "path": ".",
         "train": "images",
+        "val": "images",
         "synthetic": True,
         "names": dict(enumerate(CLASSES)),
         "names_zh": dict(enumerate(CLASSES_ZH)),
