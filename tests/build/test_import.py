@@ -256,7 +256,7 @@ def test_shapes(folder: Path, tmp_path: Path, name: str) -> None:
         ({**QA, "images": ["pics/link.jpg"]}, "leaves-folder"),
         ({**QA, "images": ["/etc/hostname"]}, "absolute-path"),
         ({**QA, "images": ["D:\\lab\\a.jpg"]}, "absolute-path"),
-        ({"messages": [{"role": "tool", "content": "x"}], "images": ["pics/a.jpg"]}, "broken-row"),
+        ({"messages": [{"role": "tool", "content": "x"}], "images": ["pics/a.jpg"]}, "tool-call"),
         ({"text": "What is it?", "images": ["pics/a.jpg"]}, "broken-row"),
         ([1, 2], "broken-row"),
         ("{", "broken-row"),

@@ -107,7 +107,12 @@ def import_(
     ] = None,
     pool: Annotated[OptionalPool, typer.Option(help="The pool of the images: gives frames and groups.")] = None,
     split: Annotated[Text, typer.Option(help="files, group, train-only or test-only.")] = "files",
-    columns: Annotated[Texts, typer.Option(help="image=NAME,question=NAME,answer=NAME: columns of tables.")] = None,
+    columns: Annotated[
+        Texts,
+        typer.Option(
+            help="image=NAME,question=NAME,answer=NAME: columns of tables; ignore=NAME: a field to leave out."
+        ),
+    ] = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     as_json: Json = False,

@@ -5,6 +5,9 @@ from __future__ import annotations
 # Every reason a row or a file can be listed for in `unmatched.csv`.
 REASONS = {
     "broken-row": "the row cannot be read",
+    "unknown-field": "a field holds a text that is no known part of a question (leave it out: --columns ignore=NAME)",
+    "placeholder": "the text holds a mark that its tool would have filled in",
+    "tool-call": "the row calls a tool; DeckBench reads questions and answers",
     "no-samples": "the file holds no question with an answer",
     "no-answer": "the question has no answer",
     "text-only": "the question has no image; DeckBench asks about one frame",

@@ -23,6 +23,7 @@ from deckbench.split import known_groups, share_out
 from deckbench.yolo.frame import Pool
 
 UNMATCHED = "unmatched.csv"
+SHOWN_ROWS = 5
 WAYS = ("files", "group", "train-only", "test-only")
 
 
@@ -49,7 +50,7 @@ def import_old(
         image_roots: `OLD=NEW`: where the images of OLD lie now.
         pool: The pool that the images come from; frames and groups are recovered from it.
         split: `files` (as the files' names say), `group` (anew, by the pool's groups), `train-only` or `test-only`.
-        columns: `question=NAME`, for tables with other headers.
+        columns: `question=NAME`, for tables with other headers; `ignore=NAME`, for fields to leave out.
         seed: Random seed.
         skip_bad: Leave out broken frames of the pool.
 
@@ -69,10 +70,10 @@ def import_old(
         raise InputError(f"{split!r} is not a way to split", "--split", f"use {', '.join(WAYS)}")
     if split == "group" and pool is None:
         raise InputError("groups are not known without a pool", "--split", "give --pool, or keep --split files")
-    named = parse_columns(columns)
+    named, ignored = parse_columns(columns)
     maps_read = parse_maps(old, maps)
     places = Places(old if old.is_dir() else old.parent, parse_roots(image_roots))
-    read = read_sources(old, maps_read, places, named)
+    read = read_sources(old, maps_read, places, named, ignored)
     facts = inspect_images(read)
     classes = tables.compare(old, maps_read, named, read)
     if not read.asked:
@@ -115,19 +116,24 @@ def import_old(
         report["encodings"] = {name: entry["encoding"] for name, entry in sorted(read.files.items())}
         draft.params |= {"rows": read.rows, "repeated": repeated, "unmatched": report["unmatched"]}
         draft.observed |= {"wall_s": round(time.monotonic() - started, 3), "encodings": report["encodings"]}
-    report_summary(report, places)
+    report_summary(report, places, read.listed)
     return report
 
 
-def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
-    """`question=NAME` -> {"question": "NAME"}. Raises InputError."""
+def parse_columns(pairs: Sequence[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """`question=NAME,ignore=OTHER` -> {"question": "NAME"}, {"OTHER"}. Raises InputError."""
     found = {}
+    ignored = set()
     for pair in (part for text in pairs for part in text.split(",") if part.strip()):
         ours, equals, theirs = pair.partition("=")
-        if not equals or ours.strip() not in {"image", "question", "answer"} or not theirs.strip():
-            raise InputError(f"cannot read {pair!r}", "--columns", "write image=NAME, question=NAME or answer=NAME")
-        found[ours.strip()] = theirs.strip()
-    return found
+        if not equals or ours.strip() not in {"image", "question", "answer", "ignore"} or not theirs.strip():
+            fix = "write image=NAME, question=NAME, answer=NAME or ignore=NAME"
+            raise InputError(f"cannot read {pair!r}", "--columns", fix)
+        if ours.strip() == "ignore":
+            ignored.add(theirs.strip())
+        else:
+            found[ours.strip()] = theirs.strip()
+    return found, frozenset(ignored)
 
 
 def _read_pool(pool: Path, skip_bad: bool) -> Pool:
@@ -169,11 +175,27 @@ def refuse_empty(read: Sources, places: Places, old: Path) -> None:
     reasons = Counter(one.reason for one in read.listed)
     words = "; ".join(f"{count} x {REASONS[reason]}" for reason, count in reasons.most_common(4))
     fix = "give the folder that holds .jsonl, .json or .csv files, and name its parts with --map FOLDER=STAGE"
+    if read.rows:
+        fix = "change those rows (docs/import.md lists what is read), then import again"
     if reasons["absolute-path"]:
         fix = f"say where the images lie now, such as --image-root {places.strangers.most_common(1)[0][0]}=FOLDER"
     elif reasons["unknown-group"]:
         fix = "keep the files' own parts with --split files, or give the pool that the images come from"
-    raise InputError(f"no sample can be imported ({words or 'no files with samples'})", old, fix)
+    elif reasons["unknown-field"]:
+        name = next(one.what.partition(":")[0] for one in read.listed if one.reason == "unknown-field")
+        fix = f"if a field is no part of the question: --columns ignore={name.partition(' in a message')[0]}"
+    lines = [f"no sample can be imported ({words or 'no files with samples'})"]
+    lines += [f"  {place_of(one)}: {REASONS[one.reason]}: {one.what}" for one in read.listed[:SHOWN_ROWS]]
+    if len(read.listed) > SHOWN_ROWS:
+        lines.append(f"  ... and {len(read.listed) - SHOWN_ROWS} more")
+    raise InputError("\n".join(lines), old, fix)
+
+
+def place_of(one: UnmatchedRow) -> str:
+    """`train.jsonl:3`, `train.json, record 3`, or the file where it is about all of it."""
+    if not one.row:
+        return one.file
+    return f"{one.file}, record {one.row}" if one.file.lower().endswith(".json") else f"{one.file}:{one.row}"
 
 
 def match_images(
@@ -268,10 +290,11 @@ def without_repeats(read: Sources) -> tuple[list[OldSample], int]:
     return kept, len(read.asked) - len(kept)
 
 
-def report_summary(report: Mapping[str, Any], places: Places) -> None:
+def report_summary(report: Mapping[str, Any], places: Places, listed: Sequence[UnmatchedRow]) -> None:
     """What a person should know at once."""
     for reason, count in report["unmatched"].items():
-        say(f"{count} x {reason}: {REASONS[reason]}")
+        first = next(one for one in listed if one.reason == reason)
+        say(f"{count} x {reason}: {REASONS[reason]}; first: {place_of(first)}: {first.what}")
     if places.strangers:
         folder, count = places.strangers.most_common(1)[0]
         say(f"{count} rows name images in {folder}; if they are elsewhere now: --image-root {folder}=FOLDER")

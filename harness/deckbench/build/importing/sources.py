@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -120,8 +120,16 @@ def source_files(mapped: SourceFolder) -> list[Path]:
     return sorted(found)
 
 
-def read_sources(old: Path, maps: Sequence[SourceFolder], places: Places, columns: Mapping[str, str]) -> Sources:
+def read_sources(
+    old: Path,
+    maps: Sequence[SourceFolder],
+    places: Places,
+    columns: Mapping[str, str],
+    ignored: Collection[str] = (),
+) -> Sources:
     """Every question of the mapped folders. CSV files that lie beside JSON files are tables to compare with.
+
+    ignored: fields that are no part of a question.
 
     Raises InputError for a file that cannot be decoded or whose header is not known.
     """
@@ -133,7 +141,7 @@ def read_sources(old: Path, maps: Sequence[SourceFolder], places: Places, column
             if path.suffix.lower() == ".csv" and path.parent in with_json:
                 read.tables.append((mapped, path))
             else:
-                _read_file(old, mapped, path, places, columns, read)
+                _read_file(old, mapped, path, places, columns, ignored, read)
     return read
 
 
@@ -162,7 +170,13 @@ def _records(path: Path, text: str, columns: Mapping[str, str]) -> Iterator[tupl
 
 
 def _read_file(
-    old: Path, mapped: SourceFolder, path: Path, places: Places, columns: Mapping[str, str], read: Sources
+    old: Path,
+    mapped: SourceFolder,
+    path: Path,
+    places: Places,
+    columns: Mapping[str, str],
+    ignored: Collection[str],
+    read: Sources,
 ) -> None:
     file = shown(path, old)
     part = part_of(PurePath(path.relative_to(mapped.path)) if path != mapped.path else PurePath(path.name))
@@ -173,7 +187,7 @@ def _read_file(
         try:
             if isinstance(record, Refused):
                 raise record
-            turns = turns_of(record)
+            turns = turns_of(record, ignored)
         except Refused as refused:
             read.listed.append(UnmatchedRow(mapped.name, file, number, refused.reason, refused.what))
             continue

@@ -50,6 +50,8 @@ def column_of(name: str) -> str | None:
 def table_rows(text: str, where: Path | str, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, str] | None]]:
     """(first line, {image, question, answer}) of a CSV with a header; None for a row whose cells do not fit the header.
 
+    Other columns go by their own names.
+
     Commas, semicolons and tabs, quoted line breaks and Excel's `sep=;` line are understood; empty rows are skipped.
     columns: our name -> the table's own, for headers that are not known. Raises InputError for those.
     """
@@ -71,6 +73,7 @@ def table_rows(text: str, where: Path | str, columns: Mapping[str, str]) -> Iter
                     f"{where}:{start + 1}",
                     f"say which it is, like --columns {needed}=NAME; known: {', '.join(COLUMNS[needed])}",
                 )
+        keys = [name or cell.strip().strip("\ufeff") for name, cell in zip(names, header, strict=True)]
         line = start + reader.line_num + 1
         for cells in reader:
             first_line, line = line, start + reader.line_num + 1
@@ -80,9 +83,8 @@ def table_rows(text: str, where: Path | str, columns: Mapping[str, str]) -> Iter
                 yield first_line, None
                 continue
             row: dict[str, str] = {}
-            for name, cell in zip(names, cells, strict=True):
-                if name is not None:
-                    row.setdefault(name, cell.strip())
+            for name, cell in zip(keys, cells, strict=True):
+                row.setdefault(name, cell.strip())
             yield first_line, row
     except csv.Error as error:
         raise InputError(
@@ -95,7 +97,7 @@ def _named(cell: str, columns: Mapping[str, str]) -> str | None:
         if cell.strip().strip("\ufeff") == theirs:
             return ours
     name = column_of(cell)
-    return None if name in columns else name
+    return f"unused {name}" if name in columns else name
 
 
 @dataclass(frozen=True)
