@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deckbench.disk import exchange, lock_draft, open_aside, remove_aside
+from deckbench.disk import exchange, lock_draft, open_aside, open_regular, read_bytes, real_path, remove_aside
 from deckbench.errors import InputError, OutsideError
 
 MANIFEST = "manifest.json"
@@ -28,7 +28,6 @@ SCHEMA = 1
 DRAFT_SUFFIX = ".draft"
 MAX_NAME_BYTES = 200  # of an output; file systems take 255, and the drafts beside it have longer names
 LOCKED_WITHIN_S = 60.0
-MAX_JSON_BYTES = 256 << 20
 MAX_SEED = 2**32 - 1
 
 
@@ -69,7 +68,7 @@ def hash_json(value: Any) -> str:
 def hash_file(path: Path) -> str:
     """sha256 (hex) of a file's bytes, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -310,10 +309,10 @@ def writing(
 def read_json(place: Path, fix: str) -> dict[str, Any]:
     """The JSON object in a file. Raises InputError, with `fix`, for anything else, however large or deeply nested."""
     try:
-        if place.stat().st_size > MAX_JSON_BYTES:
-            raise InputError(f"is larger than {MAX_JSON_BYTES >> 20} MiB", place, fix)
-        value = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = json.loads(read_bytes(place).decode())
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", place, fix) from error
+    except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(f"cannot be read: not JSON ({why})", f"{place}{line}", fix) from error
@@ -389,8 +388,8 @@ def read(path: Path, kind: str | None = None, *, verify: bool | Collection[str] 
 
 def inside(folder: Path, relative: str, where: str | Path) -> Path:
     """`folder/relative`, refused when it leaves the folder (absolute, `..`, or a link out). Raises InputError."""
-    base = folder.resolve()
-    path = (base / relative).resolve()
+    base = real_path(folder)
+    path = real_path(base / relative)
     if Path(relative).is_absolute() or not path.is_relative_to(base):
         raise InputError(f"the path {relative!r} leaves the folder", where, "paths are relative to the dataset folder")
     return path

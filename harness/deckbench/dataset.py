@@ -7,19 +7,25 @@ gives the same message everywhere.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deckbench import artifact
 from deckbench.artifact import MANIFEST, hash_json, inside
+from deckbench.disk import open_regular
 from deckbench.errors import InputError
+from deckbench.yamlfile import kind_of
 
 SPLITS = ("train", "val", "test")
+MAX_LINE = 16 << 20  # bytes of a row of a JSONL file
+MAX_CELL = 16 << 20  # characters of a cell of a table
 Box = tuple[float, float, float, float]
 
 
@@ -94,13 +100,34 @@ def _first_fault(error: ValidationError) -> str:
     return f"{place}: {fault['msg']}" if place else str(fault["msg"])
 
 
+def open_input(path: Path) -> IO[bytes]:
+    """Open a file of samples or a table. Raises InputError where it cannot be read."""
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", path, "check the path and its permissions") from error
+
+
+def has_surrogates(value: Any) -> bool:
+    """Whether a JSON value holds half a surrogate pair, which no UTF-8 file can."""
+    try:
+        artifact.canonical(value)
+    except UnicodeEncodeError:
+        return True
+    except ValueError:  # NaN: refused where a number is expected
+        return False
+    return False
+
+
 def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
     if not path.is_file():
         raise InputError("not found; a JSONL file is expected here", path, "check the path")
     schema = OurRow if (path.parent / MANIFEST).is_file() else Row
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+    with open_input(path) as file:
+        for number, raw in enumerate(iter(partial(file.readline, MAX_LINE), b""), 1):
             where = f"{path}:{number}"
+            if len(raw) == MAX_LINE:
+                raise InputError(f"the line is longer than {MAX_LINE >> 20} MiB", where, "fix or remove this line")
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -115,6 +142,8 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 raise InputError(f"not valid JSON ({error})", where, "fix or remove this line") from error
             if not isinstance(data, dict):
                 raise InputError(f"a JSON object is expected, not {type(data).__name__}", where, "one object a line")
+            if "\\u" in text and has_surrogates(data):
+                raise InputError("a text holds half a surrogate pair", where, "fix or remove this row")
             if "messages" not in data:
                 raise InputError(
                     "the row has no `messages`",
@@ -139,8 +168,8 @@ class _Pictures:
             if "\0" in relative or not relative.strip():
                 raise InputError("the image's path is empty or broken", where, "name a file inside the folder")
             path = inside(self.folder, relative, where)
-            if not path.is_file():
-                raise InputError(f"the image {relative!r} is missing", where, "put it there, or remove the row")
+            if kind_of(path) != "file":
+                raise InputError(f"the image {relative[:300]!r} is missing", where, "put it there, or remove the row")
             self.seen[relative] = path
         return self.seen[relative]
 
@@ -283,8 +312,9 @@ def csv_records(path: Path, *, required: tuple[str, ...] = ()) -> Iterator[tuple
     """
     if not path.is_file():
         raise InputError("not found; a CSV file is expected here", path, "check the path")
+    csv.field_size_limit(MAX_CELL)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_input(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             header = reader.fieldnames or []
             for name in required:

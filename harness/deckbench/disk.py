@@ -1,4 +1,6 @@
-"""What the disk does in one step: locks on outputs, temporary files, the exchange of two folders.
+"""The disk: opening what others wrote, locks on outputs, temporary files, the exchange of two folders.
+
+Reading never hangs and is bounded: a pipe or a device is refused, so is a file larger than its kind can be.
 
 One writer for each output: a second command on the same `--out` is refused before it does any work. The lock is a POSIX
 one (fcntl(2)) on a file beside the output: it ends with its process, however that ends, and forked workers that outlive
@@ -9,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,7 +23,31 @@ from deckbench.errors import OutsideError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
 BUSY = -1
+MAX_TEXT_BYTES = 256 << 20
 held: set[Path] = set()  # outputs that this process has claimed
+
+
+def real_path(path: Path) -> Path:
+    """The path without links. One that goes in a circle, or cannot be followed, stays as it is written."""
+    return Path(os.path.realpath(path))
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading. Raises OSError, for a pipe, a device or a folder too."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "a directory" if stat.S_ISDIR(mode) else "not a regular file", os.fspath(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
+    """The bytes of a regular file. Raises OSError, for one that has more than `most` too."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size <= most and len(data := file.read(most + 1)) <= most:
+            return data
+    raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", os.fspath(path))
 
 
 def lock_of(out: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deckbench import artifact
+from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.ontology import Ontology
 from deckbench.questions import Bank
@@ -86,8 +87,8 @@ def definitions(dataset: Path) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        found: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+        found: dict[str, Any] = dict(json.loads(read_bytes(path)))
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"not valid JSON ({error})", path, REBUILD) from error
     return found
 
@@ -114,10 +115,10 @@ def read_lines(dataset: Path) -> list[dict[str, Any]] | None:
     if path is None:
         return None
     lines = []
-    for number, text in enumerate(path.read_bytes().splitlines(), 1):
+    for number, text in enumerate(read_bytes(path).splitlines(), 1):
         try:
             lines.append(json.loads(text))
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"not valid JSON ({error})", f"{path}:{number}", REBUILD) from error
     return lines
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from deckbench.artifact import canonical
+from deckbench.disk import read_bytes
 
 FSYNC_EVERY_S = 1.0
+MAX_BYTES = 1 << 30
 
 
 class Journal:
@@ -60,7 +62,7 @@ def read_journal(path: Path, valid: Callable[[Any], bool] = lambda entry: True) 
     """The entries of a journal up to its first torn line, and the length in bytes of that good part."""
     entries: list[Any] = []
     length = 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
+    for line in read_bytes(path, MAX_BYTES).splitlines(keepends=True) if path.is_file() else ():
         try:
             entry = json.loads(line)
             if not line.endswith(b"\n") or not valid(entry):

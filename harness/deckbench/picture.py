@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 # Named here because Pillow loads its readers lazily, which is not safe in threads.
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 
 READERS = (BmpImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -114,11 +116,10 @@ def _orientation(image: Image.Image) -> int:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise PictureError("picture-too-large", f"the file has more than {MAX_BYTES:,} bytes")
-        return path.read_bytes()
+        return read_bytes(path, MAX_BYTES)
     except OSError as error:
-        raise PictureError("picture-unreadable", f"cannot be read ({error.strerror})") from error
+        kind = "picture-too-large" if error.errno == errno.EFBIG else "picture-unreadable"
+        raise PictureError(kind, f"cannot be read ({error.strerror})") from error
 
 
 def inspect_picture(path: Path, *, full: bool = False) -> PictureFacts:

@@ -57,9 +57,9 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
     if not targets:
         known = ", ".join(target.label for target in targets_of(suite))
         raise InputError(f"the suite has no row {only!r}", "--only", f"one of: {known}")
-    artifact.atomic_write(run.work / SUITE_PATH, f"{file.resolve()}\n")
     if {served_as(target.ref) for target in targets} - WITHOUT_TORCH:
         require("torch", f"the suite {suite.name}", "train")  # before any of its pools and datasets is built
+    artifact.atomic_write(run.work / SUITE_PATH, f"{file.resolve()}\n")
     chains = {(t.ref, name) for t in targets if t.curriculum for name in trainings_needed(suite, [t.curriculum])}
     for name in data_needed(suite, targets, {name for _, name in chains}):
         run_pool(run, suite.data[name].pool)

@@ -138,6 +138,7 @@ def read_samples(run: Run) -> tuple[dict[str, str], ...]:
         raise InputError(f"unpacks to more than {MAX_SAMPLE_BYTES >> 20} MiB", place, "restore it, or write it again")
     if hashlib.sha256(data).hexdigest() != run.record.samples.removeprefix("sha256:"):
         raise InputError("is not the table the record names", place, "restore it, or write the record again")
+    csv.field_size_limit(MAX_SAMPLE_BYTES)  # else a long answer could not be read
     try:
         reader = csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True)
         if tuple(reader.fieldnames or ()) != SAMPLE_COLUMNS:

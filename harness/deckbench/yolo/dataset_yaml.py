@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deckbench.disk import real_path
 from deckbench.errors import InputError
 from deckbench.schema import repeated
 from deckbench.yamlfile import Document, kind_of, read_document
@@ -59,7 +60,8 @@ def find_yaml(path: Path) -> tuple[Path | None, list[str]]:
         return path, []
     if not path.is_dir():
         raise InputError("this is neither a folder nor a regular file", path, "give the pool's folder")
-    known = [path / name for name in FILE_NAMES if (path / name).is_file()]
+    # A pipe, or a link that leads nowhere, is no missing yaml: its reader refuses it.
+    known = [file for file in (path / name for name in FILE_NAMES) if kind_of(file) == "file" or file.is_symlink()]
     if known:
         return known[0], [other.name for other in known[1:]]
     try:
@@ -309,7 +311,7 @@ def locate(root: Path, text: str, file: Path, problems: list[Problem]) -> Path |
     if place is None:
         text = f"the entry {text!r} does not exist; {shown} beside the yaml is used"
         problems.append(Problem("path-fallback", text, file.name))
-    elif place.resolve() != beside.resolve():
+    elif real_path(place) != real_path(beside):
         text = f"the entry {text!r} leads elsewhere; {shown} beside the yaml is used"
         problems.append(Problem("path-stale", text, file.name))
     return beside
@@ -343,7 +345,7 @@ def choose_root(document: Document, file: Path, written: dict[str, list[str]], p
         return root
     candidates = (place for place in local_roots(given, here) if kind_of(place) == "directory")
     local = next((place for place in candidates if look_up(place, first) is not None), None)
-    if local is None or (root is not None and local.resolve() == root.resolve()):
+    if local is None or (root is not None and real_path(local) == real_path(root)):
         if root is not None and is_absolute(given):
             problems.append(Problem("path-outside", f"the absolute path {given!r} is used", file.name))
         return root or here

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from deckbench.disk import real_path
 from deckbench.picture import OTHER_PICTURE_SUFFIXES, SUFFIXES
 from deckbench.yamlfile import kind_of
 from deckbench.yolo.dataset_yaml import PoolYaml
@@ -18,6 +19,9 @@ from deckbench.yolo.framescsv import normal
 
 MAX_LIST_BYTES = 256 << 20
 COPY = "`cp -rL POOL COPY` makes a copy that holds the files themselves"
+
+
+MAX_PATH = 4096  # letters of a path: Linux's PATH_MAX
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Finder:
         self.split_of_id: dict[str, set[str]] = defaultdict(set)
         self.links: dict[Path, list[Path]] = {}
         # Where files may really lie: the pool, and what its yaml names outside it by path (never through a link).
-        self.allowed = [self.root.resolve()]
+        self.allowed = [real_path(self.root)]
 
     def add(self, kind: str, text: str, file: Path, line: int | None = None, frame: str | None = None) -> None:
         self.problems.append(Problem(kind, text, display_path(file, self.root), line, frame))
@@ -94,13 +98,10 @@ class Finder:
             folder = place if place.is_dir() else place.parent
             if (at := images_at(folder)) is not None:
                 folder = Path(*folder.parts[:at])
-            self.allowed.append(folder.resolve())
+            self.allowed.append(real_path(folder))
 
     def is_allowed(self, path: Path) -> bool:
-        try:
-            real = path.resolve()
-        except (OSError, RuntimeError):  # links in a circle
-            return False
+        real = real_path(path)
         return any(real.is_relative_to(base) for base in self.allowed)
 
     def folder(self, folder: Path, split: str) -> None:
@@ -147,7 +148,7 @@ class Finder:
             text = line.strip()
             if not text or text.startswith("#"):
                 continue
-            if "\0" in text:
+            if "\0" in text or len(text) > MAX_PATH:
                 self.add("picture-missing", "the line is not a path", file, number)
                 continue
             text = text.replace("\\", "/") if "\\" in text and "/" not in text else text

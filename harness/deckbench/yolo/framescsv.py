@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from deckbench.disk import read_bytes
 from deckbench.yolo.frame import Problem
 from deckbench.yolo.labels import NUMBER
 
@@ -59,7 +60,7 @@ def read_frames_csv(
 ) -> tuple[dict[str, FrameInfo], frozenset[str], list[Problem]]:
     """frame id -> info, the columns present, and the problems. Never raises: a broken file is a problem."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         return {}, frozenset(), [Problem("frames-csv", "not UTF-8", shown)]
     except OSError as error:

@@ -13,6 +13,7 @@ from deckbench.build.importing.formats import Turn, json_records, turns_of
 from deckbench.build.importing.places import Places
 from deckbench.build.importing.refused import Refused
 from deckbench.build.importing.text import decode, table_rows
+from deckbench.disk import read_bytes, real_path
 from deckbench.errors import InputError
 
 STAGES = ("S1", "S2", "S3", "mix")
@@ -87,12 +88,12 @@ def parse_maps(old: Path, pairs: Sequence[str]) -> list[SourceFolder]:
             fix = f"write FOLDER=STAGE, such as region1=S1; stages: {', '.join(STAGES)}"
             raise InputError(f"cannot read {word!r}", "--map", fix)
         path = old if folder.strip() == "." else old / folder.strip()
-        if not path.resolve().is_relative_to(old.resolve()):
+        if not real_path(path).is_relative_to(real_path(old)):
             raise InputError(f"{folder!r} leaves the imported folder", "--map", f"name a folder inside {old}")
         if not path.exists():
             inside = sorted(p.name for p in old.iterdir() if p.is_dir()) if old.is_dir() else []
             raise InputError(f"{folder!r} is not there", "--map", f"folders here: {', '.join(inside) or 'none'}")
-        name = path.resolve().stem if path.is_file() else path.resolve().name
+        name = real_path(path).stem if path.is_file() else real_path(path).name
         if any(one.name == name for one in mapped):
             raise InputError(f"two folders are called {name!r}", "--map", "import them one after the other")
         mapped.append(SourceFolder(path, name, stage))
@@ -154,7 +155,7 @@ def shown(path: Path, old: Path) -> str:
 def read_text(path: Path, old: Path, read: Sources) -> str:
     """A file's text; its hash and encoding are noted. Raises InputError."""
     try:
-        text, encoding = decode(path.read_bytes(), path)
+        text, encoding = decode(read_bytes(path), path)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path, "fix the file's permissions") from error
     read.files[shown(path, old)] = {"sha256": hash_file(path), "encoding": encoding}

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from deckbench.build.importing.sources import SourceFolder, Sources, UnmatchedRow, read_text, shown
 from deckbench.build.importing.text import plain, question_pairs, table_rows
+from deckbench.disk import real_path
 from deckbench.errors import InputError
 
 TABLES = {"S1": "box_qa.csv", "S2": "yolo_qa_2.csv"}
@@ -28,7 +29,7 @@ def compare(
     Raises InputError for a table that cannot be read.
     """
     base = old if old.is_dir() else old.parent
-    sources = {Path(base / name).resolve() for name in read.files}
+    sources = {real_path(base / name) for name in read.files}
     for mapped, path in read.tables:
         try:
             _table(old, path, {mapped.name}, columns, read, complete=False)
@@ -39,7 +40,7 @@ def compare(
         names = {one.name for one in maps if one.stage in {stage, "mix"}}
         whole = {one.name for one in maps if one.stage == stage}
         table = beside(old, TABLES[stage])
-        if whole and table is not None and table.is_file() and table.resolve() not in sources:
+        if whole and table is not None and table.is_file() and real_path(table) not in sources:
             _table(old, table, names, columns, read, complete=True, owners=whole)
         folder = beside(old, TEXTS[stage])
         if whole and folder is not None and folder.is_dir():
