@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,15 @@ MAX_SEED = 2**32 - 1
 
 @dataclass
 class Draft:
-    """An artifact being written. `path` is a temporary sibling folder of the final place."""
+    """An artifact being written. `path` is a temporary sibling folder of the final place.
+
+    beside: called when the manifest lies there; what it writes is part of the folder, but not of the manifest.
+    """
 
     path: Path
     observed: dict[str, Any] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
+    beside: Callable[[Path], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,8 @@ def writing(
             aside, kind, inputs=inputs or {}, params=draft.params, seed=seed, observed=draft.observed
         )
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if draft.beside is not None:
+            draft.beside(aside)
         for path in aside.rglob("*"):
             fsync_path(path)
         fsync_path(aside)

@@ -9,6 +9,7 @@ from deckbench.errors import InputError
 # Name of the import -> extra. What is not here comes with DeckBench itself.
 EXTRAS = {
     "accelerate": "train",
+    "cryptography": "sign",
     "deepspeed": "deepspeed",
     "docker": "containers",
     "openai": "endpoint",
@@ -16,6 +17,7 @@ EXTRAS = {
     "peft": "models",
     "requests": "containers",
     "safetensors": "models",
+    "securesystemslib": "sign",
     "tensorboard": "train",
     "tiktoken": "models",
     "tokenizers": "models",

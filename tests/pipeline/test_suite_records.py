@@ -12,6 +12,7 @@ import pytest
 from deckbench import artifact
 from deckbench.pipeline import provenance, steps
 from deckbench.pipeline.plan import Target
+from deckbench.record.facts import part_of
 from deckbench.record.read import read_record
 from deckbench.record.schema import Record
 from deckbench.record.scores import scored_path
@@ -23,27 +24,28 @@ RUN_ANSWERS = steps.run_answers
 SUITE: dict[str, Any] = {
     "name": "mine",
     "pools": {"deck": {"path": "my pools/deck"}},
-    "data": {"S2": {"task": "ot2-guided@1", "pool": "deck"}},
+    "data": {"S2": {"task": "ot2-guided@1", "pool": "deck", "audit": False}},
     "tests": [{"data": "S2"}],
     "train": {"S1": {"data": ["S2"]}},
     "models": [{"ref": "tiny-glm4v", "curricula": ["base", "S1"]}],
 }
+MACHINES = {"on-a-gpu.yaml": {**fake.MACHINE, "device": "cuda", "accelerators": [{"name": "Example GPU"}]}}
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Run:
     """A run whose pool and dataset are there, and whose answers are invented."""
     file = tmp_path / "suite.yaml"
-    file.write_text("name: mine\n")
-    params = {"task": "ot2-guided@1", "synthetic": False}
-    with artifact.writing(tmp_path / "data", "dataset", params=params) as draft:
-        fake.dataset(draft.path / "in")
-        for entry in list((draft.path / "in").iterdir()):
-            entry.rename(draft.path / entry.name)
-        (draft.path / "in").rmdir()
-    data = tmp_path / "data"
+    file.write_text(json.dumps(SUITE))  # JSON is YAML
+    data = fake.dataset(tmp_path / "data", pool="pool", synthetic=False)
     predictions = fake.predictions(tmp_path / "p.csv", data)
-    monkeypatch.setattr(steps, "run_answers", lambda *_: (predictions, fake.score(predictions, data)))
+
+    def answers(run: steps.Run, target: Target, adapter: steps.StepOutput | None) -> tuple[Path, Path]:
+        identity = {**fake.IDENTITY, "adapter": adapter.content_hash if adapter else None}
+        fake.manifest(predictions, data, identity, machine=MACHINES.get(run.ref))
+        return predictions, fake.score(predictions, data)
+
+    monkeypatch.setattr(steps, "run_answers", answers)
     run = steps.Run(Suite.model_validate(SUITE), "mine.yaml", file, tmp_path / "work")
     run.pools["deck"] = steps.StepOutput(tmp_path, fake.sha("pool"))
     run.data["S2"] = steps.StepOutput(data, artifact.read(data).content_hash)
@@ -52,14 +54,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Run:
 
 def written(run: steps.Run, adapter: str | None = None, condition: str = "same distribution") -> Record:
     target = Target("tiny-glm4v", "S1" if adapter else "base", "S2", condition)
-    output = steps.StepOutput(Path("unused"), fake.sha(adapter)) if adapter else None
+    output = None
+    if adapter:
+        place = run.file.parent / adapter
+        base = {"name": "tiny-glm4v", "hash": fake.IDENTITY["hash"]}
+        if not place.exists():
+            inputs = {"base": base, "dataset": fake.sha(adapter), "init": None}
+            with artifact.writing(place, "adapter", inputs=inputs):
+                pass
+        output = run.adapters["tiny-glm4v", "S1"] = steps.StepOutput(place, artifact.read(place).content_hash)
     return read_record(steps.run_record(run, target, output, {})).record
 
 
 def test_an_adapter_is_part_of_the_models_identity(run: steps.Run) -> None:
     """Else two trainings of one curriculum would share a row of the board."""
     assert "adapter" not in written(run).model.identity
-    assert written(run, "one").model.identity["adapter"] == fake.sha("one")
+    assert written(run, "one").model.identity["adapter"] == artifact.read(run.file.parent / "one").content_hash
     assert written(run, "one").model.identity != written(run, "two").model.identity
 
 
@@ -74,7 +84,7 @@ def test_an_adapter_is_part_of_the_models_identity(run: steps.Run) -> None:
     ],
 )
 def test_frames_of_another_lab_are_not_of_the_same_distribution(split: str, condition: str, part: str) -> None:
-    assert provenance.part_of(DataSpec(task="ot2-guided@1", pool="deck", split=split), condition) == part
+    assert part_of(split, condition) == part
 
 
 def test_the_commands_of_a_record_can_be_typed(run: steps.Run, tmp_path: Path) -> None:
@@ -92,13 +102,9 @@ def test_the_commands_of_a_record_can_be_typed(run: steps.Run, tmp_path: Path) -
 
 def test_a_record_names_the_machine_that_answered(run: steps.Run, tmp_path: Path) -> None:
     """Not the one that happens to write the record, and not a processor where a GPU was used."""
-    gpu = {**fake.MACHINE, "device": "cuda", "accelerators": [{"name": "Example GPU"}]}
-    observed = {"hardware": gpu, "packages": {"torch": "2.4.0"}}
-    content: dict[str, Any] = {"inputs": {}}
-    manifest = {"content": content, "content_hash": artifact.hash_json(content), "observed": observed}
-    (tmp_path / "p.manifest.json").write_text(json.dumps(manifest))
+    run.ref = "on-a-gpu.yaml"
     record = written(run)
-    assert record.hardware.device == "cuda" and record.packages == {"torch": "2.4.0"}
+    assert record.hardware.device == "cuda" and record.packages == fake.PACKAGES
 
 
 def test_a_detectors_new_labels_are_answered_anew(tmp_path: Path) -> None:
@@ -116,8 +122,7 @@ def test_a_models_weights_are_hashed_once_a_run(run: steps.Run, monkeypatch: pyt
     asked: list[str] = []
     identity = provenance.identity_of("tiny-glm4v")
     monkeypatch.setattr(steps, "identity_of", lambda ref: asked.append(ref) or identity)
-    written(run)
-    written(run, "one")
+    assert run.identity("tiny-glm4v") == run.identity("tiny-glm4v") == identity
     assert asked == ["tiny-glm4v"]
 
 

@@ -11,9 +11,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from deckbench.artifact import hash_folder
+from deckbench import artifact
+from deckbench.predictions import CONTENT_NAME, KIND, PredictionFiles
+from deckbench.record.facts import SAME, bench_command, model_facts, part_of, score_command
+from deckbench.record.lineage import Lineage, trace
 from deckbench.record.write import write_record
 from deckbench.score import score as run_score
+from deckbench.task import load_task
 
 CLASSES = (
     "damaged_tip",
@@ -43,6 +47,9 @@ MACHINE = {
     "emulated": False,
 }
 
+PACKAGES = {"torch": "2.9.0", "transformers": "5.1.0"}
+IDENTITY = {"name": "tiny-glm4v", "family": "glm4v", "hash": "1" * 64, "adapter": None}
+
 
 def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
@@ -56,8 +63,23 @@ def dataset(
     pictures: int = 8,
     size: tuple[int, int] = (352, 198),
     task: str = "ot2-guided@1",
+    pool: str = "pool",
+    synthetic: bool = True,
+    split: str = "group",
 ) -> Path:
-    """A dataset folder with the files a record reads: samples.csv and images/. `n` is even: twins in both orders."""
+    """A dataset with the files a record reads: samples.csv, test.jsonl and images/. `n` is even: twins in both orders.
+
+    pool: a word, whose hash is that of the pool.
+    """
+    inputs = {"pool": sha(pool), "task": load_task(task).content_hash}
+    params = {"task": task, "stage": STAGES[task], "lang": "en", "split": split, "synthetic": synthetic}
+    with artifact.writing(folder, "dataset", inputs=inputs, params=params, seed=seed) as draft:
+        fill_dataset(draft.path, n=n, seed=seed, pictures=pictures, size=size, task=task)
+    return folder
+
+
+def fill_dataset(folder: Path, *, n: int, seed: int, pictures: int, size: tuple[int, int], task: str) -> None:
+    """The files of a dataset."""
     rng = random.Random(seed)
     (folder / "images").mkdir(parents=True)
     for index in range(pictures):
@@ -73,7 +95,7 @@ def dataset(
         "anomaly class step lang box width height"
     )
     with (folder / "samples.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns.split())
+        writer = csv.DictWriter(file, columns.split(), lineterminator="\n")
         writer.writeheader()
         for index in range(n):
             twin = index // 2
@@ -110,7 +132,52 @@ def dataset(
                 "height": size[1],
             }
             writer.writerow(row)
-    return folder
+    write_jsonl(folder)
+
+
+def write_jsonl(folder: Path) -> None:
+    """test.jsonl as samples.csv has it."""
+    with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ["id", "pair_id", "frame", "group", "task", "stage", "kind", "option_a", "option_b", "class", "step"]
+    lines = []
+    for row in rows:
+        asked = {"role": "user", "content": row["question"], "image": row["image"]}
+        messages = [asked, {"role": "assistant", "content": row["answer"]}]
+        anomaly = {"true": True, "false": False}.get(row["anomaly"])
+        lines.append({"messages": messages, **{name: row[name] for name in names}, "anomaly": anomaly})
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / "test.jsonl").write_text(text, encoding="utf-8")
+
+
+def reseal(folder: Path) -> None:
+    """Make a dataset whose samples.csv was changed whole again: test.jsonl and the manifest."""
+    write_jsonl(folder)
+    place = folder / artifact.MANIFEST
+    manifest = json.loads(place.read_text(encoding="utf-8"))
+    manifest["content"]["files"] = artifact.list_files(folder)
+    manifest["content_hash"] = artifact.hash_json(manifest["content"])
+    place.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def manifest(
+    path: Path,
+    data: Path,
+    identity: dict[str, Any] | None = None,
+    *,
+    machine: dict[str, Any] | None = None,
+    container: dict[str, Any] | None = None,
+    **content: Any,
+) -> Path:
+    """FILE.manifest.json of the predictions `path`, as `infer` writes it."""
+    files = {CONTENT_NAME: {"sha256": artifact.hash_file(path), "size": path.stat().st_size}}
+    inputs = {"data": artifact.read(data).content_hash, "model": identity or IDENTITY}
+    params = {"split": "test", "limit": None, "shard": None}
+    whole = {"kind": KIND, "inputs": inputs, "params": params, "seed": None, "files": files, **content}
+    observed = {"hardware": machine or MACHINE, "packages": PACKAGES, "container": container}
+    value = {"schema": 1, "content_hash": artifact.hash_json(whole), "content": whole, "observed": observed}
+    PredictionFiles(path).manifest.write_text(json.dumps(value), encoding="utf-8")
+    return path
 
 
 def predictions(
@@ -123,7 +190,7 @@ def predictions(
     columns = "id pair_id kind question gold prediction parsed p_a p_b p_anomaly tokens_in tokens_out"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns.split())
+        writer = csv.DictWriter(file, columns.split(), lineterminator="\n")
         writer.writeheader()
         for index, row in enumerate(rows):
             right = rng.random() < skill
@@ -147,10 +214,10 @@ def predictions(
     return path
 
 
-def score(path: Path, data: Path) -> Path:
+def score(path: Path, data: Path, seed: int = 0) -> Path:
     """score.json and scored.csv of the predictions `path`, by the scorer."""
     out = path.with_suffix(".json")
-    run_score(path, data=data, out=out)
+    run_score(path, data=data, out=out, seed=seed)
     return out
 
 
@@ -185,7 +252,7 @@ def record(
     task: str = "ot2-guided@1",
     synthetic: bool = True,
     board: str = "Invented deck",
-    condition: str = "same distribution",
+    condition: str = SAME,
     skill: float = 0.8,
     seed: int = 0,
     p50: float | None = 0.05,
@@ -193,64 +260,118 @@ def record(
     audit: bool | None = True,
     texts: dict[int, str] | None = None,
     n: int = 60,
+    machine: dict[str, Any] | None = None,
+    container: dict[str, Any] | None = None,
+    keep: slice | None = None,
+    content: dict[str, Any] | None = None,
     instead: dict[str, Any] | None = None,
 ) -> Path:
-    """One invented record below `out`; `work` holds what it is made from. instead: replaces what is written."""
-    data = data or work / f"data-{sha(task + condition + board)[:8]}-{seed}"
-    if not data.exists():
-        dataset(data, n=n, seed=seed, task=task)
+    """One invented record below `out`; `work` holds what it is made from, with all its manifests.
+
+    keep: the rows of the predictions that are kept. content: more of the manifest of the predictions. instead: replaces
+    what is written; `predictions` without a manifest get one.
+    """
+    instead = dict(instead or {})
     name = sha(json.dumps([model, curriculum, task, condition, board, skill, seed, weights, emulated]))[:12]
-    said = (instead or {}).get("predictions")
-    if "predictions" not in (instead or {}):
-        said = predictions(work / f"{name}.csv", data, skill=skill, seed=int(name, 16), texts=texts)
+    given = instead.pop("data", data)
+    data = given or work / f"data-{sha(f'{task}{condition}{board}{synthetic}')[:8]}-{seed}"
+    if given is None and not data.exists():
+        dataset(data, n=n, seed=seed, task=task, pool=board + condition, synthetic=synthetic)
+    built = artifact.read(data)
+    machine = {**(machine or MACHINE), "emulated": emulated}
+    identity = {"name": model, "hash": sha(model), "family": "glm4v", "adapter": None}
+    if kind == "baseline" and not model.startswith("blind"):
+        identity = {"name": model}
+    elif curriculum not in (None, "base") and kind == "model":
+        identity["adapter"] = sha(f"{model}{curriculum}")
+    if weights == "random":
+        identity["weights"] = "random"
+    said = instead.pop("predictions", work / f"{name}.csv")
+    if said == work / f"{name}.csv" and not said.exists():
+        predictions(said, data, skill=skill, seed=int(name, 16), texts=texts)
+        if keep is not None:
+            head, *rows = csv_rows(said)
+            write_rows(said, [head, *rows[keep]])
+    if said is not None and said.exists() and not PredictionFiles(said).manifest.exists():
+        manifest(said, data, identity, machine=machine, container=container, **(content or {}))
+    stated = curriculum if kind == "model" else None
+    bench = bench_of(identity, built.content_hash, seed, machine) if said is None else None
+    lineage = trace(data, predictions=said, bench=bench, curriculum=stated, condition=condition)
+    facts = model_facts(lineage.identity, stated)
+    pool_hash = built.content["inputs"]["pool"]
+    audited: dict[str, Any] = {}
+    if audit is not None:
+        lineage, audited = with_audit(lineage, built.content_hash, audit)
     fields: dict[str, Any] = {
-        "model": {
-            "name": model,
-            "family": "glm4v" if kind == "model" else "baseline",
-            "kind": kind,
-            "weights": weights if kind == "model" else "none",
-            "identity": {"weights": sha(model), "adapter": sha(f"{model}{curriculum}")},
-        },
-        "curriculum": curriculum if kind == "model" else None,
+        **facts,
         "task": task,
         "stage": STAGES[task],
         "pool": {
-            "name": board if condition == "same distribution" else f"{board} {condition}",
+            "name": board if condition == SAME else f"{board} {condition}",
             "board": board,
-            "hash": sha(board + condition),
-            "synthetic": synthetic,
-            "part": "shifted" if condition == "shifted" else "same distribution",
+            "hash": pool_hash,
+            "synthetic": bool(built.content["params"]["synthetic"]),
+            "part": part_of(built.content["params"]["split"], condition),
             "condition": condition,
         },
-        "dataset": hash_folder(data),
-        "command": f"deckbench infer --model {model} --data data/{STAGES[task]} --out predictions.csv",
+        "dataset": built.content_hash,
+        "command": score_command(lineage.identity, facts["model"]["name"], seed, ontology=False)
+        if bench is None
+        else bench_command(bench.content, facts["model"]["name"]),
         "seed": seed,
         "inputs": [
             {
                 "name": "pool",
                 "kind": "pool",
-                "sha256": sha(board + condition),
+                "sha256": pool_hash,
                 "source": "deckbench pool synth pool --frames 400",
             },
             {
                 "name": "dataset",
                 "kind": "dataset",
-                "sha256": sha(task),
+                "sha256": built.content_hash,
                 "source": f"deckbench build {task} --pool pool --out data",
             },
         ],
         "predictions": said,
         "data": data,
+        "lineage": lineage,
         "latency": {} if p50 is None else {"choice": times(p50)},
-        "audit": None if audit is None else {"passed": audit},
-        "machine": {**MACHINE, "emulated": emulated},
-        "packages": {"torch": "2.9.0", "transformers": "5.1.0"},
+        "audit": audited or None,
+        "machine": lineage.answered["hardware"],
+        "packages": lineage.answered["packages"],
+        "container": lineage.answered["container"],
     }
-    fields |= instead or {}
+    fields |= instead
     if "score" not in fields:
-        there = fields["predictions"] is not None and Path(fields["predictions"]).is_file() and fields["data"]
-        fields["score"] = score(fields["predictions"], fields["data"]) if there else work / "score.json"
+        fields["score"] = score(said, fields["data"], seed) if said is not None else None
     return write_record(out, **fields)
+
+
+def bench_of(identity: dict[str, Any], dataset_hash: str, seed: int, machine: dict[str, Any]) -> artifact.Manifest:
+    """What `bench` leaves."""
+    content = {"kind": "bench", "inputs": {"model": identity, "data": dataset_hash}, "params": {}, "seed": seed}
+    results = {"hardware": machine, "packages": PACKAGES, "container": None}
+    return artifact.Manifest(Path("bench"), content, artifact.hash_json(content), {"results": results})
+
+
+def with_audit(lineage: Lineage, dataset_hash: str, passed: bool) -> tuple[Lineage, dict[str, Any]]:
+    """A lineage with the audit of its dataset, and the record's field."""
+    text = json.dumps({"passed": passed})
+    files = {"audit.json": {"sha256": sha(text), "size": len(text)}}
+    content = {"kind": "audit", "inputs": {"dataset": dataset_hash}, "params": {}, "seed": 0, "files": files}
+    value = lineage.model_dump() | {"audit": {"content": content, "text": text}}
+    return Lineage.model_validate(value), {"passed": passed, "source": "deckbench audit"}
+
+
+def csv_rows(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def write_rows(path: Path, rows: list[list[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 SKILLS = {"base": (0.52, 0.5, 0.5), "S1": (0.97, 0.55, 0.51), "S1+S2": (0.96, 0.89, 0.6), "S1+S2+S3": (0.95, 0.87, 0.8)}
@@ -261,7 +382,9 @@ def suite(out: Path, work: Path, *, models: int = 1, n: int = 200, pictures: int
     count = 0
     for place, task in enumerate(STAGES):
         for condition in ("same distribution", "shifted"):
-            data = dataset(work / f"data-{place}-{condition[:4]}", n=n, seed=place, pictures=pictures, task=task)
+            data = dataset(
+                work / f"data-{place}-{condition[:4]}", n=n, seed=place, pictures=pictures, task=task, pool=condition
+            )
             shift = 0.08 if condition == "shifted" else 0.0
             cases: list[tuple[str, str, str | None, float, float | None]] = []
             for index in range(models):
@@ -287,7 +410,7 @@ def suite(out: Path, work: Path, *, models: int = 1, n: int = 200, pictures: int
                         p50=p50,
                         seed=machine,
                         texts=dict.fromkeys(range(n), "A") if name.startswith("blind") else None,
-                        instead={"machine": {**MACHINE, "cpu": f"Example CPU {machine}"}} if machine else None,
+                        machine={**MACHINE, "cpu": f"Example CPU {machine}"} if machine else None,
                     )
                     count += 1
     return count

@@ -16,7 +16,8 @@ from deckbench.errors import InputError
 from deckbench.infer import infer
 from deckbench.pipeline.verify import verify
 from deckbench.pool.split import split_pool
-from deckbench.record.provenance import adapter_words, dataset_facts, model_facts, record_score
+from deckbench.record.facts import adapter_words, model_facts
+from deckbench.record.provenance import dataset_facts, record_score
 from deckbench.record.read import read_all, read_record
 from deckbench.report import report
 from tests.record import fake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -13,13 +14,12 @@ import pytest
 from deckbench.cli import main
 from deckbench.errors import InputError
 from deckbench.pipeline.verify import verify
+from deckbench.predictions import COLUMNS, csv_bytes
 from deckbench.record.read import read_record
 from deckbench.record.recompute import differences
 from deckbench.report import report
-from deckbench.score import score
 from tests.record import fake
 from tests.record.forge import forge
-from tests.score.score_helpers import answered, make_data, make_predictions, scene
 
 Edit = Callable[[dict[str, Any]], Any]
 Rows = Callable[[list[dict[str, str]]], Any]
@@ -171,26 +171,32 @@ def test_an_unknown_block_is_refused_by_name(folder: Path, block_name: str) -> N
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
     """A record of scene descriptions, one of which contradicts itself."""
-    samples = [scene(i, anomaly=i % 2 == 0, task="ot2-scene@1") for i in range(12)]
-    data = make_data(tmp_path / "data", samples)
+    data = fake.dataset(tmp_path / "data", n=24, pictures=12, task="ot2-scene@1")
+    with (data / "samples.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[::2]
+    for number, row in enumerate(rows):
+        verdict = "anomaly" if row["anomaly"] == "true" else "normal"
+        text = f"tip: straight {number}. Verdict: {verdict}."
+        row.update(kind="scene", question="Describe the deck.", answer=text, gold=verdict, option_a="", option_b="")
+    fake.write_rows(data / "samples.csv", [list(rows[0]), *([*row.values()] for row in rows)])
+    fake.reseal(data)
     texts = ["damaged tip. Verdict: normal."] + ["tip: straight. Verdict: normal."] * 11
-    rows = [answered(sample, text) for sample, text in zip(samples, texts, strict=True)]
-    predictions = make_predictions(tmp_path / "p.csv", rows, data)
-    result = score(predictions, data=data, out=tmp_path / "score.json")
-    assert result["kinds"]["scene"]["metrics"]["names_anomaly_says_normal"]["k"] == 1
-    changes = {"predictions": predictions, "score": tmp_path / "score.json"}
-    dataset = result["inputs"]["data_content"]
-    (data / "images").mkdir()
-    picture = fake.dataset(tmp_path / "pictures", n=2, pictures=1) / "images/000.jpg"
-    for sample in samples:
-        shutil.copy(picture, data / sample["image"])
-    return fake.record(
-        tmp_path / "records", tmp_path / "w", data=data, task="ot2-scene@1", instead={**changes, "dataset": dataset}
+    answers = []
+    for row, text in zip(rows, texts, strict=True):
+        said = {**row, "gold": row["answer"], "prediction": text, "parsed": "normal"}
+        answers.append([said.get(name, "") for name in COLUMNS])
+    predictions = tmp_path / "p.csv"
+    predictions.write_bytes(csv_bytes(COLUMNS, answers))
+    place = fake.record(
+        tmp_path / "records", tmp_path / "w", data=data, task="ot2-scene@1", instead={"predictions": predictions}
     )
+    metrics = read_record(place).record.metrics
+    assert metrics is not None and metrics.kinds["scene"].metrics["names_anomaly_says_normal"].k
+    return place
 
 
 def test_contradictions_are_counted_again_from_the_record_alone(scenes: Path, tmp_path: Path) -> None:
-    for name in ("data", "p.csv", "score.json", "pictures"):
+    for name in ("data", "p.csv", "p.json"):
         place = tmp_path / name
         shutil.rmtree(place) if place.is_dir() else place.unlink()
     assert differences(read_record(scenes)) == ()

@@ -40,7 +40,10 @@ def test_what_is_written_is_read_back(one: Path, folder: Path) -> None:
     assert right == run.record.metrics.kinds["choice"].metrics["accuracy"].k
     assert {row["group"] for row in rows} == {f"session-{i}" for i in range(6)}
     assert all((folder / row["thumbnail"]).is_file() for row in rows)
-    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "record.json", "samples.csv.gz", "thumbs"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *("lineage.json.gz", "manifest.json", "questions.jsonl.gz", "record.json", "samples.csv.gz"),
+        *("statement.json", "thumbs"),
+    ]
 
 
 def test_the_same_results_make_the_same_record(tmp_path: Path) -> None:
@@ -122,10 +125,10 @@ def refused(tmp_path: Path, changes: dict[str, Any]) -> str:
         ({"pool": {"name": "x", "hash": "0" * 64, "synthetic": True, "colour": 1}}, "pool.colour"),
         ({"model": {"name": "", "family": "x"}}, "model.name"),
         ({"latency": {"choice": {"source": "bench"}}}, "engine"),
-        ({"latency": {}, "bench": None, "data": None, "predictions": None, "score": Path("x.json")}, "score"),
+        ({"latency": {}, "bench": None, "predictions": None, "score": Path("x.json")}, "or neither"),
         ({"latency": None, "bench": {"engine": "torch"}}, "bench"),
         ({"inputs": [{"name": "a", "kind": "b", "sha256": "c", "source": "d"}]}, "inputs.0.sha256"),
-        ({"score": None, "data": None}, "none of them"),
+        ({"score": None}, "or neither"),
         ({"data": Path("nowhere"), "score": Path("score.json")}, "nowhere: not found"),
         ({"predictions": Path("nowhere.csv")}, "nowhere.csv"),
         ({"container": {"name": "x86-cpu", "identity": "latest"}}, "container.identity"),
@@ -139,7 +142,8 @@ def test_predictions_on_another_dataset(tmp_path: Path) -> None:
     data = fake.dataset(tmp_path / "data", n=20)
     other = fake.dataset(tmp_path / "other", n=40)
     said = fake.predictions(tmp_path / "p.csv", other)
-    assert "'s00020' is not in the dataset" in refused(tmp_path, {"data": data, "predictions": said})
+    fake.manifest(said, other)
+    assert "made on another dataset" in refused(tmp_path, {"data": data, "predictions": said})
 
 
 def test_an_id_that_occurs_twice(tmp_path: Path) -> None:
@@ -162,9 +166,14 @@ def test_a_picture_that_is_gone_or_outside(tmp_path: Path) -> None:
     data = fake.dataset(tmp_path / "data", n=4, pictures=2)
     changes = {"data": data, "predictions": fake.predictions(tmp_path / "p.csv", data)}
     (data / "images/000.jpg").write_bytes(b"no picture")
+    assert "was changed since" in refused(tmp_path, changes)
+    fake.reseal(data)
+    (tmp_path / "p.manifest.json").unlink()
     assert "image cannot be read" in refused(tmp_path, changes)
     table = data / "samples.csv"
     table.write_text(table.read_text().replace("images/000.jpg", "../../secret.jpg"))
+    fake.reseal(data)
+    (tmp_path / "p.manifest.json").unlink()
     assert "leaves the folder" in refused(tmp_path, changes)
 
 
@@ -200,7 +209,7 @@ def test_a_score_of_other_predictions(tmp_path: Path) -> None:
     data = fake.dataset(tmp_path / "data")
     predictions, other = (fake.predictions(tmp_path / f"{i}.csv", data, seed=i) for i in (1, 2))
     changes = {"data": data, "predictions": predictions, "score": fake.score(other, data)}
-    assert "does not follow from its samples" in refused(tmp_path, changes)
+    assert "would not follow" in refused(tmp_path, changes)
 
 
 def test_graded_answers_that_were_edited(tmp_path: Path) -> None:
@@ -328,7 +337,7 @@ def test_times_that_are_no_numbers(tmp_path: Path) -> None:
 
 
 def test_a_record_of_times_only(tmp_path: Path) -> None:
-    nothing = {"score": None, "predictions": None, "data": None}
+    nothing = {"score": None, "predictions": None}
     folder = fake.record(tmp_path / "r", tmp_path / "w", instead={**nothing, "latency": {"choice": fake.times(0.2)}})
     run = read_record(folder)
     assert run.record.metrics is None and read_samples(run) == ()
@@ -346,7 +355,7 @@ def test_a_slug_is_a_safe_folder_name(text: str) -> None:
 def test_samples_have_the_documented_columns(folder: Path) -> None:
     text = gzip.decompress((folder / "samples.csv.gz").read_bytes()).decode()
     assert tuple(text.splitlines()[0].split(",")) == SAMPLE_COLUMNS
-    assert json.loads((folder / "record.json").read_text())["schema"] == 2
+    assert json.loads((folder / "record.json").read_text())["schema"] == 3
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,6 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model=name,
         board=EVIL[1],
         texts={2 * i: text for i, text in enumerate(EVIL)},
-        instead={"command": EVIL[0]},
     )
     report(work / "r", out=work / "site")
     return work / "site"
@@ -173,15 +172,16 @@ def test_an_emulated_run_is_not_ranked(one: Path, tmp_path: Path) -> None:
 
 def test_other_test_sets_and_other_weights_do_not_share_a_cell(one: Path, tmp_path: Path) -> None:
     fake.record(one, tmp_path / "work", skill=0.7, data=fake.dataset(tmp_path / "other", seed=1))
-    model = {"name": "tiny-glm4v", "family": "glm4v", "identity": {"adapter": "2" * 64}}
-    fake.record(one, tmp_path / "work", skill=0.6, instead={"model": model})
+    data = next((tmp_path / "work").glob("data-*"))
+    said = fake.manifest(fake.predictions(tmp_path / "p.csv", data, skill=0.6), data, fake.IDENTITY)
+    fake.record(one, tmp_path / "work", data=data, instead={"predictions": said})
     board = boards_of(read_all(one)[0])[0]
     assert len(board.columns) == 2 and len(board.rows) == 2
     assert len({row.note for row in board.rows} - {""}) == 2
 
 
 def test_the_newest_of_two_runs_is_shown(one: Path, tmp_path: Path) -> None:
-    fake.record(one, tmp_path / "work", instead={"seed": 5})
+    fake.record(one, tmp_path / "work", data=next((tmp_path / "work").glob("data-*")), seed=5)
     cells = [cell for row in boards_of(read_all(one)[0])[0].rows for cell in row.cells.values()]
     assert [cell.older for cell in cells] == [1]
 

@@ -276,8 +276,10 @@ def test_one_group_has_no_cluster_interval(tmp_path: Path) -> None:
     assert any("1 groups" in note for note in result["notes"])
 
 
-def test_missing_predictions_are_noted(tmp_path: Path) -> None:
+def test_missing_predictions_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = both_orders(6)
     data = make_data(tmp_path / "data", [*samples, choice(99, anomaly=True, split="train")])
     result = score(make_predictions(tmp_path / "p.csv", [answered(s) for s in samples[:9]], data), data=data)
-    assert any(note.startswith("3 test samples") for note in result["notes"])
+    said = "9 of 12 questions answered; 3 have no prediction and are not in the score"
+    assert result["notes"][0] == said and result["asked"] == {"choice": 12}
+    assert capsys.readouterr().err == f"{tmp_path / 'p.csv'}: {said}\n"

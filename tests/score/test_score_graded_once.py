@@ -41,15 +41,6 @@ def infer_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pa
     from deckbench.models.interface import Answer
 
     data = fake.dataset(tmp_path / "data", n=2 * len(ODD), pictures=1)
-    lines = []
-    for row in read(data / "samples.csv"):
-        messages = [
-            {"role": "user", "content": row["question"], "image": row["image"]},
-            {"role": "assistant", "content": row["answer"]},
-        ]
-        names = ("id", "pair_id", "kind", "option_a", "option_b", "task", "stage", "frame", "group", "step")
-        lines.append(json.dumps({"messages": messages, **{name: row[name] for name in names}}))
-    (data / "test.jsonl").write_text("\n".join(lines) + "\n")
 
     def odd(answerer: Any, samples: Any) -> list[Answer]:
         return [Answer(ODD[i % len(ODD)], None, None, 1, 1, {}) for i in range(len(samples))]

@@ -70,11 +70,11 @@ def ask(
 def check_record(*, record: bool, adapter: Path | None, data: Path, **given: Any) -> None:
     """What a record of a bench needs is asked for before anything is measured: nothing else is lost."""
     if record:
-        from deckbench.record import provenance
+        from deckbench.record import facts, provenance
 
         dataset = provenance.dataset_facts(data, given["condition"])
-        provenance.check_curriculum(given["curriculum"], adapter)
-        model = provenance.model_facts({"name": given["model"]}, None)
+        facts.check_curriculum(given["curriculum"], adapter)
+        model = facts.model_facts({"name": given["model"]}, None)
         provenance.check_fields(given["records"], **dataset, **model)
 
 

@@ -29,16 +29,17 @@ from deckbench.cli.options import (
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo
 from deckbench.progress import say
+from deckbench.runners.kinds import Kind
 
 
 def check_record(*, record: bool, predictions: Path, data: Path | None, **given: Any) -> None:
     """What a record of a score needs is asked for before anything is written."""
     if record:
-        from deckbench.record import provenance
+        from deckbench.record import facts, provenance
 
         content, _ = provenance.predictions_facts(predictions)
         dataset = provenance.dataset_facts(data, given["condition"])
-        model = provenance.model_facts(content["inputs"]["model"], given["curriculum"])
+        model = facts.model_facts(content["inputs"]["model"], given["curriculum"])
         provenance.check_fields(given["records"], **dataset, **model)
 
 
@@ -116,6 +117,10 @@ def run(
     show(result, as_json, [f"leaderboard: {result['page']}"])
 
 
+GATE_WORDS = {"holds": "passes", "fails": "FAILS", "nothing to check": "nothing to check"}
+SHOWN = 5  # reasons of a gate on a terminal; the page has more
+
+
 @app.command(epilog="Example: deckbench report --records results/records --out results/site")
 @writes_output
 def report(
@@ -128,9 +133,12 @@ def report(
     from deckbench.report import report as run_report
 
     result = run_report(records, out=out, check=check)
+    for message in result["broken"]:
+        say(f"left out: {message.splitlines()[0]}")
     lines = [f"page: {(out / 'index.html').resolve().as_uri()}"] if result["site"] else []
     if check:
-        lines += [f"{'passes' if gate['holds'] else 'FAILS'}: {gate['name']}" for gate in result["gates"]]
+        lines += [f"{GATE_WORDS[gate['verdict']]}: {gate['name']}" for gate in result["gates"]]
+        lines += [f"  {reason}" for gate in result["gates"] for reason in gate["reasons"][:SHOWN]]
     show(result, as_json, lines)
     if check and result["failed"]:
         raise AnswerIsNo(f"failed gates: {', '.join(result['failed'])}", records)
@@ -143,6 +151,8 @@ def verify(
     work: Annotated[
         OptionalInput, typer.Option(help="Work folder of the run, for what is reused; default: work/SUITE.")
     ] = None,
+    signature: Annotated[bool, typer.Option("--signature", help="Also require a valid signature.")] = False,
+    key: Annotated[OptionalInput, typer.Option(help="Public key that must have signed it (FILE.pub).")] = None,
     as_json: Json = False,
 ) -> None:
     """Rerun a record and report whether it reproduces. Exit 4 if not.
@@ -153,11 +163,28 @@ def verify(
     from deckbench.pipeline.verify import NOT_HERE
     from deckbench.pipeline.verify import verify as run_verify
 
-    result = run_verify(record, since=since, work=work)
-    show(result, as_json, [f"{key}: {value}" for key, value in result.items()])
+    result = run_verify(record, since=since, work=work, signature=signature or key is not None, key=key)
+    show(result, as_json, [f"{name}: {value}" for name, value in result.items()])
     if not result["reproduced"]:
         if result["verdict"] == NOT_HERE:
             raise AnswerIsNo(
                 f"the record cannot be rerun here: {result['why']}", record, "`--from score` grades it again"
             )
         raise AnswerIsNo(f"the record does not reproduce: {result['verdict']}", record)
+
+
+@app.command(epilog="Example: deckbench sign --new-key lab.key; deckbench sign results/records/* --key lab.key")
+def sign(
+    records: Annotated[list[Path] | None, Kind.INPUT, typer.Argument(help="Folders of records.")] = None,
+    key: Annotated[OptionalInput, typer.Option(help="Private key to sign with: ed25519, PEM.")] = None,
+    new_key: Annotated[
+        ExtraOutput, typer.Option("--new-key", help="Make a private key here; FILE.pub is to be published.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign records, or make a key. A record that does not reproduce is not signed."""
+    from deckbench.pipeline.sign import sign_records
+
+    result = sign_records(records or [], key=key, new_key=new_key)
+    lines = [f"{'key' if new_key else 'signed'}: {path}" for path in result["files"]]
+    show(result, as_json, [*lines, f"by: {result['fingerprint']}"])

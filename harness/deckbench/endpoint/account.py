@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deckbench.endpoint.spec import EndpointSpec
+from deckbench.predictions import answer_notes
 from deckbench.stats import percentile
 
 
@@ -56,18 +57,6 @@ def notices(content: Mapping[str, Any], observed: Mapping[str, Any], facts: Sequ
         what = f"{cut} choice answers ran into their limit; if the model thinks before it answers, raise"
         lines.append(f"{what} `thinking_tokens` in the endpoint's file")
     return lines
-
-
-def answer_notes(content: Any) -> list[str]:
-    """What a score of these predictions has to say of the server. content: `endpoint` of their manifest, or None."""
-    if not isinstance(content, dict):
-        return []
-    notes = []
-    if isinstance(stripped := content.get("stripped"), dict) and stripped:
-        notes.append(f"taken off around answers: {', '.join(f'{name} ({n})' for name, n in sorted(stripped.items()))}")
-    if isinstance(dropped := content.get("dropped"), list) and dropped:
-        notes.append(f"the server refused these fields of a request: {', '.join(map(str, dropped))}")
-    return notes
 
 
 def all_empty(facts: Sequence[Mapping[str, Any]]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from deckbench.predictions import PredictionFiles
 from deckbench.record import provenance
-from deckbench.record.provenance import SERVER
+from deckbench.record.facts import SERVER
 from deckbench.suite import DataSpec, Suite
 
 
@@ -39,15 +39,6 @@ def answered_on(ref: str, predictions: Path) -> dict[str, Any]:
         "packages": observed.get("packages"),
         "container": observed.get("container"),
     }
-
-
-def part_of(spec: DataSpec, condition: str) -> str:
-    """`shifted` or `same distribution`: where the test frames stand to the training frames.
-
-    A pool that is only tested on is a shift, whatever the suite calls its condition ("another lab").
-    """
-    alone = spec.split == "test-only" and condition != "same distribution"
-    return "shifted" if alone or condition == "shifted" else "same distribution"
 
 
 def shown_path(path: str, folder: Path) -> str:

@@ -6,7 +6,6 @@ A step's folder name ends in its key: a hash of the step's parameters, of its in
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -23,11 +22,10 @@ from deckbench.pipeline.provenance import (
     build_command,
     identity_of,
     is_served,
-    part_of,
     pool_command,
 )
 from deckbench.progress import say
-from deckbench.record.provenance import model_facts
+from deckbench.record.facts import model_facts, part_of, suite_command
 from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight, task_in
 
 Code = tuple[str, ...]  # modules, as `code_hash` takes them
@@ -56,6 +54,7 @@ class Run:
     data: dict[str, StepOutput] = field(default_factory=dict)
     adapters: dict[tuple[str, str], StepOutput] = field(default_factory=dict)
     audits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    audit_folders: dict[str, Path] = field(default_factory=dict)
     identities: dict[str, Any] = field(default_factory=dict)
     steps_run: list[str] = field(default_factory=list)
 
@@ -165,6 +164,7 @@ def run_audit(run: Run, name: str) -> dict[str, Any]:
 
     key = {"data": data.content_hash, "seed": run.suite.seed}
     output = run.step("audits", name, key, ("build.audit",), write)
+    run.audit_folders[name] = output.path
     result: dict[str, Any] = json.loads((output.path / "audit.json").read_text(encoding="utf-8"))
     if not result["passed"]:
         say(f"audit {name}: FAILED; the page will say so ({output.path / 'audit.json'})")
@@ -319,33 +319,42 @@ def run_score(run: Run, target: Target, predictions: Path) -> Path:
 
 def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dict[str, Any]) -> Path:
     """Predictions, score and record of one row. Returns the record's folder."""
+    from deckbench.record.lineage import trace
     from deckbench.record.write import write_record
-    from deckbench.task import load_task
 
     suite, name, spec = run.suite, target.data, run.suite.data[target.data]
-    data, pool = run.data[name], run.pools[spec.pool]
+    data = run.data[name]
     predictions, scores = run_answers(run, target, adapter)
-    command, folder = shlex.join(["deckbench", "run", run.ref, "--only", target.label]), run.file.parent
+    command, folder = suite_command(run.ref, target.label), run.file.parent
+    lineage = trace(
+        data.path,
+        predictions=predictions,
+        adapters=adapter_chain(run, target) if adapter else [],
+        audit=run.audit_folders.get(name),
+        suite=(run.file, run.ref, target.label),
+    )
+    dataset = lineage.dataset
+    pool_hash = dataset["inputs"]["pool"]
     built, pooled = build_command(spec, suite, folder), pool_command(suite, spec.pool, folder)
     inputs = [
         {"name": "dataset", "kind": "dataset", "sha256": data.content_hash, "source": built},
-        {"name": "pool", "kind": "pool", "sha256": pool.content_hash, "source": pooled},
+        {"name": "pool", "kind": "pool", "sha256": pool_hash, "source": pooled},
         {"name": "suite", "kind": "suite", "sha256": artifact.hash_file(run.file), "source": run.ref},
     ]
     if adapter:
         inputs.append({"name": "adapter", "kind": "adapter", "sha256": adapter.content_hash, "source": command})
     audit = run.audits.get(name)
-    identity = {**run.identity(target.ref), "adapter": adapter.content_hash if adapter else None}
     return write_record(
         run.work / "records",
-        **model_facts(identity, target.curriculum, identity["name"] if is_served(target.ref) else target.model),
-        task=str(artifact.read(data.path, "dataset").content["params"]["task"]),
-        stage=load_task(task_in(run.file, spec.task)).stage,
+        **model_facts(lineage.identity, target.curriculum, None if is_served(target.ref) else target.model),
+        lineage=lineage,
+        task=str(dataset["params"]["task"]),
+        stage=dataset["params"].get("stage"),
         pool={
             "name": spec.pool,
-            "hash": pool.content_hash,
-            "synthetic": bool(artifact.read(data.path, "dataset").content["params"]["synthetic"]),
-            "part": part_of(spec, target.condition),
+            "hash": pool_hash,
+            "synthetic": bool(dataset["params"]["synthetic"]),
+            "part": part_of(str(dataset["params"].get("split")), target.condition),
             "condition": target.condition,
             "board": suite.name,
         },
@@ -361,6 +370,15 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
         audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
         **answered_on(target.ref, predictions),
     )
+
+
+def adapter_chain(run: Run, target: Target) -> list[Path]:
+    """The adapter of a row and those it continues, the last first."""
+    found, name = [], target.curriculum
+    while name is not None:
+        found.append(run.adapters[target.ref, name].path)
+        name = run.suite.train[name].init
+    return found
 
 
 def run_site(run: Run, records: list[Path]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import shutil
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench import artifact
-from deckbench.errors import DeckBenchError, InputError, OutsideError
+from deckbench.errors import AnswerIsNo, DeckBenchError, InputError, OutsideError
 
 SINCE = ("score", "infer", "train")
 # verdicts, the best first; those before "different" count as reproduced
@@ -26,34 +25,68 @@ SAME_BYTES, SAME_ANSWERS, WITHIN, DIFFERENT, NOT_HERE = (
     "different",
     "not runnable here",
 )
-OUTCOME = ("model", "task", "dataset", "samples", "metrics", "seed")  # of a record: what came out, of what
+# Fields of a record that a second making has to give again, wherever it is made.
+SAME_EVERYWHERE = ("curriculum", "task", "stage", "pool", "dataset", "questions", "audit", "seed", "command")
+OUTCOME = ("samples", "metrics", "ontology")  # what came out
+HARDWARE_CLASS = ("device", "architecture", "capability", "threads", "emulated")  # what decides the last digits
 ENDS_WITHIN_S = 60.0  # a step in a container that was asked to end: it may save, then its container is removed
 REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}
 
 
-def verify(record: Path, *, since: str = "score", work: Path | None = None) -> dict[str, Any]:
+def verify(
+    record: Path,
+    *,
+    since: str = "score",
+    work: Path | None = None,
+    signature: bool = False,
+    key: Path | None = None,
+) -> dict[str, Any]:
     """Do a record's step again.
 
-    since: `score` (from its own predictions), `infer` (from the suite's adapters) or `train` (from its datasets).
-    work: where the suite's artifacts lie; what is missing there is made. Returns {record, from, verdict, reproduced,
-    why}. Raises InputError when the record is damaged or `since` is unknown.
+    Args:
+        record: its folder.
+        since: `score` (from its own predictions), `infer` (from the suite's adapters) or `train` (from its datasets).
+        work: where the suite's artifacts lie; what is missing there is made.
+        signature: it has to be signed. key: by this public key.
+
+    Returns:
+        {"record", "from", "verdict", "reproduced", "why", "signature"}.
+
+    Raises:
+        InputError: the record is damaged or wrongly signed, or `since` is unknown.
+        AnswerIsNo: a signature is asked for, and there is none.
     """
+    from deckbench.extras import require
     from deckbench.record.read import read_record
     from deckbench.record.recompute import differences
+    from deckbench.record.signature import PACKAGES, check_signature
 
     if since not in SINCE:
         raise InputError(f"{since!r} cannot be done again", "--from", f"one of: {', '.join(SINCE)}")
+    if signature:
+        for package in PACKAGES:
+            require(package, "a signature")
     run = read_record(Path(record))
-    if run.record.samples is None or run.record.metrics is None:
+    if signature and run.signature.key is None:
+        raise AnswerIsNo("the record is unsigned", record, "ask its maker for a signed one: `deckbench sign`")
+    signed = check_signature(Path(record), key) if key is not None else run.signature
+    if found := differences(run):
+        verdict, why = DIFFERENT, f"it does not follow from what is in it: {found[0]}"
+    elif run.record.samples is None or run.record.metrics is None:
         verdict, why = NOT_HERE, "the record holds times only; they never reproduce"
-    elif found := differences(run):
-        verdict, why = DIFFERENT, f"it does not follow from its own samples: {found[0]}"
     elif since == "score":
         verdict, why = SAME_BYTES, "every answer was graded again, every metric and interval came out the same"
     else:
         verdict, why = run_again(Path(record), run.record, since, work)
     good = verdict in (SAME_BYTES, SAME_ANSWERS, WITHIN)
-    return {"record": Path(record).name, "from": since, "verdict": verdict, "reproduced": good, "why": why}
+    return {
+        "record": Path(record).name,
+        "from": since,
+        "verdict": verdict,
+        "reproduced": good,
+        "why": why,
+        "signature": signed.words,
+    }
 
 
 def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[str, str]:
@@ -88,7 +121,7 @@ def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[
                 return NOT_HERE, f"it ran in the image {known.container.name}: {error.what}"
             run_contained(str(file), place, label, known.container.name)
             made = next((place / "records").iterdir())
-        verdict, why = compare(record, made, known)
+        verdict, why = compare(record, made)
         return verdict, why + note
 
 
@@ -150,29 +183,78 @@ def attended(process: subprocess.Popen[bytes], asked: list[int]) -> int:
         process.wait()
 
 
-def compare(old: Path, new: Path, known: Any) -> tuple[str, str]:
-    """(verdict, why) for a record and its second making."""
+def compare(old: Path, new: Path) -> tuple[str, str]:
+    """(verdict, why) for a record and its second making: first what it says of itself, then the answers."""
     from deckbench.record.read import read_record, read_samples
 
+    runs = read_record(old), read_record(new)
+    if artifact.hash_file(old / "record.json") != artifact.hash_file(new / "record.json"):
+        told, again = (run.record.model_dump(mode="json", by_alias=True) for run in runs)
+        if other := changed_facts(told, again):
+            return DIFFERENT, other
+    if other := changed_pictures(*runs):
+        return DIFFERENT, other
     if artifact.hash_file(old / "record.json") == artifact.hash_file(new / "record.json"):
         return SAME_BYTES, "record.json and all answers are the same bytes"
-    told, again = (json.loads((place / "record.json").read_text(encoding="utf-8")) for place in (old, new))
+    elsewhere = hardware_note(told["hardware"], again["hardware"])
     if all(told[part] == again[part] for part in OUTCOME):
-        other = sorted(part for part in told if told[part] != again[part])
-        return SAME_BYTES, f"all answers and metrics are the same bytes; of the record differ: {', '.join(other)}"
-    before, after = ({row["id"]: row for row in read_samples(read_record(place))} for place in (old, new))
+        parts = sorted(part for part in told if told[part] != again[part])
+        return SAME_BYTES, f"all answers and metrics are the same bytes; of the record differ: {', '.join(parts)}"
+    before, after = ({row["id"]: row for row in read_samples(run)} for run in runs)
     if before.keys() != after.keys():
-        return DIFFERENT, "other samples were asked: the pool or the dataset came out otherwise"
-    if any(row[name] != after[key][name] for key, row in before.items() for name in ("question", "gold", "anomaly")):
-        return DIFFERENT, "the samples have other questions or gold answers: the pool or the dataset has changed"
-    other = [key for key, row in before.items() if row["prediction"] != after[key]["prediction"]]
-    if not other:
-        return SAME_ANSWERS, "all answers are the same; probabilities or identities differ in their last digits"
-    headline = known.metrics.kinds[known.metrics.primary].metrics["accuracy"]
-    choices = [row for row in after.values() if row["kind"] == known.metrics.primary]
+        return DIFFERENT, "other samples were answered"
+    different = [key for key, row in before.items() if row["prediction"] != after[key]["prediction"]]
+    if not different:
+        return SAME_ANSWERS, f"all answers are the same; probabilities differ in their last digits{elsewhere}"
+    metrics = runs[0].record.metrics
+    assert metrics is not None  # only records of answers are made again
+    headline = metrics.kinds[metrics.primary].metrics["accuracy"]
+    choices = [row for row in after.values() if row["kind"] == metrics.primary]
     rate = sum(row["right"] == "true" for row in choices) / max(1, len(choices))
     low, high = headline.interval or (0.0, 1.0)
-    text = (
-        f"{len(other)} of {len(before)} answers differ; accuracy {rate:.4f}, recorded interval {low:.4f} to {high:.4f}"
-    )
+    text = f"{len(different)} of {len(before)} answers differ{elsewhere}; "
+    text += f"accuracy {rate:.4f}, recorded interval {low:.4f} to {high:.4f}"
     return (WITHIN if low <= rate <= high else DIFFERENT), text
+
+
+def changed_facts(told: dict[str, Any], again: dict[str, Any]) -> str:
+    """The first thing that a record says of model, data or inputs and its second making does not; empty: none.
+
+    An adapter may come out otherwise on another class of hardware, or with other packages; nothing else may.
+    """
+    trained_alike = hardware_class(told) == hardware_class(again) and told["packages"] == again["packages"]
+    pairs = [(part, told[part], again[part]) for part in SAME_EVERYWHERE]
+    models = [{**value["model"], "identity": dict(value["model"]["identity"])} for value in (told, again)]
+    inputs = [{entry["name"]: entry["sha256"] for entry in value["inputs"]} for value in (told, again)]
+    if not trained_alike:
+        for value in (*(model["identity"] for model in models), *inputs):
+            value.update({"adapter": ""} if "adapter" in value else {})
+    pairs += [(f"model {key}", models[0][key], models[1][key]) for key in models[0]]
+    pairs.append(("inputs", inputs[0], inputs[1]))
+    return next((f"its {name} is {old}, made again it is {new}" for name, old, new in pairs if old != new), "")
+
+
+def changed_pictures(old: Any, new: Any) -> str:
+    """Whether the thumbnails of two records differ: in what they show, or in their bytes where one Pillow made both."""
+    from deckbench.record.read import read_thumbnails
+
+    same_maker = hardware_class(old.record.model_dump()) == hardware_class(new.record.model_dump())
+    same_maker = same_maker and old.record.packages.get("pillow") == new.record.packages.get("pillow")
+    if old.record.samples != new.record.samples:
+        return ""  # other answers were wrong, so other frames are shown
+    shown = [read_thumbnails(run) for run in (old, new)]
+    if shown[0] != shown[1]:
+        return "its thumbnails show other frames"
+    bytes_differ = any((old.folder / name).read_bytes() != (new.folder / name).read_bytes() for name in shown[0])
+    return "its thumbnails are other pictures" if same_maker and bytes_differ else ""
+
+
+def hardware_class(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What of a machine decides whether two of them give the same bytes."""
+    return tuple(record["hardware"][name] for name in HARDWARE_CLASS)
+
+
+def hardware_note(told: dict[str, Any], again: dict[str, Any]) -> str:
+    """What is to be said of a second making on another class of hardware; empty on the same."""
+    parts = [f"{name} {told[name]} -> {again[name]}" for name in HARDWARE_CLASS if told[name] != again[name]]
+    return f" (another class of hardware: {', '.join(parts)})" if parts else ""

@@ -116,3 +116,15 @@ def is_inferred(manifest: dict[str, Any] | None) -> bool:
     """Whether a model of DeckBench gave the answers: the column `parsed` is then what they were parsed as."""
     inputs = (manifest or {}).get("content", {}).get("inputs", {})
     return isinstance(inputs, dict) and "model" in inputs
+
+
+def answer_notes(content: Any) -> list[str]:
+    """What a score of these predictions has to say of the server. content: `endpoint` of their manifest, or None."""
+    if not isinstance(content, dict):
+        return []
+    notes = []
+    if isinstance(stripped := content.get("stripped"), dict) and stripped:
+        notes.append(f"taken off around answers: {', '.join(f'{name} ({n})' for name, n in sorted(stripped.items()))}")
+    if isinstance(dropped := content.get("dropped"), list) and dropped:
+        notes.append(f"the server refused these fields of a request: {', '.join(map(str, dropped))}")
+    return notes

@@ -6,7 +6,8 @@ unparsed verdict counts as the wrong verdict (a miss on an anomaly, a false stop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ def measure(
     inputs: ScoreInputs,
     terms: Terms | None = None,
     notes: Sequence[str] = (),
+    asked: Mapping[str, int] | None = None,
     resamples: int = stats.RESAMPLES,
 ) -> Metrics:
     """The metrics of a graded table: what `score.json` holds.
@@ -50,6 +52,7 @@ def measure(
         inputs: what was scored, by hash.
         terms: what names an anomaly at a step, looked for in scene descriptions; None: it is not known.
         notes: what else is to be said; comes before what is found here.
+        asked: kind -> how many questions of it the dataset asks; None: it is not known.
         resamples: of the bootstrap.
 
     Returns:
@@ -63,6 +66,8 @@ def measure(
         found.append(f"only {clusters.count} groups: cluster intervals are too narrow")
     if "scene" in kinds and terms is None:
         found.append("no ontology found: contradictions in scene texts are not counted")
+    if asked is not None and len(table) < sum(asked.values()):
+        found.insert(0, coverage_note(len(table), asked))
     rows = np.arange(len(table))
     return Metrics(
         inputs=inputs,
@@ -71,6 +76,7 @@ def measure(
         resamples=resamples,
         confidence=stats.CONFIDENCE,
         n=len(table),
+        asked=None if asked is None else {kind: asked[kind] for kind in KIND_ORDER if asked.get(kind)},
         unparsed=answers.unparsed(rows),
         groups=clusters.count,
         group_by=group_by,
@@ -82,6 +88,12 @@ def measure(
         kinds={kind: block(answers, kind) for kind in kinds},
         notes=(*notes, *found),
     )
+
+
+def coverage_note(n: int, asked: Mapping[Any, int]) -> str:
+    """What is said of a score that lacks answers."""
+    total = sum(asked.values())
+    return f"{n} of {total} questions answered; {total - n} have no prediction and are not in the score"
 
 
 def block(answers: Answers, kind: str) -> Block:

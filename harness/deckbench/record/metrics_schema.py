@@ -13,7 +13,8 @@ DIGITS = 10
 MAX_RESAMPLES = 10_000
 
 Number = Annotated[float, AfterValidator(lambda x: round(x, DIGITS) + 0.0)]  # + 0.0: no "-0.0"
-Interval = tuple[Number, Number]
+Rate = Annotated[Number, Field(ge=0, le=1)]
+Interval = tuple[Rate, Rate]
 Sha256 = Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$")]
 
 
@@ -32,9 +33,9 @@ class Estimate(Strict):
     `stats.cluster_wilson`); None with fewer than two groups.
     """
 
-    value: Number | None
+    value: Rate | None
     n: int = Field(ge=0)
-    k: int | None = None
+    k: int | None = Field(default=None, ge=0)
     wilson: Interval | None = None
     cluster: Interval | None = None
 
@@ -56,12 +57,12 @@ class Slice(Strict):
 class Confusion(Strict):
     """Counts of verdicts, truth first. The six add up to the samples whose truth is anomaly or normal."""
 
-    anomaly_as_anomaly: int
-    anomaly_as_normal: int
-    anomaly_unparsed: int
-    normal_as_normal: int
-    normal_as_anomaly: int
-    normal_unparsed: int
+    anomaly_as_anomaly: int = Field(ge=0)
+    anomaly_as_normal: int = Field(ge=0)
+    anomaly_unparsed: int = Field(ge=0)
+    normal_as_normal: int = Field(ge=0)
+    normal_as_anomaly: int = Field(ge=0)
+    normal_unparsed: int = Field(ge=0)
 
 
 class OperatingPoint(Strict):
@@ -70,20 +71,20 @@ class OperatingPoint(Strict):
     threshold: stop when P(anomaly) is at least this; None: never stop.
     """
 
-    allowed_false_stop_rate: Number
-    threshold: Number | None
-    false_stop_rate: Number
-    miss_rate: Number
+    allowed_false_stop_rate: Rate
+    threshold: Rate | None
+    false_stop_rate: Rate
+    miss_rate: Rate
 
 
 class ReliabilityBin(Strict):
     """One bin of the reliability diagram: mean predicted probability and observed frequency."""
 
-    low: Number
-    high: Number
-    n: int
-    mean_predicted: Number | None
-    observed_frequency: Number | None
+    low: Rate
+    high: Rate
+    n: int = Field(ge=0)
+    mean_predicted: Rate | None
+    observed_frequency: Rate | None
 
 
 class Block(Slice):
@@ -96,7 +97,7 @@ class Block(Slice):
     by_lang: dict[str, Slice] = Field(default_factory=dict)
     by_question: dict[str, Slice] = Field(default_factory=dict)
     confusion: Confusion | None = None
-    roc: tuple[tuple[Number, Number], ...] | None = None
+    roc: tuple[tuple[Rate, Rate], ...] | None = None
     operating_point: OperatingPoint | None = None
     reliability: tuple[ReliabilityBin, ...] | None = None
 
@@ -118,17 +119,19 @@ class ScoreInputs(Strict):
 class Metrics(Strict):
     """The whole of `score.json`.
 
-    scored_sha256: of the table of graded answers, `scored.csv`. primary: the kind whose accuracy is the headline.
+    scored_sha256: of the table of graded answers, `scored.csv`. asked: how many questions of each kind the asked parts
+    of the dataset hold, answered or not; None without a dataset. primary: the kind whose accuracy is the headline.
     metrics: over all kinds.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     inputs: ScoreInputs
     scored_sha256: Sha256
     seed: int = Field(ge=0, le=MAX_SEED)
     resamples: int = Field(ge=0, le=MAX_RESAMPLES)
-    confidence: Number
+    confidence: Rate
     n: int = Field(ge=0)
+    asked: dict[Kind, Annotated[int, Field(ge=1)]] | None
     unparsed: int = Field(ge=0)
     groups: int = Field(ge=0)
     group_by: str
@@ -142,3 +145,13 @@ class Metrics(Strict):
         if self.primary not in self.kinds:
             raise ValueError(f"the primary kind {self.primary} has no answers")
         return self
+
+    def coverage(self, kind: Kind) -> tuple[int, int]:
+        """How many questions of a kind were answered, and how many were asked."""
+        n = self.kinds[kind].n if kind in self.kinds else 0
+        return n, n if self.asked is None else self.asked.get(kind, n)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every question that was asked has an answer."""
+        return self.asked is None or sum(self.asked.values()) <= self.n

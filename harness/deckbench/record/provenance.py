@@ -12,23 +12,22 @@ from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.gold import definitions
 from deckbench.predictions import PredictionFiles, is_inferred, read_manifest
-from deckbench.record.schema import BASELINES, SCHEMA, Record, parse
+from deckbench.record.facts import (
+    SAME,
+    SERVER,
+    SHIFTED,
+    bench_command,
+    model_facts,
+    part_of,
+    score_command,
+)
+from deckbench.record.lineage import trace
+from deckbench.record.schema import SCHEMA, Record, parse
 from deckbench.record.scores import read_score
 from deckbench.record.write import write_record
-from deckbench.suite import CURRICULUM
 from deckbench.task import Options, load_task, published
 
 RECORDS = Path("results/records")
-SAME, SHIFTED = "same distribution", "shifted"
-UNKNOWN = "unknown"
-BENCH_DEFAULTS = {"min_seconds": 10.0, "max_queries": 5000, "warmup": 3, "threads": None}
-# The machine of a model behind a server, as a record has it.
-SERVER = {
-    "device": "server",
-    "cpu": "a server",
-    **dict.fromkeys(("architecture", "capability", "os"), UNKNOWN),
-    **dict.fromkeys(("cores", "threads"), 0),
-}
 
 
 def record_score(
@@ -61,16 +60,21 @@ def record_score(
     content, observed = predictions_facts(predictions)
     seed = read_score(score).seed
     dataset = dataset_facts(data, condition)
-    model = model_facts(content["inputs"]["model"], curriculum)
-    infer = ["deckbench", "infer", "--model", model["model"]["name"], "--data", "data", "--out", "predictions.csv"]
-    infer += adapter_words(content["inputs"]["model"])
-    scoring = ["deckbench", "score", "predictions.csv", "--data", "data", "--seed", str(seed), "--out", "score.json"]
-    scoring += ["--ontology", "ONTOLOGY.yaml"] if ontology is not None else []
+    assert data is not None  # `dataset_facts` refuses it
+    identity = content["inputs"]["model"]
+    model = model_facts(identity, curriculum)
     return write_record(
         records or RECORDS,
         **dataset,
         **model,
-        command=f"{shlex.join(infer)} && {shlex.join(scoring)}",
+        lineage=trace(
+            data,
+            predictions=predictions,
+            curriculum=curriculum,
+            condition=condition,
+            ontology=ontology is not None,
+        ),
+        command=score_command(identity, model["model"]["name"], seed, ontology=ontology is not None),
         seed=seed,
         score=score,
         predictions=predictions,
@@ -97,18 +101,13 @@ def record_bench(
     if dataset["dataset"] != inputs["data"]:
         raise InputError("the bench asked questions of another dataset", data, "give the dataset that was benched")
     model = model_facts(inputs["model"], curriculum)
-    command = ["deckbench", "bench", "--model", model["model"]["name"], "--data", "data", "--engine", results["engine"]]
-    command += ["--weights", results["weights"], "--seed", str(manifest.content["seed"]), "--out", "bench"]
-    command += adapter_words(inputs["model"])
-    params = manifest.content["params"]
-    for name, default in BENCH_DEFAULTS.items():
-        if params.get(name, default) != default:
-            command += [f"--{name.replace('_', '-')}", str(params[name])]
     return write_record(
         records or RECORDS,
         **dataset,
         **model,
-        command=shlex.join(command),
+        lineage=trace(data, bench=manifest, curriculum=curriculum, condition=condition),
+        data=data,
+        command=bench_command(manifest.content, model["model"]["name"]),
         seed=int(manifest.content["seed"] or 0),
         bench=results,
         machine=results["hardware"],
@@ -144,7 +143,15 @@ def check_fields(records: Path | None, **fields: Any) -> None:
                     "a file exists where a folder of records is expected", folder, "choose other --records"
                 )
             break
-    empty = {"metrics": None, "samples": None, "hardware": SERVER, "packages": {}, "container": None, "seed": 0}
+    empty: dict[str, Any] = {
+        "metrics": None,
+        "samples": None,
+        "hardware": SERVER,
+        "packages": {},
+        "container": None,
+        "seed": 0,
+    }
+    empty |= dict.fromkeys(("questions", "lineage"), "0" * 64)
     parse(Record, {"schema": SCHEMA, **empty, "command": "deckbench", **fields}, "the record")
 
 
@@ -163,8 +170,7 @@ def dataset_facts(data: Path | None, condition: str | None) -> dict[str, Any]:
         raise InputError(what, "--condition", f"give --condition '{SAME}' or --condition {SHIFTED}")
     condition = condition or SAME
     name = f"pool-{pool.removeprefix('sha256:')[:8]}"
-    unseen = params.get("split") == "test-only" and condition != SAME
-    part = SHIFTED if unseen or condition == SHIFTED else SAME
+    part = part_of(str(params.get("split")), condition)
     inputs = [
         {
             "name": "dataset",
@@ -232,53 +238,3 @@ def rebuild_command(data: Path, manifest: artifact.Manifest) -> str:
         options=options,
         lang=str(params.get("lang", "en")),
     )
-
-
-def adapter_words(identity: Mapping[str, Any]) -> list[str]:
-    """The option that names an adapter, for a model that has one."""
-    return ["--adapter", "adapter"] if identity.get("adapter") else []
-
-
-def model_facts(identity: Mapping[str, Any], curriculum: str | None, name: str | None = None) -> dict[str, Any]:
-    """The model and its curriculum, from its identity in a manifest. name: how it is called, else as there."""
-    name = name or str(identity.get("name") or identity.get("baseline"))
-    plain = name.partition(":")[0] in BASELINES  # no network
-    baseline = plain or name.startswith("blind:")
-    if not baseline:
-        check_curriculum(curriculum, identity.get("adapter"))
-        curriculum = curriculum or "base"
-    weights = "none" if plain else "random" if identity.get("weights") == "random" else "trained"
-    return {
-        "model": {
-            "name": name,
-            "family": "baseline"
-            if baseline
-            else str(identity.get("family") or name.partition(":")[0].partition("?")[0]),
-            "kind": "baseline" if baseline else "model",
-            "weights": weights,
-            "identity": flat_identity({key: value for key, value in identity.items() if key != "dtype"}),
-        },
-        "curriculum": None if baseline else curriculum,
-    }
-
-
-def check_curriculum(curriculum: str | None, adapter: object) -> None:
-    """Raises InputError where there is an adapter and nothing says which stages it has been through."""
-    if curriculum is None and adapter is not None:
-        what = "the manifests do not say which stages this adapter has been through; a record needs them"
-        raise InputError(what, "--curriculum", "give it, such as --curriculum S1+S2")
-    if curriculum is not None and not CURRICULUM.fullmatch(curriculum):
-        raise InputError(f"{curriculum!r} is no name of a curriculum", "--curriculum", "write it like S1+S2")
-
-
-def flat_identity(value: Any) -> dict[str, str]:
-    """The hashes of an identity by name, nested names joined with dots."""
-    if not isinstance(value, dict):
-        return {"hash": str(value)}
-    found: dict[str, str] = {}
-    for key, entry in value.items():
-        if isinstance(entry, dict):
-            found |= {f"{key}.{name}": text for name, text in flat_identity(entry).items()}
-        elif entry is not None:
-            found[str(key)] = str(entry)
-    return found

@@ -6,32 +6,45 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import os
+import re
 import stat
 import zlib
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.grade import Kind
 from deckbench.ontology import Ontology
 from deckbench.predictions import PROBABILITIES
-from deckbench.record.samples import SAMPLE_COLUMNS
+from deckbench.record.lineage import MAX_LINEAGE_BYTES, Lineage
+from deckbench.record.questions import Question, parse_questions
+from deckbench.record.samples import SAMPLE_COLUMNS, shown_image
 from deckbench.record.schema import (
     ARTIFACT,
+    LINEAGE,
     MAX_SAMPLE_BYTES,
+    MAX_THUMB_BYTES,
+    MAX_THUMBS,
     ONTOLOGY,
+    QUESTIONS,
     RECORD,
     SAMPLES,
     SCHEMA,
+    SIGNATURE,
+    STATEMENT,
+    THUMBS,
     Latency,
     Observed,
     Record,
     parse,
+    shown,
 )
+from deckbench.record.signature import Signature, check_signature
+from deckbench.record.statement import check_statement, statement_of
 from deckbench.record.terms import Terms
 
 
@@ -45,6 +58,12 @@ class Run:
     observed: Observed
     hash: str
     pictures: tuple[str, ...] = ()
+    signature: Signature = field(default_factory=Signature)
+    found: tuple[str, ...] | None = None
+
+    def keep(self, found: tuple[str, ...]) -> None:
+        """Keep what `recompute.differences` found: it is the same however often it is asked."""
+        object.__setattr__(self, "found", found)
 
     @property
     def latency(self) -> Latency | None:
@@ -53,58 +72,126 @@ class Run:
         return times.get("choice") or next(iter(times.values()), None)
 
 
+# Largest size of each file in bytes; of those in gzip, what they unpack to is bounded too.
+MOST_BYTES = {
+    RECORD: 16 << 20,
+    artifact.MANIFEST: 8 << 20,
+    SAMPLES: MAX_SAMPLE_BYTES,
+    QUESTIONS: MAX_SAMPLE_BYTES,
+    LINEAGE: MAX_LINEAGE_BYTES,
+    ONTOLOGY: 1 << 20,
+    STATEMENT: 1 << 20,
+    SIGNATURE: 2 << 20,
+}
+MAX_ROWS = 200_000
+MAX_QUESTION_BYTES = 32 << 20  # unpacked
+BESIDE = {artifact.MANIFEST, STATEMENT, SIGNATURE}  # what lies in a record without being in its manifest
+RESTORE = "restore it, or write the record again"
+
+
 def record_folders(records: Path) -> list[Path]:
     """The folders of all records, by name. Raises InputError when the folder is missing or holds no record."""
     if not records.is_dir():
         raise InputError("no such folder of records", records, "`deckbench run` writes records")
+    if (records / RECORD).is_file():
+        raise InputError("this is a record, not a folder of records", records, f"give {records.parent}")
     found = sorted(path for path in records.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
+    if not any((path / name).exists() for path in found for name in (RECORD, SAMPLES, LINEAGE)):
         raise InputError("the folder holds no records", records, "`deckbench run` writes records")
     return found
 
 
-def read_record(folder: Path) -> Run:
-    """Read and check one record: manifest, hashes of all files, schema. Raises InputError naming the file."""
+def read_record(folder: Path, *, signed: bool = True) -> Run:
+    """Read and check one record: manifest, hashes of all files, schema, statement and signature.
+
+    signed: whether its signature is looked at. Whether it proves itself is `recompute.differences`.
+
+    Raises InputError naming the file.
+    """
     place = folder / RECORD
+    if folder.is_symlink():
+        raise InputError("is a link, not a record", folder, "copy the record itself: cp -rL")
+    if not folder.name.isprintable() or not encodes(folder.name):
+        raise InputError("the name of the record cannot be shown", repr(str(folder)), "rename its folder")
     if not place.is_file():
         raise InputError(
             f"no {RECORD}: this is not a record", folder, "give the folder of a record, or one that holds records"
         )
     names = plain_files(folder)
-    value = artifact.read_json(place, "restore it, or write the record again")
+    value = artifact.read_json(place, RESTORE)
     if value.get("schema") != SCHEMA:
         raise InputError(
-            f"schema version {value.get('schema')!r} is unknown; this DeckBench reads {SCHEMA}",
+            f"schema version {shown(repr(value.get('schema')))} is unknown; this DeckBench reads {SCHEMA}",
             place,
             "read it with the version of DeckBench that wrote it",
         )
+    if not encodes(value):
+        raise InputError("holds text that is not Unicode", place, RESTORE)
     record = parse(Record, value, place)
-    for name, there in ((SAMPLES, record.samples), (ONTOLOGY, record.ontology)):
-        if there is not None and not (folder / name).is_file():
-            raise InputError("is missing", folder / name, "restore it, or write the record again")
+    for name, wanted in ((SAMPLES, record.samples), (ONTOLOGY, record.ontology), (QUESTIONS, True), (LINEAGE, True)):
+        if wanted is not None and name not in names:
+            raise InputError("is missing", folder / name, RESTORE)
     manifest = artifact.read(folder, ARTIFACT, verify=True)
-    if foreign := sorted(names - {*manifest.content["files"], artifact.MANIFEST}):
+    files = manifest.content["files"]
+    if foreign := sorted(names - {*files} - BESIDE):
         raise InputError("is not in the record's manifest", folder / foreign[0], "remove it: a record is closed")
+    if foreign := sorted(name for name in files if not is_of_record(name)):
+        raise InputError("is no file of a record", folder / shown(foreign[0]), "remove it: a record is closed")
     if manifest.content["inputs"] != {entry.name: entry.sha256 for entry in record.inputs}:
         raise InputError("the inputs differ from those in the record", folder / artifact.MANIFEST, "write it again")
+    if manifest.content["seed"] != record.seed or manifest.content["params"]:
+        raise InputError("the seed differs from that in the record", folder / artifact.MANIFEST, "write it again")
+    if not encodes(manifest.observed):
+        raise InputError("holds text that is not Unicode", folder / artifact.MANIFEST, RESTORE)
     observed = parse(Observed, manifest.observed, folder / artifact.MANIFEST)
     guarded = {name: value for name, value in manifest.observed.items() if name != "sha256"}
     if artifact.hash_json(guarded) != observed.sha256:
         raise InputError("the observed part was edited", folder / artifact.MANIFEST, "write the record again")
-    pictures = tuple(sorted(name for name in manifest.content["files"] if name.startswith("thumbs/")))
-    return Run(folder, folder.name, record, observed, manifest.content_hash, pictures)
+    digests = {name: str(entry["sha256"]) for name, entry in files.items()}
+    digests[artifact.MANIFEST] = artifact.hash_file(folder / artifact.MANIFEST)
+    check_statement(folder, statement_of(record, digests, observed.written))
+    pictures = tuple(sorted(name for name in files if name.startswith(f"{THUMBS}/")))
+    signature = check_signature(folder) if signed else Signature()
+    return Run(folder, folder.name, record, observed, manifest.content_hash, pictures, signature)
+
+
+def encodes(value: Any) -> bool:
+    """Whether all texts of a JSON value can be written again: a lone surrogate cannot."""
+    try:
+        artifact.canonical(value)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def is_of_record(name: str) -> bool:
+    """Whether a file of this name belongs into a record."""
+    known = {RECORD, SAMPLES, QUESTIONS, LINEAGE, ONTOLOGY}
+    return name in known or re.fullmatch(rf"{THUMBS}/[0-9]{{2}}\.jpg", name) is not None
 
 
 def plain_files(folder: Path) -> set[str]:
-    """The names of all files below a record. Raises InputError for a link, a pipe or a device among them."""
+    """The names of all files below a record.
+
+    Raises InputError for a link, a pipe or a device among them, for a file that is too large and for a foreign folder.
+    """
     names = set()
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
-            mode = path.lstat().st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            found = path.lstat()
+            if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
                 raise InputError("is not a plain file", path, "a record holds plain files alone; write it again")
-            if stat.S_ISREG(mode):
-                names.add(path.relative_to(folder).as_posix())
+            name = path.relative_to(folder).as_posix()
+            if stat.S_ISDIR(found.st_mode):
+                if name != THUMBS:
+                    raise InputError("is no folder of a record", path, "remove it: a record is closed")
+                continue
+            most = MOST_BYTES.get(name, MAX_THUMB_BYTES)
+            if found.st_size > most:
+                raise InputError(f"is larger than {most >> 20} MiB", path, RESTORE)
+            names.add(name)
+            if len(names) > len(MOST_BYTES) + MAX_THUMBS:
+                raise InputError(f"holds more than {MAX_THUMBS} thumbnails", folder, "write the record again")
     return names
 
 
@@ -116,39 +203,74 @@ def read_all(records: Path) -> tuple[list[Run], list[InputError]]:
             runs.append(read_record(folder))
         except InputError as error:
             broken.append(error)
+        except OSError as error:
+            broken.append(InputError(f"cannot be read ({error.strerror})", folder, "check its permissions"))
     return runs, broken
 
 
-@lru_cache(maxsize=512)
+def unpacked(run: Run, name: str, sha256: str, most: int) -> bytes:
+    """A file in gzip, unpacked. Raises InputError when it is damaged, too large, or not the one the record names."""
+    place = run.folder / name
+    try:
+        with gzip.open(place) as file:
+            data = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"is damaged ({error})", place, RESTORE) from error
+    if len(data) > most:
+        raise InputError(f"unpacks to more than {most >> 20} MiB", place, RESTORE)
+    if hashlib.sha256(data).hexdigest() != sha256.removeprefix("sha256:"):
+        raise InputError("is not the one the record names", place, RESTORE)
+    return data
+
+
+def read_lineage(run: Run) -> Lineage:
+    """What a record was made from. Raises InputError when it is damaged or is not the one the record names."""
+    data = unpacked(run, LINEAGE, run.record.lineage, MAX_LINEAGE_BYTES)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError("is not JSON", run.folder / LINEAGE, RESTORE) from error
+    return parse(Lineage, value, run.folder / LINEAGE)
+
+
+def read_questions(run: Run) -> dict[str, Question]:
+    """The dataset's test part by id. Raises InputError when it is damaged or is not the one the record names."""
+    data = unpacked(run, QUESTIONS, run.record.questions, MAX_QUESTION_BYTES)
+    try:
+        return parse_questions(data)
+    except ValueError as error:
+        raise InputError(f"is no test part of a dataset: {error}", run.folder / QUESTIONS, RESTORE) from error
+
+
+def read_thumbnails(run: Run) -> dict[str, str | None]:
+    """Name of each thumbnail -> sha256 of the image it says it shows."""
+    return {name: shown_image((run.folder / name).read_bytes()) for name in run.pictures}
+
+
 def read_samples(run: Run) -> tuple[dict[str, str], ...]:
     """The rows of a record's samples, SAMPLE_COLUMNS each, all text; `p_*` are empty or a probability.
 
     Plain rows, not a DataFrame: a site reads hundreds of these small files. Raises InputError when the file is damaged
     or is not the one the record names.
     """
-    place = run.folder / SAMPLES
     if run.record.samples is None:
         return ()
-    try:
-        with gzip.open(place) as file:
-            data = file.read(MAX_SAMPLE_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"is damaged ({error})", place, "restore it, or write the record again") from error
-    if len(data) > MAX_SAMPLE_BYTES:
-        raise InputError(f"unpacks to more than {MAX_SAMPLE_BYTES >> 20} MiB", place, "restore it, or write it again")
-    if hashlib.sha256(data).hexdigest() != run.record.samples.removeprefix("sha256:"):
-        raise InputError("is not the table the record names", place, "restore it, or write the record again")
+    place = run.folder / SAMPLES
+    data = unpacked(run, SAMPLES, run.record.samples, MAX_SAMPLE_BYTES)
     csv.field_size_limit(MAX_SAMPLE_BYTES)  # else a long answer could not be read
     try:
         reader = csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True)
         if tuple(reader.fieldnames or ()) != SAMPLE_COLUMNS:
             raise ValueError(f"the columns are {', '.join(reader.fieldnames or ())}")
-        rows = tuple(reader)
-        for row in rows:
+        rows = []
+        for row in reader:
             check_row(row)
+            rows.append(row)
+            if len(rows) > MAX_ROWS:
+                raise ValueError(f"more than {MAX_ROWS} samples")
     except (ValueError, csv.Error) as error:
         raise InputError(f"is not a table of samples: {error}", place, "write the record again") from error
-    return rows
+    return tuple(rows)
 
 
 def check_row(row: dict[str, str]) -> None:
@@ -163,6 +285,9 @@ def check_row(row: dict[str, str]) -> None:
     for name in PROBABILITIES:
         if row[name] and not 0 <= float(row[name]) <= 1:
             raise ValueError(f"{name} is {row[name]}, not a probability")
+    for name in ("tokens_in", "tokens_out"):
+        if row[name] and not (row[name].isascii() and row[name].isdigit() and len(row[name]) < 16):
+            raise ValueError(f"{name} is {row[name][:40]!r}, not a count")
 
 
 def read_ontology(run: Run) -> Terms | None:

@@ -1,47 +1,83 @@
-"""Does a record prove itself? Its metrics are measured again from its own samples, by the code that `score` uses."""
+"""Does a record prove itself? Its metrics are measured again from its own samples, by the code that `score` uses, and
+everything else it says is derived again from its lineage.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from deckbench.errors import InputError
+from deckbench.language import LANGS
+from deckbench.predictions import answer_notes
+from deckbench.record.lineage import Lineage, contradictions
 from deckbench.record.metrics import measure
-from deckbench.record.read import Run, read_ontology, read_samples
-from deckbench.record.schema import Record
+from deckbench.record.questions import Question, asked_of, misasked, mispictured
+from deckbench.record.read import Run, read_lineage, read_ontology, read_questions, read_samples, read_thumbnails
+from deckbench.record.schema import Record, shown
 from deckbench.record.table import grade_table, predictions_sha256
 from deckbench.record.terms import Terms
 
 GRADES = ("parsed", "right", "substring", "judge", "reason")
 
 
-@lru_cache(maxsize=4096)
+@dataclass(frozen=True)
+class Contents:
+    """What lies in a record beside record.json. rows: of the samples; thumbnails: name -> sha256 of what it shows."""
+
+    lineage: Lineage
+    questions: Mapping[str, Question]
+    rows: Sequence[Mapping[str, str]] = ()
+    terms: Terms | None = None
+    thumbnails: Mapping[str, str | None] = field(default_factory=dict)
+
+
 def differences(run: Run) -> tuple[str, ...]:
-    """Why a record does not follow from its own samples, one line each; empty when it does, or holds only times."""
-    if run.record.metrics is None:
-        return ()
+    """Why a record does not follow from what is in it, one line each; empty when it does. Found once for a run."""
+    if run.found is None:
+        try:
+            found = unproven(run.record, contents_of(run))
+        except InputError as error:
+            found = (error.message().splitlines()[0],)
+        run.keep(found)
+        return found
+    return run.found
+
+
+def contents_of(run: Run) -> Contents:
+    """Everything in a record. Raises InputError for a file that is damaged, or not the one the record names."""
+    return Contents(read_lineage(run), read_questions(run), read_samples(run), read_ontology(run), read_thumbnails(run))
+
+
+def unproven(record: Record, contents: Contents) -> tuple[str, ...]:
+    """What of a record does not follow from its contents, one line each: from its lineage, questions and samples."""
+    found = contradictions(record, contents.lineage)
     try:
-        return unproven(run.record, read_samples(run), read_ontology(run))
-    except InputError as error:
-        return (error.message().splitlines()[0],)
+        images = contents.lineage.dataset["files"]
+        found += mispictured(contents.rows, contents.questions, contents.thumbnails, images)
+    except (LookupError, TypeError, AttributeError) as error:
+        found.append(f"its lineage cannot be followed ({type(error).__name__})")
+    if record.metrics is None:
+        return tuple(found)
+    return (*found, *misasked(contents.rows, contents.questions), *unmeasured(record, contents))
 
 
-def unproven(record: Record, rows: Sequence[Mapping[str, str]], terms: Terms | None) -> tuple[str, ...]:
-    """What of a record's metrics does not follow from the samples `rows`, one line each.
+def unmeasured(record: Record, contents: Contents) -> tuple[str, ...]:
+    """What of a record's metrics does not follow from its samples, one line each.
 
     Every answer is parsed and graded again and compared with the columns; every metric, interval and count is measured
     again, with the record's seed and number of resamples.
     """
+    rows, terms = contents.rows, contents.terms
     metrics = record.metrics
     if metrics is None or not rows:
         return () if metrics is None else ("it has no samples",)
     table = pd.DataFrame({name: [row[name] for row in rows] for name in rows[0]}, dtype=object)
-    found = misplaced(record, table)
-    if metrics.inputs.data_content not in (None, record.dataset.removeprefix("sha256:"), record.dataset):
-        found.append("the metrics are of another dataset")
+    found = [*misplaced(record, table), *miscounted(table, contents)]
     graded = grade_table(table, inferred=False)
     for name in GRADES:
         wrong = (graded[name] != table[name]).to_numpy().nonzero()[0]
@@ -56,16 +92,16 @@ def unproven(record: Record, rows: Sequence[Mapping[str, str]], terms: Terms | N
         seed=metrics.seed,
         inputs=metrics.inputs,
         terms=terms.at if terms else None,
+        notes=answer_notes((contents.lineage.predictions or {}).get("endpoint")),
+        asked=asked_of(contents.questions),
         resamples=metrics.resamples,
     )
-    left_out = [note for note in again.notes if note not in metrics.notes]
-    again = again.model_copy(update={"notes": metrics.notes})
     if again != metrics:
         changed = differing(metrics.model_dump(mode="json"), again.model_dump(mode="json"))
         path, old, new = changed[0]
         more = f" ({len(changed)} differences)" if len(changed) > 1 else ""
         found.append(f"{path} is {shown(old)}, the samples give {shown(new)}{more}")
-    return (*found, *(f"the note is missing: {note}" for note in left_out))
+    return tuple(found)
 
 
 def misplaced(record: Record, table: pd.DataFrame) -> list[str]:
@@ -80,15 +116,27 @@ def misplaced(record: Record, table: pd.DataFrame) -> list[str]:
     return found
 
 
+def miscounted(table: pd.DataFrame, contents: Contents) -> list[str]:
+    """Why samples are not all that was answered: a server's manifest lists what it left out, a dataset's counts."""
+    found = []
+    missing = sorted({*contents.questions} - {*table["id"]})
+    left_out = contents.lineage.left_out
+    if left_out is not None and missing != sorted(left_out):
+        found.append(f"{len(missing)} samples are missing, the predictions left out {len(left_out)}")
+    params = contents.lineage.dataset.get("params", {})
+    counts = (params.get("counts") or {}).get("test")
+    types = dict(sorted(Counter(table["question_type"]).items()))
+    if not missing and counts is not None and types != counts:
+        found.append(f"the question types are {shown(types)}, the dataset counts {shown(counts)}")
+    languages = {*table["lang"]} - {params.get("lang")}
+    if params.get("lang") in LANGS and languages:
+        found.append(f"samples are in {', '.join(sorted(languages)) or 'no language'}, the dataset is {params['lang']}")
+    return found
+
+
 def differing(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """The places where two JSON values differ, with both."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = sorted({*a, *b})
         return [found for key in keys for found in differing(a.get(key), b.get(key), f"{path}.{key}".strip("."))]
     return [] if a == b else [(path, a, b)]
-
-
-def shown(value: Any) -> str:
-    """A value in a message: long ones are cut."""
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.predictions import csv_bytes
+from deckbench.record.schema import MAX_THUMBS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_THUMBS = 50
 THUMB_WIDTH = 320
 
 # Columns of samples.csv.gz: all that scoring reads. `right`, `substring` are true or false; `p_*` are probabilities or
@@ -61,7 +62,10 @@ def pick_pictures(samples: pd.DataFrame, most: int = MAX_THUMBS) -> list[str]:
 
 
 def thumbnail(source: Path) -> bytes:
-    """A picture as JPEG, at most THUMB_WIDTH wide, EXIF turned and metadata dropped. Raises InputError."""
+    """A picture as JPEG, at most THUMB_WIDTH wide, EXIF turned and metadata dropped. Raises InputError.
+
+    Its comment is the sha256 of `source`, so that a thumbnail says which image of the dataset it shows.
+    """
     from PIL import Image, ImageOps
 
     try:
@@ -71,10 +75,24 @@ def thumbnail(source: Path) -> bytes:
                 height = max(1, round(picture.height * THUMB_WIDTH / picture.width))
                 picture = picture.resize((THUMB_WIDTH, height), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=82, optimize=True)
+            comment = artifact.hash_file(source).encode()
+            picture.save(buffer, "JPEG", quality=82, optimize=True, comment=comment)
     except (OSError, ValueError) as error:
         raise InputError(f"the image cannot be read ({error})", source, "build the dataset again") from error
     return buffer.getvalue()
+
+
+def shown_image(jpeg: bytes) -> str | None:
+    """The sha256 in a thumbnail's comment; None where there is none, or this is no JPEG."""
+    at, comment = 2, None
+    while jpeg[:2] == b"\xff\xd8" and jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] != b"\xda":
+        size = int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if jpeg[at + 1] == 0xFE:
+            if comment is not None:
+                return None
+            comment = jpeg[at + 4 : at + 2 + size]
+        at += 2 + max(size, 2)
+    return None if comment is None else comment.decode("ascii", "replace")
 
 
 def sample_bytes(samples: Sequence[Mapping[str, str]]) -> bytes:

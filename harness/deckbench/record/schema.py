@@ -1,32 +1,48 @@
 """A record: what was measured, on what, from which inputs. The site is made from records alone.
 
 A record is an artifact of kind `record`: `record.json` (schema below), `samples.csv.gz` (every prediction with what
-is known of its sample), `ontology.json` where scene descriptions were scored with one, and at most 50 thumbnails.
-Times and the machine's momentary state are never in a hashed file: they stand under `observed` in the record's manifest
-(schema `Observed`), so that the same answers make the same record.
+is known of its sample), `questions.jsonl.gz` (the dataset's test part), `lineage.json.gz` (the manifests of all it was
+made from), `ontology.json` where scene descriptions were scored with one, and at most 50 thumbnails. Times and the
+machine's momentary state are never in a hashed file: they stand under `observed` in the record's manifest (schema
+`Observed`), so that the same answers make the same record. Beside the manifest stands `statement.json`, an in-toto
+statement over all these files, and `signature.json` where someone signed it.
 
-Here are the schemas; `write.py` makes records, `read.py` reads them back, `recompute.py` proves their metrics.
+Here are the schemas; `write.py` makes records, `read.py` reads them back, `recompute.py` proves their metrics,
+`lineage.py` everything else.
 """
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from deckbench.artifact import MAX_SEED
 from deckbench.errors import InputError
 from deckbench.grade import Kind
 from deckbench.record.metrics_schema import Metrics, Sha256, Strict
 
-SCHEMA = 2
+SCHEMA = 3
 ARTIFACT = "record"
 RECORD = "record.json"
 SAMPLES = "samples.csv.gz"
-MAX_SAMPLE_BYTES = 64 << 20  # unpacked
+QUESTIONS = "questions.jsonl.gz"
+LINEAGE = "lineage.json.gz"
+MAX_SAMPLE_BYTES = 64 << 20  # of each of the three, unpacked
 ONTOLOGY = "ontology.json"
+STATEMENT = "statement.json"
+SIGNATURE = "signature.json"
+THUMBS = "thumbs"
+MAX_THUMBS = 50
+MAX_THUMB_BYTES = 1 << 20
 BASELINES = ("majority", "nearest", "rule")  # what has no network, by the name before the colon
 CURRICULA = ("base", "S1", "S1+S2", "S1+S2+S3")
+
+CLOCKS_DIFFER = timedelta(days=1)
+FIRST_DAY = datetime(2025, 1, 1, tzinfo=timezone.utc)
+MAX_INTEGER = 2**53 - 1  # what every JSON reader keeps exactly
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -78,7 +94,7 @@ class Input(Strict):
 
 class Accelerator(Strict):
     name: str
-    memory_bytes: int | None = None
+    memory_bytes: int | None = Field(default=None, ge=0, le=MAX_INTEGER)
     driver: str | None = None
 
 
@@ -89,9 +105,9 @@ class Hardware(Strict):
     cpu: str
     architecture: str
     capability: str
-    cores: int
-    threads: int
-    memory_bytes: int | None = None
+    cores: int = Field(ge=0, le=1 << 20)
+    threads: int = Field(ge=0, le=1 << 20)
+    memory_bytes: int | None = Field(default=None, ge=0, le=MAX_INTEGER)
     os: str
     kernel: str = ""
     python: str = ""
@@ -118,10 +134,11 @@ class Audit(Strict):
 class Record(Strict):
     """`record.json`. metrics: the content of score.json; null as `samples` is where only times were measured.
 
-    samples: sha256 of the unpacked samples.csv.gz. ontology: of ontology.json, where scene descriptions were scored.
+    samples: sha256 of the unpacked samples.csv.gz. questions, lineage: of the unpacked files of these names. ontology:
+    of ontology.json, where scene descriptions were scored.
     """
 
-    schema_version: Literal[2] = Field(default=2, alias="schema")
+    schema_version: Literal[3] = Field(default=3, alias="schema")
     model: Model
     curriculum: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")] | None
     task: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*@[0-9]+(\+[0-9a-f]{8})?$")
@@ -131,12 +148,14 @@ class Record(Strict):
     inputs: tuple[Input, ...]
     metrics: Metrics | None
     samples: Sha256 | None
+    questions: Sha256
+    lineage: Sha256
     ontology: Sha256 | None = None
     audit: Audit | None = None
     hardware: Hardware
     packages: dict[str, str]
     container: Container | None
-    seed: int
+    seed: int = Field(ge=0, le=MAX_SEED)
     command: str = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -148,13 +167,33 @@ class Record(Strict):
         return self
 
 
+def check_date(text: str) -> str:
+    """A moment in UTC, as `2026-11-30T09:18:55Z`. Raises ValueError for another form, or a day that is not yet."""
+    try:
+        moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is no date like 2026-11-30T09:18:55Z") from None
+    if moment > datetime.now(timezone.utc) + CLOCKS_DIFFER:
+        raise ValueError(f"{text} has not come yet")
+    if moment < FIRST_DAY:
+        raise ValueError(f"{text} is before the first record there can be")
+    return text
+
+
 class Percentiles(Strict):
     """Times of one phase in seconds over `n` measurements; p90 and p99 are null where n cannot support them."""
 
     p50: float = Field(ge=0)
     p90: float | None = Field(default=None, ge=0)
     p99: float | None = Field(default=None, ge=0)
-    n: int = Field(ge=1)
+    n: int = Field(ge=1, le=MAX_INTEGER)
+
+    @model_validator(mode="after")
+    def in_order(self) -> Percentiles:
+        known = [value for value in (self.p50, self.p90, self.p99) if value is not None]
+        if known != sorted(known):
+            raise ValueError("a percentile is below a lower one")
+        return self
 
 
 class Latency(Strict):
@@ -169,8 +208,8 @@ class Latency(Strict):
     answer: Percentiles
     first_token: Percentiles | None = None
     phases: dict[str, Percentiles] = Field(default_factory=dict)
-    tokens_per_s: float | None = None
-    peak_memory_bytes: int | None = None
+    tokens_per_s: float | None = Field(default=None, ge=0)
+    peak_memory_bytes: int | None = Field(default=None, ge=0, le=MAX_INTEGER)
     schedule: str | None = None
     disturbances: tuple[str, ...] | None = None
 
@@ -190,7 +229,7 @@ class Observed(Strict):
     latency: by kind of answer, since a verdict of one token and a description take different times.
     """
 
-    written: str
+    written: Annotated[str, AfterValidator(check_date)]
     latency: dict[Kind, Latency] = Field(default_factory=dict)
     state: dict[str, Any] = Field(default_factory=dict)
     bench: dict[str, Any] | None = None
@@ -208,3 +247,9 @@ def parse(schema: type[M], value: Any, where: str | Path) -> M:
         what = f"unknown field {field}" if unknown else f"field {field}: {first['msg']}"
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise InputError(what + more, where, "see docs/records.md for the fields of a record") from error
+
+
+def shown(value: Any) -> str:
+    """A value in a message: long ones are cut."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

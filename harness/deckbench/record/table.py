@@ -43,7 +43,10 @@ def check_data(manifest: dict[str, Any] | None, predictions: Path, data: Path) -
 
 
 def read_fields(data: Path) -> pd.DataFrame:
-    """What the dataset knows about each sample: JOINED, by `id`; column `golds`: the texts that count as its gold."""
+    """What the dataset knows about each sample: JOINED, by `id`.
+
+    Columns beside these: `golds`, the texts that count as its gold, and `asked`, its kind.
+    """
     data = Path(data)
     table = data / "samples.csv"
     rows: dict[str, dict[str, Any]] = {}
@@ -53,13 +56,14 @@ def read_fields(data: Path) -> pd.DataFrame:
             flag = row["anomaly"].strip().lower()
             # A scene's gold is its verdict in samples.csv, and its text where it is asked and predicted.
             golds = {record["gold"].strip(), (record.get("answer") or "").strip()}
-            rows[record["id"]] = {**row, "anomaly": flag if flag in FLAGS else "", "golds": golds}
+            kind = record.get("kind") or ""
+            rows[record["id"]] = {**row, "anomaly": flag if flag in FLAGS else "", "golds": golds, "asked": kind}
     else:
         for sample in _samples(data):
             row = {name: cell(getattr(sample, "cls" if name == "class" else name, None)) for name in JOINED}
             row["image"] = ""
-            rows[sample.id] = {**row, "golds": {sample.gold.strip(), sample.answer.strip()}}
-    fields: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index", columns=[*JOINED, "golds"])
+            rows[sample.id] = {**row, "golds": {sample.gold.strip(), sample.answer.strip()}, "asked": sample.kind}
+    fields: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index", columns=[*JOINED, "golds", "asked"])
     return fields
 
 

@@ -17,16 +17,30 @@ from pydantic import BaseModel
 from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.machine import hardware
+from deckbench.record.lineage import TEST, Lineage, lineage_bytes
 from deckbench.record.metrics_schema import Metrics
-from deckbench.record.recompute import unproven
-from deckbench.record.samples import SAMPLE_COLUMNS, graded_samples, pick_pictures, sample_bytes, thumbnail
+from deckbench.record.questions import parse_questions
+from deckbench.record.read import MAX_QUESTION_BYTES, MAX_ROWS
+from deckbench.record.recompute import Contents, unproven
+from deckbench.record.samples import (
+    SAMPLE_COLUMNS,
+    graded_samples,
+    pick_pictures,
+    sample_bytes,
+    shown_image,
+    thumbnail,
+)
 from deckbench.record.schema import (
     ARTIFACT,
+    LINEAGE,
     MAX_SAMPLE_BYTES,
     ONTOLOGY,
+    QUESTIONS,
     RECORD,
     SAMPLES,
     SCHEMA,
+    STATEMENT,
+    THUMBS,
     Input,
     Latency,
     Model,
@@ -35,10 +49,9 @@ from deckbench.record.schema import (
     parse,
 )
 from deckbench.record.scores import read_score
+from deckbench.record.statement import statement_bytes, statement_of
 from deckbench.record.terms import Terms, find_terms
 from deckbench.record.times import find_times
-
-THUMBS = "thumbs"
 
 
 def write_record(
@@ -52,11 +65,12 @@ def write_record(
     dataset: str,
     command: str,
     seed: int,
+    lineage: Lineage,
+    data: Path,
     inputs: Iterable[Mapping[str, Any] | Input] = (),
     score: Path | None = None,
     ontology: Path | None = None,
     predictions: Path | None = None,
-    data: Path | None = None,
     latency: Mapping[str, Any] | None = None,
     bench: Mapping[str, Any] | None = None,
     audit: Mapping[str, Any] | None = None,
@@ -73,9 +87,10 @@ def write_record(
     Args:
         out_root: the folder of records.
         model, curriculum, task, stage, pool, dataset, command, seed, inputs, audit, container: as `schema.Record`.
-        score: score.json, beside it the graded answers; with predictions and data, or none of the three.
+        lineage: the manifests of what it is made from: every field above follows from them.
+        data: the dataset folder that was asked.
+        score: score.json, beside it the graded answers; with predictions, or neither.
         predictions: FILE.csv that was scored.
-        data: the dataset folder it answers.
         ontology: the one that was scored with, where that is not the published task's.
         latency: kind of answer -> `schema.Latency`.
         bench: `observed["results"]` of a bench; times come from it, else from `latency`, else from FILE.timings.csv
@@ -87,14 +102,16 @@ def write_record(
         The record's folder.
 
     Raises:
-        InputError: a field or a file is wrong or unknown, or the metrics do not follow from the samples.
+        InputError: a field or a file is wrong or unknown, the fields do not follow from the lineage, or the metrics
+            from the samples.
     """
-    given = (score, predictions, data)
-    if any(value is None for value in given) and any(value is not None for value in given):
-        raise InputError("a record needs the score, its predictions and their dataset, or none of them", "the record")
+    if (score is None) != (predictions is None):
+        raise InputError("a record needs the score and its predictions, or neither", "the record")
     metrics, rows, terms = None, None, None
+    asked = test_part(data)
+    questions = parse_questions(asked)
     pictures: dict[str, bytes] = {}
-    if score is not None and predictions is not None and data is not None:
+    if score is not None and predictions is not None:
         samples = graded_samples(predictions, data, score)
         metrics = read_score(score)
         places = {}
@@ -105,9 +122,10 @@ def write_record(
         rows = [{name: row[name] for name in SAMPLE_COLUMNS} for row in samples.to_dict("records")]
         terms = scored_terms(metrics, ontology, samples["task"], score)
     table = None if rows is None else sample_bytes(rows)
-    if table is not None and len(table) > MAX_SAMPLE_BYTES:
-        what = f"the table of samples is larger than {MAX_SAMPLE_BYTES >> 20} MiB, the most that a record holds"
+    if table is not None and (len(table) > MAX_SAMPLE_BYTES or len(rows or ()) > MAX_ROWS):
+        what = f"a record holds at most {MAX_ROWS} samples of {MAX_SAMPLE_BYTES >> 20} MiB"
         raise InputError(what, "the record", "give a smaller dataset: `deckbench build --max-test`")
+    traced = lineage_bytes(lineage)
     record = parse(
         Record,
         {
@@ -121,6 +139,8 @@ def write_record(
             "inputs": [plain(entry) for entry in inputs],
             "metrics": metrics,
             "samples": None if table is None else hashlib.sha256(table).hexdigest(),
+            "questions": hashlib.sha256(asked).hexdigest(),
+            "lineage": hashlib.sha256(traced).hexdigest(),
             "ontology": terms.content_hash if terms else None,
             "audit": audit,
             "hardware": dict(machine or hardware.describe(device=device, emulated=emulated)),
@@ -131,8 +151,10 @@ def write_record(
         },
         "the record",
     )
-    if rows is not None and (why := unproven(record, rows, terms)):
-        raise InputError(f"the score does not follow from its samples: {why[0]}", score, "run `deckbench score` again")
+    thumbnails = {name: shown_image(data_bytes) for name, data_bytes in pictures.items()}
+    if why := unproven(record, Contents(lineage, questions, rows or (), terms, thumbnails)):
+        what = f"the record would not follow from what it is made from: {why[0]}"
+        raise InputError(what, score or data, "run `deckbench score` again")
     body = record.model_dump(mode="json", by_alias=True)
     if bench is not None or latency is None:
         latency = find_times(bench, predictions)
@@ -148,13 +170,36 @@ def write_record(
         artifact.atomic_write(draft.path / RECORD, dump(body))
         if table is not None:
             (draft.path / SAMPLES).write_bytes(gzip_bytes(table))
+        (draft.path / QUESTIONS).write_bytes(gzip_bytes(asked))
+        (draft.path / LINEAGE).write_bytes(gzip_bytes(traced))
         if terms is not None:
             (draft.path / ONTOLOGY).write_bytes(artifact.canonical(terms.ontology.model_dump(mode="json")))
         for name, data_bytes in pictures.items():
             (draft.path / name).parent.mkdir(exist_ok=True)
             (draft.path / name).write_bytes(data_bytes)
         draft.observed.update(observed)
+        draft.beside = lambda folder: write_statement(folder, record, observed["written"])
     return out
+
+
+def write_statement(folder: Path, record: Record, written: str) -> None:
+    """statement.json of a folder that holds all else of a record, its manifest among it."""
+    manifest = artifact.read(folder, ARTIFACT)
+    digests = {name: entry["sha256"] for name, entry in manifest.content["files"].items()}
+    digests[artifact.MANIFEST] = artifact.hash_file(folder / artifact.MANIFEST)
+    (folder / STATEMENT).write_bytes(statement_bytes(statement_of(record, digests, written)))
+
+
+def test_part(data: Path) -> bytes:
+    """The test part of a dataset as it stands. Raises InputError when it is missing, changed or too large."""
+    artifact.read(data, "dataset", verify=(TEST,))
+    place = data / TEST
+    if not place.is_file():
+        raise InputError("the dataset has no test part", place, "give the dataset that was asked")
+    if place.stat().st_size > MAX_QUESTION_BYTES:
+        what = f"the test part is larger than {MAX_QUESTION_BYTES >> 20} MiB, the most that a record holds"
+        raise InputError(what, place, "give a smaller dataset: `deckbench build --max-test`")
+    return place.read_bytes()
 
 
 def scored_terms(metrics: Metrics, ontology: Path | None, tasks: Iterable[object], score: Path) -> Terms | None:

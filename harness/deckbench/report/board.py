@@ -79,6 +79,12 @@ class Cell:
     block: Block
     older: int = 0
     near_best: bool = False
+    answered: tuple[int, int] = (0, 0)
+
+    @property
+    def partial(self) -> bool:
+        """Whether questions of this kind have no answer."""
+        return self.answered[0] < self.answered[1]
 
     def estimate(self, metric: str) -> Estimate | None:
         """A metric when it has a value."""
@@ -204,6 +210,8 @@ def label_of(run: Run) -> str:
         labels.append("emulated")
     if differences(run):
         labels.append("does not reproduce")
+    if run.record.metrics is not None and not run.record.metrics.complete:
+        labels.append("not all answered")
     return ", ".join(labels)
 
 
@@ -250,7 +258,8 @@ def board_of(name: str, synthetic: bool, runs: Sequence[Run]) -> Board:
                 if column.key in cells:
                     cells[column.key].older += 1
                 else:
-                    cells[column.key] = Cell(run, block)
+                    metrics = run.record.metrics
+                    cells[column.key] = Cell(run, block, answered=metrics.coverage(column.kind) if metrics else (0, 0))
         model, curriculum, machine, label = key[0], *key[2:]
         first = own[0].record.model
         row = Row(model, first.family, curriculum, machine, first.kind == "baseline", label, cells)
@@ -260,7 +269,7 @@ def board_of(name: str, synthetic: bool, runs: Sequence[Run]) -> Board:
     rows.sort(key=Row.order)
     ordered = sorted(columns, key=Column.order)
     for column in ordered:
-        mark_near_best([row for row in rows if row.ranked and not row.baseline], column.key)
+        mark_near_best([row for row in rows if row.ranked and not row.baseline], column)
     return Board(name, synthetic, ordered, rows)
 
 
@@ -280,13 +289,14 @@ def latency_of(runs: Sequence[Run]) -> Latency | None:
     return min(timed, key=lambda entry: entry[:4])[4] if timed else None
 
 
-def mark_near_best(rows: Sequence[Row], key: str) -> None:
-    """Mark the models whose accuracy interval reaches the best model's value in this column."""
-    found = [(cell, cell.estimate("accuracy")) for row in rows if (cell := row.cells.get(key))]
+def mark_near_best(rows: Sequence[Row], column: Column) -> None:
+    """Mark the models whose accuracy interval reaches the best model's value, and lies above chance."""
+    found = [(cell, cell.estimate("accuracy")) for row in rows if (cell := row.cells.get(column.key))]
     best = max((e.value for _, e in found if e is not None and e.value is not None), default=None)
     for cell, estimate in found:
         if best is not None and estimate is not None and estimate.interval is not None:
-            cell.near_best = estimate.interval[1] >= best
+            low, high = estimate.interval
+            cell.near_best = high >= best and (column.chance is None or low > column.chance)
 
 
 def models_of(board: Board) -> list[str]:

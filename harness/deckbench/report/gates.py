@@ -1,121 +1,122 @@
 """The gates of `report --check`: what must hold before results are published. One small function a gate.
 
-A gate looks at all runs and returns the reasons why it does not hold, one line each; an empty list means it holds.
+A gate looks at all runs and yields a finding for each thing it checks: None, or the reason why it does not hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from deckbench.errors import DeckBenchError, InputError
-from deckbench.record.metrics_schema import Estimate
-from deckbench.record.read import Run, read_samples
+from deckbench import artifact
+from deckbench.errors import DeckBenchError
+from deckbench.record.metrics_schema import Estimate, Metrics
+from deckbench.record.read import Run
 from deckbench.record.recompute import differences
 from deckbench.report.board import CHANCE
 
 MIN_ANSWERS = 30
 
 
+Finding: TypeAlias = str | None  # of one thing that a gate looked at: why the gate does not hold for it
+
+
 @dataclass(frozen=True)
 class Gate:
-    """The outcome of one gate. reasons: why it does not hold."""
+    """The outcome of one gate. checked: how many things it looked at; reasons: why it does not hold."""
 
     name: str
     words: str
+    checked: int
     reasons: tuple[str, ...]
 
     @property
     def holds(self) -> bool:
         return not self.reasons
 
+    @property
+    def verdict(self) -> str:
+        """`holds`, `fails`, or `nothing to check`: a gate that looked at nothing shows nothing."""
+        return "fails" if self.reasons else "holds" if self.checked else "nothing to check"
 
-def scored(runs: Iterable[Run]) -> list[Run]:
+
+def scored(runs: Iterable[Run]) -> list[tuple[Run, Metrics]]:
     """Runs that hold metrics, not only times."""
-    return [run for run in runs if run.record.metrics is not None]
+    return [(run, run.record.metrics) for run in runs if run.record.metrics is not None]
 
 
-def samples_fit(runs: Sequence[Run]) -> list[str]:
-    """samples.csv.gz can be read and has as many rows as were scored."""
-    found = []
-    for run in scored(runs):
-        try:
-            rows = len(read_samples(run))
-        except InputError as error:
-            found.append(error.message().splitlines()[0])
-            continue
-        wanted = run.record.metrics.n if run.record.metrics else 0
-        if run.record.samples is not None and rows != wanted:
-            found.append(f"{run.name}: {rows} samples lie here, {wanted} were scored")
-    return found
+def reproduces(runs: Sequence[Run]) -> Iterator[Finding]:
+    """Everything in a record follows from its samples, its questions and the manifests of what it was made from."""
+    for run in runs:
+        why = differences(run)
+        yield f"{run.name}: does not reproduce: {why[0]}" if why else None
 
 
-def reproduces(runs: Sequence[Run]) -> list[str]:
-    """Every metric of a record, measured again from its samples, is the recorded one."""
-    return [f"{run.name}: does not reproduce: {why[0]}" for run in runs if (why := differences(run))]
-
-
-def one_world(runs: Sequence[Run]) -> list[str]:
+def one_world(runs: Sequence[Run]) -> Iterator[Finding]:
     """A pool is synthetic for every record or for none: otherwise one of them is labelled wrongly."""
     said: dict[str, Run] = {}
-    found = []
     for run in runs:
         pool = run.record.pool
         other = said.setdefault(pool.hash.removeprefix("sha256:"), run)
-        if other.record.pool.synthetic != pool.synthetic:
-            found.append(f"{run.name}: the pool {pool.name!r} is synthetic here or in {other.name}, not in both")
-    return found
+        good = other.record.pool.synthetic == pool.synthetic
+        what = f"{run.name}: the pool {pool.name!r} is synthetic here or in {other.name}, not in both"
+        yield None if good else what
 
 
-def enough_answers(runs: Sequence[Run]) -> list[str]:
-    """Every kind of answer was given often enough for its interval to mean something."""
-    return [
-        f"{run.name}: {block.n} {kind} answers, fewer than {MIN_ANSWERS}"
-        for run in scored(runs)
-        for kind, block in (run.record.metrics.kinds if run.record.metrics else {}).items()
-        if block.n < MIN_ANSWERS
-    ]
+def one_name(runs: Sequence[Run]) -> Iterator[Finding]:
+    """The same weights have one name, the same adapter one curriculum, the same dataset one audit."""
+    said: dict[tuple[str, str], tuple[object, Run]] = {}
+    for run in runs:
+        record = run.record
+        weights = {key: value for key, value in record.model.identity.items() if key not in {"name", "adapter"}}
+        claims: list[tuple[tuple[str, str], object]] = []
+        if len(weights) > 1 and record.model.kind == "model":
+            claims.append((("model", artifact.hash_json(weights)), record.model.name))
+        if adapter := record.model.identity.get("adapter"):
+            claims.append((("curriculum", adapter), record.curriculum))
+        if record.audit is not None:
+            claims.append((("audit", record.dataset.removeprefix("sha256:")), record.audit.passed))
+        for (what, key), value in claims:
+            first, other = said.setdefault((what, key), (value, run))
+            yield None if first == value else f"{run.name}: its {what} is {value}, that of {other.name} is {first}"
 
 
-def golds_agree(runs: Sequence[Run]) -> list[str]:
+def golds_agree(runs: Sequence[Run]) -> Iterator[Finding]:
     """Records of one dataset ask the same samples and take the same answers as right."""
-    asked: dict[str, list[tuple[Run, dict[str, str]]]] = {}
-    for run in scored(runs):
-        try:
-            golds = {row["id"]: row["gold"] for row in read_samples(run)}
-        except InputError:  # the gate `samples` says so
+    first: dict[str, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.record.dataset.removeprefix("sha256:"), run)
+        if other is run:
             continue
-        asked.setdefault(run.record.dataset.removeprefix("sha256:"), []).append((run, golds))
-    found = []
-    for group in asked.values():
-        first, whole = max(group, key=lambda pair: len(pair[1]))
-        for run, golds in group:
-            # A model may leave questions unanswered, but it was asked no others.
-            strange = [key for key, gold in golds.items() if whole.get(key) != gold]
-            if strange and not partial(first):
-                found.append(f"{run.name}: the gold answer of {strange[0]} is not the one in {first.name}")
-            elif len(golds) < len(whole) and not partial(run):
-                found.append(f"{run.name}: {len(golds)} samples, {len(whole)} in {first.name} of the same dataset")
-    return found
+        good = run.record.questions == other.record.questions
+        yield None if good else f"{run.name}: other questions or gold answers than {other.name} of the same dataset"
 
 
-def partial(run: Run) -> bool:
-    """Whether a record says that some samples of its dataset have no answer."""
-    return run.record.metrics is not None and any("have no prediction" in note for note in run.record.metrics.notes)
+def all_answered(runs: Sequence[Run]) -> Iterator[Finding]:
+    """Every question that was asked has an answer."""
+    for run, metrics in scored(runs):
+        total = sum((metrics.asked or {}).values())
+        yield None if metrics.complete else f"{run.name}: {metrics.n} of {total} answered"
 
 
-def intervals_given(runs: Sequence[Run]) -> list[str]:
+def enough_answers(runs: Sequence[Run]) -> Iterator[Finding]:
+    """Every kind of answer was given often enough for its interval to mean something."""
+    for run, metrics in scored(runs):
+        for kind, block in metrics.kinds.items():
+            yield None if block.n >= MIN_ANSWERS else f"{run.name}: {block.n} {kind} answers, fewer than {MIN_ANSWERS}"
+
+
+def intervals_given(runs: Sequence[Run]) -> Iterator[Finding]:
     """Every headline number has an interval that contains it, inside 0..1."""
-    found = []
-    for run in scored(runs):
-        for kind, block in (run.record.metrics.kinds if run.record.metrics else {}).items():
+    for run, metrics in scored(runs):
+        for kind, block in metrics.kinds.items():
             for name in ("accuracy", "miss_rate", "false_stop_rate"):
                 estimate = block.metrics.get(name)
                 if estimate is None and name != "accuracy":
                     continue
-                if estimate is None or not sound(estimate):
-                    found.append(f"{run.name}: {kind} {name} has no sound interval")
-    return found
+                good = estimate is not None and sound(estimate)
+                yield None if good else f"{run.name}: {kind} {name} has no sound interval"
 
 
 def sound(estimate: Estimate) -> bool:
@@ -128,44 +129,42 @@ def sound(estimate: Estimate) -> bool:
     return bool(bounds) and ordered and inside
 
 
-def audits_passed(runs: Sequence[Run]) -> list[str]:
+def audits_passed(runs: Sequence[Run]) -> Iterator[Finding]:
     """The datasets whose audit is recorded passed it: no leak between train and test, no shortcut."""
-    failed: dict[str, Run] = {}
+    seen: set[str] = set()
     for run in runs:
-        if run.record.audit is not None and not run.record.audit.passed:
-            failed.setdefault(run.record.dataset, run)
-    return [f"{run.name}: the audit of its dataset failed" for run in failed.values()]
+        if run.record.audit is not None and run.record.dataset not in seen:
+            seen.add(run.record.dataset)
+            yield None if run.record.audit.passed else f"{run.name}: the audit of its dataset failed"
 
 
-def blind_at_chance(runs: Sequence[Run]) -> list[str]:
+def blind_at_chance(runs: Sequence[Run]) -> Iterator[Finding]:
     """A model that sees no pixels answers A/B questions at chance; if it does better, the questions leak."""
-    found = []
-    for run in scored(runs):
+    for run, metrics in scored(runs):
         model = run.record.model
-        block = run.record.metrics.kinds.get("choice") if run.record.metrics else None
+        block = metrics.kinds.get("choice")
         if model.kind != "baseline" or not model.name.startswith("blind") or block is None:
             continue
         accuracy = block.metrics.get("accuracy")
         interval = None if accuracy is None else accuracy.cluster or accuracy.wilson
-        if interval is not None and not interval[0] <= CHANCE <= interval[1]:
-            found.append(f"{run.name}: blind accuracy is {interval[0]:.3f} to {interval[1]:.3f}, without {CHANCE}")
-    return found
+        if interval is not None:
+            what = f"{run.name}: blind accuracy is {interval[0]:.3f} to {interval[1]:.3f}, without {CHANCE}"
+            yield None if interval[0] <= CHANCE <= interval[1] else what
 
 
-def images_locked(runs: Sequence[Run]) -> list[str]:
+def images_locked(runs: Sequence[Run]) -> Iterator[Finding]:
     """Answers given in a container came from an image that was built from locks, so that others can build it too."""
-    return [
-        f"{run.name}: the container image {run.record.container.name} is not locked"
-        for run in runs
-        if run.record.container is not None and not run.record.container.locked
-    ]
+    for run in runs:
+        if (image := run.record.container) is not None:
+            yield None if image.locked else f"{run.name}: the container image {image.name} is not locked"
 
 
-GATES: tuple[tuple[str, str, Callable[[Sequence[Run]], list[str]]], ...] = (
-    ("samples", "every answer that was scored lies in its record", samples_fit),
-    ("reproduces", "every metric follows from the samples of its record", reproduces),
+GATES: tuple[tuple[str, str, Callable[[Sequence[Run]], Iterator[Finding]]], ...] = (
+    ("reproduces", "every record follows from its samples and from what it was made from", reproduces),
     ("worlds", "no pool counts as synthetic in one record and as real in another", one_world),
+    ("names", "the same weights, adapter and dataset have one name, curriculum and audit", one_name),
     ("golds", "records of one dataset agree on ids and gold answers", golds_agree),
+    ("coverage", "every question that was asked has an answer", all_answered),
     ("answers", f"every kind of answer was given at least {MIN_ANSWERS} times", enough_answers),
     ("intervals", "every headline number has an interval", intervals_given),
     ("audit", "the recorded audits of the datasets passed", audits_passed),
@@ -177,5 +176,8 @@ GATES: tuple[tuple[str, str, Callable[[Sequence[Run]], list[str]]], ...] = (
 def check(runs: Sequence[Run], broken: Sequence[DeckBenchError] = ()) -> list[Gate]:
     """All gates, the readability of the records first. broken: the errors of records that could not be read."""
     unread = tuple(error.message().splitlines()[0] for error in broken)
-    first = Gate("records", "every record can be read and its hashes are right", unread)
-    return [first, *(Gate(name, words, tuple(gate(runs))) for name, words, gate in GATES)]
+    gates = [Gate("records", "every record can be read and its hashes are right", len(runs) + len(broken), unread)]
+    for name, words, gate in GATES:
+        found = list(gate(runs))
+        gates.append(Gate(name, words, len(found), tuple(reason for reason in found if reason is not None)))
+    return gates

@@ -7,14 +7,16 @@ but the site's own style sheet, script and pictures.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from deckbench import __version__, artifact
+from deckbench.cores import processes, usable_cores
 from deckbench.errors import InputError
 from deckbench.progress import format_bytes
 from deckbench.record.metrics_schema import Block
-from deckbench.record.read import Run, read_all, read_samples
+from deckbench.record.read import Run, read_record, read_samples, record_folders
 from deckbench.record.recompute import differences
 from deckbench.record.schema import SAMPLES
 from deckbench.report import board as boards
@@ -34,6 +37,7 @@ from deckbench.report.board import KIND_WORDS, Board
 
 HERE = Path(__file__).parent
 KIND = "site"
+FEW, CHUNK = 24, 4  # records: fewer are quicker in one process; how many a worker takes at a time
 MAX_EXAMPLES = 40
 MAX_RIGHT = 12
 MAX_TEXT = 1200  # characters of a question or an answer shown on a page; all of it is in the record
@@ -115,6 +119,7 @@ def size(value: float | None) -> str:
     return "–" if value is None else format_bytes(value)
 
 
+@lru_cache(maxsize=1)
 def environment() -> Environment:
     """Jinja with escaping always on and undefined names refused."""
     env = Environment(
@@ -174,32 +179,38 @@ def copy_pictures(run: Run, site: Path) -> dict[str, str]:
         name = f"{hashlib.sha256(data).hexdigest()[:20]}.jpg"
         place = site / "pictures" / name
         if not place.exists():
-            place.write_bytes(data)
+            artifact.atomic_write(place, data, flush=False)  # another process may write the same picture
         names[picture] = name
     return names
 
 
-def run_page(run: Run, board: Board, site: Path) -> dict[str, Any]:
+def run_page(run: Run, site: Path) -> dict[str, Any]:
     """What run.html needs."""
-    samples = read_samples(run)
+    # What was found wrong with a record may be its samples: then there is nothing to show of them.
+    try:
+        samples = read_samples(run)
+    except InputError:
+        samples = ()
     pictures = copy_pictures(run, site)
-    if run.record.samples is not None:
+    if samples:
         shutil.copyfile(run.folder / SAMPLES, site / "runs" / f"{run.name}.samples.csv.gz")
     metrics = run.record.metrics
     blocks = {} if metrics is None else metrics.kinds
     order = sorted(blocks, key=lambda kind: (metrics is None or kind != metrics.primary, kind))
+    pool = run.record.pool
     return {
         "run": run,
         "record": run.record,
-        "board": board,
+        "heading": pool.heading,
         "label": boards.label_of(run),
         "differences": differences(run),
+        "notes": () if metrics is None else metrics.notes,
         "machine": boards.machine_name(run),
         "blocks": [(kind, blocks[kind], pictures_of(blocks[kind]), tables_of(blocks[kind])) for kind in order],
         "examples": pick_examples(samples, pictures),
         "wrong": sum(row["right"] != "true" for row in samples),
         "total": len(samples),
-        "anchor": anchor(board),
+        "anchor": anchor(pool.heading, pool.synthetic),
     }
 
 
@@ -227,10 +238,10 @@ def pictures_of(block: Block) -> list[tuple[str, Markup]]:
     return found
 
 
-def anchor(board: Board) -> str:
+def anchor(name: str, synthetic: bool) -> str:
     """The id of a board on the front page."""
-    plain = re.sub(r"[^a-z0-9]+", "-", board.name.lower()).strip("-")
-    return f"board-{'synthetic' if board.synthetic else 'real'}-{plain}-{artifact.hash_json(board.name)[:4]}"
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"board-{'synthetic' if synthetic else 'real'}-{plain}-{artifact.hash_json(name)[:4]}"
 
 
 def board_charts(board: Board) -> list[dict[str, Any]]:
@@ -260,7 +271,7 @@ def front_page(all_boards: Sequence[Board], runs: Sequence[Run], held: Sequence[
         "boards": [
             {
                 "board": board,
-                "anchor": anchor(board),
+                "anchor": anchor(board.name, board.synthetic),
                 "charts": board_charts(board),
                 "left_out": len({row.model for row in board.rows if row.ranked} - set(boards.models_of(board))),
                 "legend": [(name, min(i, charts.COLOURS - 1)) for i, name in enumerate(boards.models_of(board))],
@@ -276,22 +287,46 @@ def front_page(all_boards: Sequence[Board], runs: Sequence[Run], held: Sequence[
     }
 
 
-def write_site(runs: Sequence[Run], held: Sequence[gates.Gate], site: Path) -> None:
-    """Fill the folder `site` with the pages of `runs`."""
-    env = environment()
-    all_boards = boards.boards_of(runs)
+def load(folder: Path) -> Run | InputError:
+    """A record that was read and checked against itself, or why it cannot be read."""
+    try:
+        run = read_record(folder)
+        differences(run)  # found once, and kept with the run
+    except InputError as error:
+        return error
+    except OSError as error:
+        return InputError(f"cannot be read ({error.strerror})", folder, "check its permissions")
+    return run
+
+
+def write_page(job: tuple[Run, Path]) -> None:
+    """The page of one run below the site's folder."""
+    run, site = job
+    text = environment().get_template("run.html").render(root="../", **run_page(run, site))
+    (site / "runs" / f"{run.name}.html").write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def spread(count: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map` in order over `count` things: in worker processes where there are many."""
+    cores = usable_cores()
+    if count < FEW or cores < 2:
+        yield map
+        return
+    with processes(cores) as pool:
+        yield lambda work, items: pool.map(work, items, chunksize=CHUNK)
+
+
+def write_site(runs: Sequence[Run], held: Sequence[gates.Gate], site: Path, each: Callable[..., Iterator[Any]]) -> None:
+    """Fill the folder `site` with the pages of `runs`. each: a `map`."""
     for name in ("static", "runs", "pictures"):
         (site / name).mkdir()
     for source in sorted((HERE / "static").iterdir()):
         shutil.copyfile(source, site / "static" / source.name)
-    page = env.get_template("run.html")
-    homes = {(board.name, board.synthetic): board for board in all_boards}
-    for run in runs:
-        pool = run.record.pool
-        text = page.render(root="../", **run_page(run, homes[pool.heading, pool.synthetic], site))
-        (site / "runs" / f"{run.name}.html").write_text(text, encoding="utf-8")
-    text = env.get_template("index.html").render(root="", **front_page(all_boards, runs, held))
-    (site / "index.html").write_text(text, encoding="utf-8")
+    for _ in each(write_page, [(run, site) for run in runs]):
+        pass
+    page = front_page(boards.boards_of(runs), runs, held)
+    (site / "index.html").write_text(environment().get_template("index.html").render(root="", **page), encoding="utf-8")
 
 
 def sync(site: Path) -> None:
@@ -316,25 +351,49 @@ def check_place(records: Path, out: Path) -> None:
 def report(records: Path, *, out: Path, check: bool = False) -> dict[str, Any]:
     """Write the site of all records below `records` to `out`; an older site is replaced once the new one is ready.
 
-    Returns {"site", "page", "records", "boards", "gates": [{"name", "holds", "reasons"}], "failed": [names]}. Without
-    `check`, the first record that cannot be read raises InputError. With it, such records are listed by the gate
-    `records` and the site shows the others; the caller answers "no" when `failed` is not empty.
+    A record that cannot be read is listed, on the page too, and the others are shown.
+
+    Args:
+        records: folder of records.
+        out: the site's folder.
+        check: the caller asks for the gates, so a folder of nothing but broken records is no error.
+
+    Returns:
+        {"site", "page", "records", "boards", "broken": [messages], "gates": [{"name", "holds", "checked", "verdict",
+        "reasons"}], "failed": [names]}. With `check` the caller answers "no" when `failed` is not empty.
+
+    Raises:
+        InputError: the folder holds no record, none of them can be read, or something else is at `out`.
     """
     records, out = Path(records), Path(out)
     check_place(records, out)
-    runs, broken = read_all(records)
-    if broken and not check:
-        raise broken[0]
-    held = gates.check(runs, broken)
-    if runs:
-        with artifact.writing(out, KIND, inputs={run.name: run.hash for run in runs}, replace=True) as draft:
-            write_site(runs, held, draft.path)
-            sync(draft.path)
+    folders = record_folders(records)
+    with spread(len(folders)) as each:
+        loaded = list(each(load, folders))
+        runs = [run for run in loaded if isinstance(run, Run)]
+        broken = [error for error in loaded if isinstance(error, InputError)]
+        if not runs and not check:
+            raise broken[0]
+        held = gates.check(runs, broken)
+        if runs:
+            with artifact.writing(out, KIND, inputs={run.name: run.hash for run in runs}, replace=True) as draft:
+                write_site(runs, held, draft.path, each)
+                sync(draft.path)
     return {
         "site": str(out) if runs else None,
         "page": str(out / "index.html") if runs else None,
         "records": len(runs),
         "boards": len(boards.boards_of(runs)),
-        "gates": [{"name": gate.name, "holds": gate.holds, "reasons": list(gate.reasons)} for gate in held],
+        "broken": [error.message() for error in broken],
+        "gates": [
+            {
+                "name": gate.name,
+                "holds": gate.holds,
+                "checked": gate.checked,
+                "verdict": gate.verdict,
+                "reasons": list(gate.reasons),
+            }
+            for gate in held
+        ],
         "failed": [gate.name for gate in held if not gate.holds],
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.progress import say
 
 
 def score(
@@ -37,11 +38,10 @@ def score(
         InputError: with `file:line` when the predictions are broken, unfinished, or do not fit the dataset, and when
             `out` is something else than a score.
     """
-    from deckbench.endpoint.account import answer_notes
-    from deckbench.predictions import is_inferred, read_manifest
+    from deckbench.predictions import answer_notes, is_inferred, read_manifest
     from deckbench.predictions.read import read_predictions
     from deckbench.record import table as tables
-    from deckbench.record.metrics import measure
+    from deckbench.record.metrics import coverage_note, measure
     from deckbench.record.metrics_schema import ScoreInputs
     from deckbench.record.scores import check_score_place, scored_path
     from deckbench.record.terms import find_terms
@@ -66,8 +66,6 @@ def score(
     if data is None:
         notes.append("no dataset given: no classes and steps; truth only where the file itself says it")
     notes += answer_notes(manifest["content"].get("endpoint") if manifest else None)
-    if (missing := missing_from(table, fields)) > 0:
-        notes.append(f"{missing} test samples of the dataset have no prediction")
     metrics = measure(
         table,
         seed=seed,
@@ -79,7 +77,10 @@ def score(
         ),
         terms=terms.at if terms else None,
         notes=notes,
+        asked=asked_of(table, fields),
     )
+    if not metrics.complete:
+        say(f"{predictions}: {coverage_note(metrics.n, metrics.asked or {})}")
     result = metrics.model_dump(mode="json")
     if plots is not None:
         from deckbench.score.plots import write_plots
@@ -92,9 +93,10 @@ def score(
     return result
 
 
-def missing_from(table: Any, fields: Any) -> int:
-    """How many samples of the asked parts of the dataset have no prediction; 0 without a dataset."""
+def asked_of(table: Any, fields: Any) -> dict[str, int] | None:
+    """How many questions of each kind the asked parts of the dataset hold; None where that is not known."""
     if fields is None:
-        return 0
-    asked = set(fields.loc[list(table["id"]), "split"])
-    return int(fields["split"].isin(asked).sum()) - len(table)
+        return None
+    parts = set(fields.loc[list(table["id"]), "split"])
+    kinds = fields.loc[fields["split"].isin(parts), "asked"]
+    return {kind: int(n) for kind, n in kinds.value_counts().items()} if all(kinds) else None
