@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -338,6 +339,38 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert boxes(read_pool(root, skip_bad=True)) == {"a.png": 1}
 
 
+def test_frames_csv_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    """Its groups would be lost, and frames of one session stand on both sides of a split."""
+    root = write_pool(tmp_path / "p", yaml=YAML, frames={"a.png": ROW})
+    (root / "frames.csv").symlink_to(root / "gone.csv")
+    assert kinds(root) == {"frames-csv": 1}
+    (root / "frames.csv").unlink()
+    (root / "frames.csv").mkdir()
+    assert kinds(root) == {"frames-csv": 1}
+
+
+def test_folders_that_are_nested_without_end(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "p", yaml=YAML, frames={"a.png": ROW})
+    here = os.open(root / "images", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        assert boxes(read_pool(root)) == {"a.png": 1}
+    except InputError as error:
+        assert "nested too deeply" in error.what
+    finally:
+        subprocess.run(["rm", "-rf", str(root)], check=True)  # shutil.rmtree cannot go so deep
+
+
+def test_a_label_file_of_a_million_lines_is_refused(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "p", yaml=YAML, frames={"a.png": "0 .5 .5 .1 .1\n" * 1_000_000, "b.png": ROW})
+    assert kinds(root) == {"label-broken-row": 1}
+
+
 @pytest.mark.parametrize("name", ["dataset.yaml", "frames.csv", "list.txt", "labels/classes.txt"])
 def test_a_fifo_where_a_text_is_expected_does_not_hang(tmp_path: Path, name: str) -> None:
     root = write_pool(
@@ -360,7 +393,7 @@ FOUND = {
     "six-columns": {"label-columns": 1},
     "pose-read-as-polygon": {"label-columns": 1},
     "no-yaml-labelstudio": {"no-yaml": 1},
-    "no-yaml-darknet": {"no-yaml": 1, "path-fallback": 1},
+    "no-yaml-darknet": {"no-yaml": 1},
 }
 
 

@@ -6,10 +6,12 @@ import contextlib
 import os
 import stat
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deckbench.disk import real_path
+from deckbench.errors import InputError
 from deckbench.picture import OTHER_PICTURE_SUFFIXES, SUFFIXES
 from deckbench.yamlfile import kind_of
 from deckbench.yolo.dataset_yaml import PoolYaml
@@ -17,7 +19,7 @@ from deckbench.yolo.discover import child, tails
 from deckbench.yolo.frame import Problem
 from deckbench.yolo.framescsv import normal
 
-MAX_LIST_BYTES = 256 << 20
+MAX_LIST_BYTES = 16 << 20
 COPY = "`cp -rL POOL COPY` makes a copy that holds the files themselves"
 
 
@@ -39,6 +41,14 @@ def display_path(path: Path, root: Path) -> str:
     with contextlib.suppress(ValueError):
         return path.relative_to(root).as_posix()
     return str(path)
+
+
+def walk(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`. Raises InputError for folders that are nested too deeply."""
+    try:
+        yield from os.walk(folder, onerror=unreadable)
+    except RecursionError as error:
+        raise InputError("folders are nested too deeply", folder, "move the images further up") from error
 
 
 def why_unusable(path: Path) -> str | None:
@@ -112,7 +122,7 @@ class Finder:
         def unreadable(error: OSError) -> None:
             self.add("picture-unreadable", f"the folder cannot be read ({error.strerror})", Path(error.filename))
 
-        for parent, folders, names in os.walk(folder, onerror=unreadable):
+        for parent, folders, names in walk(folder, unreadable):
             here = Path(parent)
             folders.sort()
             for name in list(folders):
@@ -138,7 +148,8 @@ class Finder:
             return
         try:
             if file.stat().st_size > MAX_LIST_BYTES:
-                raise OSError
+                self.add("split-list-missing", f"the {split} list is larger than {MAX_LIST_BYTES >> 20} MiB", file)
+                return
             lines = file.read_bytes().decode("utf-8-sig").splitlines()
         except (UnicodeDecodeError, OSError):
             self.add("split-list-missing", f"the {split} list cannot be read as UTF-8 text", file)
@@ -158,7 +169,7 @@ class Finder:
             elif place.suffix.lower() not in SUFFIXES:
                 self.add("picture-format", f"{text!r} is not an image that is read", file, number)
             else:
-                if not written:
+                if not written and text != f"data/{display_path(place, self.root)}":  # as CVAT and darknet write it
                     elsewhere.append((number, text, place))
                 elif Path(text).is_absolute() and not place.is_relative_to(self.root):
                     self.allow(place)

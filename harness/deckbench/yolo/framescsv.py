@@ -16,6 +16,7 @@ from deckbench.yolo.labels import NUMBER
 
 COLUMNS = ("frame", "group", "time_s", "step", "anomalies")
 NAME = "frames.csv"
+MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_frames_csv(
 ) -> tuple[dict[str, FrameInfo], frozenset[str], list[Problem]]:
     """frame id -> info, the columns present, and the problems. Never raises: a broken file is a problem."""
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         return {}, frozenset(), [Problem("frames-csv", "not UTF-8", shown)]
     except OSError as error:

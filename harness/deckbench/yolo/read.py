@@ -7,6 +7,7 @@ an anomaly into a false "normal".
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -228,8 +229,11 @@ def read_infos(finder: Finder, problems: list[Problem]) -> tuple[dict[str, Frame
     pool, found = finder.pool, finder.found
     for folder in dict.fromkeys((pool.root, pool.file.parent)):
         file = folder / FRAMES_CSV
-        if not file.is_file():
+        if not os.path.lexists(file):
             continue
+        if (why := why_unusable(file)) is not None:
+            problems.append(Problem("frames-csv", why, display_path(file, pool.root)))
+            return {}, frozenset()
         names = {**finder.unused, **{key: item.path.name for key, item in found.items()}}
         index = FrameIndex(names.items())
         infos, columns, faults = read_frames_csv(file, index, shown=display_path(file, pool.root))

@@ -49,12 +49,12 @@ ORIGIN = frozenset(
         "id", "_id", "idx", "index", "uid", "uuid", "no", "number", "sample_id", "question_id", "image_id", "data_id",
         "record_id", "conversation_id", "pair_id", "annotation_id", "source", "dataset", "data_source", "origin",
         "split", "subset", "part", "fold", "type", "question_type", "answer_type", "kind", "category", "task",
-        "task_type", "stage", "topic", "subject", "skill", "lang", "language", "width", "height", "size", "image_size",
-        "image_width", "image_height", "time", "timestamp", "date", "created", "created_at", "updated_at", "author",
-        "annotator", "annotators", "user", "model", "license", "licence", "url", "frame", "group", "session", "step", "class",
-        "anomaly", "option_a", "option_b", "bbox", "box", "boxes", "region", "score", "difficulty", "weight", "loss",
-        "version", "meta", "metadata", "info", "extra", "extra_info", "file_name", "filename", "channel", "objects",
-        "object", "md5", "sha256", "hash", "tags", "tag",
+        "task_type", "stage", "topic", "subject", "skill", "lang", "language", "width", "height", "size",
+        "image_size", "image_width", "image_height", "time", "timestamp", "date", "created", "created_at",
+        "updated_at", "author", "annotator", "annotators", "user", "model", "license", "licence", "url", "frame",
+        "group", "session", "step", "class", "anomaly", "option_a", "option_b", "bbox", "box", "boxes", "region",
+        "score", "difficulty", "weight", "loss", "version", "meta", "metadata", "info", "extra", "extra_info",
+        "file_name", "filename", "channel", "objects", "object", "md5", "sha256", "hash", "tags", "tag",
     )
 )  # fmt: skip
 MESSAGE_FIELDS = frozenset({"role", "from", "content", "value", "image", "images", "loss", "name", "weight", "id"})
