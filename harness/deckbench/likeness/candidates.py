@@ -134,9 +134,13 @@ def lengths(vectors: Floats, known: Floats) -> Floats:
 
 
 def principal(vectors: Floats) -> Floats:
-    """(576, 64): the first principal directions of at most 2,000 of the vectors, evenly picked."""
+    """(576, 64 or fewer): the first principal directions of at most 2,000 of the vectors, evenly picked."""
     sample = vectors[:: -(-len(vectors) // 2000)].astype(np.float64)
-    _, directions = np.linalg.eigh(sample.T @ sample)
+    if len(sample) < sample.shape[1]:  # the same directions, from the smaller matrix of products
+        squares, parts = np.linalg.eigh(sample @ sample.T)
+        directions = sample.T @ (parts / np.sqrt(np.where(squares > 1e-6, squares, np.inf)))
+    else:
+        _, directions = np.linalg.eigh(sample.T @ sample)
     return np.asarray(directions[:, ::-1][:, :COMPONENTS], np.float32)
 
 
