@@ -152,19 +152,14 @@ def test_scene_texts_are_searched_with_the_suites_own_ontology(
     assert given == [None, tmp_path / "mine.yaml"]
 
 
-def test_a_weight_on_a_single_part_is_applied(run: steps.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_on_a_single_part_is_applied(run: steps.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[tuple[steps.StepOutput, float]]] = []
-    drawn = steps.StepOutput(Path("drawn"), fake.sha("drawn"))
+    drawn = steps.StepOutput(tmp_path, fake.sha("drawn"))
     monkeypatch.setattr(steps, "run_mix", lambda run, curriculum, parts: asked.append(parts) or drawn)
-    trained: list[Path] = []
-
-    def train(*, data: Path, out: Path, **_: Any) -> None:
-        trained.append(data)
-        with artifact.writing(out, "adapter"):
-            pass
-
-    monkeypatch.setattr("deckbench.train.train", train)
-    for part in ("S2:0.3", "S2"):
-        steps.run_adapter(run, "tiny-glm4v", "S1", TrainSpec(data=[part]), {})
+    monkeypatch.setattr(
+        steps, "run_audit", lambda *_: {"shared_groups": [], "shared_frames": [], "pairs": {"exact": []}}
+    )
+    (drawn.path / "test.jsonl").write_text("{}")
+    sets = [steps.run_train_set(run, "S1", TrainSpec(data=[part])) for part in ("S2:0.3", "S2")]
     assert asked == [[(run.data["S2"], 0.3)]]
-    assert trained == [drawn.path, run.data["S2"].path]
+    assert sets == [drawn, run.data["S2"]]

@@ -147,7 +147,7 @@ def test_new_code_makes_old_scores_stale(small: Path, work: Path, monkeypatch: p
     assert run_suite(str(small / "small.yaml"), work=work)["made"] == []
     monkeypatch.setattr(steps, "code_hash", lambda *names: artifact.hash_json([names, "new"]))
     made = run_suite(str(small / "small.yaml"), work=work)["made"]
-    assert {name.partition("/")[0] for name in made} == {"splits", "data", "audits", "answers"}
+    assert {name.partition("/")[0] for name in made} == {"splits", "data", "audits", "overlaps", "answers"}
     old = [path.stat().st_mtime_ns for path in work.glob("answers/*/score.json")]
     monkeypatch.setattr(steps, "code_hash", lambda *names: "other" if names == ("score",) else real(*names))
     assert run_suite(str(small / "small.yaml"), work=work)["made"] == []

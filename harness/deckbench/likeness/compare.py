@@ -17,6 +17,7 @@ class Copy:
 
     how: `exact` (the same bytes), `near` (recompressed, resized, re-lit, shifted), or what was done to one of them:
     `mirrored`, `turned 90`, `cropped`, `mirrored, cropped` ... correlation, agrees: as in `Pair`; 1 for exact copies.
+    move: from the test image to the train image, as in `Pair`.
     """
 
     train: Path
@@ -24,6 +25,7 @@ class Copy:
     how: str
     correlation: float
     agrees: float
+    move: tuple[float, float, float, float] = (1.0, 1.0, 0.0, 0.0)
 
 
 def copies_across(train: Sequence[Path], test: Sequence[Path]) -> list[Copy]:
@@ -52,5 +54,5 @@ def copies_across(train: Sequence[Path], test: Sequence[Path]) -> list[Copy]:
     if rest and known:
         for pair in matches(fingerprint(rest), fingerprint(known)):
             path = rest[pair.left]
-            found[path] = Copy(known[pair.right], path, pair.how, pair.correlation, pair.agrees)
+            found[path] = Copy(known[pair.right], path, pair.how, pair.correlation, pair.agrees, pair.move)
     return [found[path] for path in test if path in found]

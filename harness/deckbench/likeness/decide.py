@@ -10,6 +10,7 @@ import numpy.typing as npt
 from deckbench.cores import in_threads
 from deckbench.likeness.align import MARGIN, agreement, correlation, in_reach, refine, warp
 from deckbench.likeness.thumbnails import (
+    HEIGHT,
     WIDTH,
     Floats,
     Ints,
@@ -30,7 +31,8 @@ STAGES = ((48, 0, 128, 0.76), (48, 1, 128, 0.88), (96, 2, 32, 0.87), (192, 2, 16
 class Pair:
     """Two pictures by index. correlation: of the aligned pictures. agrees: share of textured blocks that agree.
 
-    how: what was done to one of them: `near` where they are the same view.
+    how: what was done to one of them: `near` where they are the same view. move: scale and shift (x, y, x, y) that lead
+    from a place in the left picture to the same in the right one, about the middle; shifts in fractions of the side.
     """
 
     left: int
@@ -38,6 +40,7 @@ class Pair:
     correlation: float
     agrees: float
     how: str = "near"
+    move: tuple[float, float, float, float] = (1.0, 1.0, 0.0, 0.0)
 
 
 class Levels:
@@ -99,4 +102,9 @@ def confirm(a: Floats, b: Floats, params: Params, i: Ints, j: Ints) -> list[Pair
     value = correlation(a, warped, mask)
     share = agreement(a, warped, mask, BLOCK_AGREES_COPY)
     good = (mask.mean(axis=(1, 2)) >= 0.6) & (value >= COPY_CORRELATION) & (share >= COPY_AGREES)
-    return [Pair(int(i[n]), int(j[n]), float(value[n]), float(share[n])) for n in np.flatnonzero(good)]
+    found = []
+    for n in np.flatnonzero(good):
+        sx, sy, tx, ty = (float(value) for value in params[n])
+        move = (sx, sy, tx / WIDTH, ty / HEIGHT)
+        found.append(Pair(int(i[n]), int(j[n]), float(value[n]), float(share[n]), move=move))
+    return found

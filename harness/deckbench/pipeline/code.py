@@ -17,6 +17,8 @@ NAME = PACKAGE.name
 # They decide what is said and when a step stops, not what it makes.
 NO_CONTENT = frozenset({f"{NAME}.progress", f"{NAME}.errors", f"{NAME}.extras"})
 
+BODIES = (ast.stmt, ast.ExceptHandler, ast.match_case)
+
 
 @lru_cache
 def code_hash(*modules: str) -> str:
@@ -65,8 +67,9 @@ def _nodes(body: Iterable[ast.AST], lazy: bool) -> Iterator[ast.AST]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         yield node
-        if lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from _nodes(ast.iter_child_nodes(node), lazy)
+        if lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            below = (each for each in ast.iter_child_nodes(node) if isinstance(each, BODIES))
+            yield from _nodes(below, lazy)
 
 
 def _targets(node: ast.AST) -> list[str]:

@@ -9,9 +9,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
@@ -27,6 +27,9 @@ from deckbench.pipeline.provenance import (
 from deckbench.progress import say
 from deckbench.record.facts import model_facts, part_of, suite_command
 from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight, task_in
+
+if TYPE_CHECKING:
+    from deckbench.yolo.frame import Pool
 
 Code = tuple[str, ...]  # modules, as `code_hash` takes them
 
@@ -52,10 +55,12 @@ class Run:
     work: Path
     pools: dict[str, StepOutput] = field(default_factory=dict)
     data: dict[str, StepOutput] = field(default_factory=dict)
+    train_sets: dict[str, StepOutput] = field(default_factory=dict)
     adapters: dict[tuple[str, str], StepOutput] = field(default_factory=dict)
     audits: dict[str, dict[str, Any]] = field(default_factory=dict)
     audit_folders: dict[str, Path] = field(default_factory=dict)
     identities: dict[str, Any] = field(default_factory=dict)
+    read_pools: dict[str, Pool] = field(default_factory=dict)
     steps_run: list[str] = field(default_factory=list)
 
     def identity(self, ref: str) -> Any:
@@ -63,6 +68,14 @@ class Run:
         if ref not in self.identities:
             self.identities[ref] = identity_of(ref)
         return self.identities[ref]
+
+    def frames(self, pool: str) -> Pool:
+        """A pool that is there, read once a run."""
+        if pool not in self.read_pools:
+            from deckbench.yolo.read import read_pool
+
+            self.read_pools[pool] = read_pool(self.pools[pool].path)
+        return self.read_pools[pool]
 
     def step(
         self, step_dir: str, name: str, key: dict[str, Any], code: Code, write: Callable[[Path], Any]
@@ -99,10 +112,8 @@ def run_pool(run: Run, name: str) -> None:
     if name in run.pools:
         return
     if spec.path is not None:
-        from deckbench.yolo.read import read_pool
-
-        path = (run.file.parent / spec.path).resolve()
-        run.pools[name] = StepOutput(path, read_pool(path).content_hash)
+        run.pools[name] = StepOutput((run.file.parent / spec.path).resolve(), "")
+        run.pools[name] = replace(run.pools[name], content_hash=run.frames(name).content_hash)
     if spec.synth is not None:
         from deckbench.pool.synth import synth_pool
 
@@ -151,11 +162,9 @@ def run_split(run: Run, spec: DataSpec) -> StepOutput:
     return run.step("splits", name, key, code, lambda out: split_pool(pool.path, out=out, split=spec.split, seed=seed))
 
 
-def run_audit(run: Run, name: str) -> dict[str, Any]:
+def run_audit(run: Run, name: str, data: StepOutput) -> dict[str, Any]:
     """Audit a dataset; the result is an artifact of its own. Returns the content of its audit.json."""
     from deckbench.build.audit import audit
-
-    data = run.data[name]
 
     def write(out: Path) -> None:
         result = audit(data.path, seed=run.suite.seed)
@@ -177,8 +186,7 @@ def run_adapter(run: Run, ref: str, curriculum: str, spec: TrainSpec, settings: 
     from deckbench.train.config import named_configs, read_source, settle
 
     init = run.adapters[ref, spec.init] if spec.init else None
-    parts = [(run.data[name], weight) for name, weight in (split_weight(text) for text in spec.data)]
-    data = parts[0][0] if len(parts) == 1 and parts[0][1] == 1 else run_mix(run, curriculum, parts)
+    data = run.train_sets[curriculum]
     key = {
         "model": run.identity(ref),
         "data": data.content_hash,
@@ -220,6 +228,24 @@ def model_code(ref: str) -> Code:
     from deckbench.models.families import BLIND, resolve
 
     return ("models.load", f"models.{resolve(ref.removeprefix(BLIND)).family.name}.*")
+
+
+def run_train_set(run: Run, curriculum: str, spec: TrainSpec) -> StepOutput:
+    """What a stage is trained on: a dataset, or a mix of some, which is audited as its parts are.
+
+    Raises InputError where the mix has a picture, a frame or a group in train and in test.
+    """
+    names = dict(split_weight(text) for text in spec.data)
+    parts = [(run.data[name], weight) for name, weight in names.items()]
+    if [*names.values()] == [1]:
+        return parts[0][0]
+    data, name = run_mix(run, curriculum, parts), f"mix-{curriculum}"
+    if all(run.suite.data[part].audit for part in names) and (data.path / "test.jsonl").stat().st_size:
+        found = run_audit(run, name, data)
+        if leaks := [found[key] for key in ("shared_groups", "shared_frames") if found[key]] or found["pairs"]["exact"]:
+            what = f"train and test of the mix for {curriculum} share {leaks[0]}"
+            raise InputError(what, run.ref, "build all parts from one pool with the same split")
+    return data
 
 
 def run_mix(run: Run, curriculum: str, parts: list[tuple[StepOutput, float]]) -> StepOutput:

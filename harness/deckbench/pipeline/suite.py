@@ -14,7 +14,8 @@ from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.extras import require
 from deckbench.models.families import served_as
-from deckbench.pipeline.plan import data_needed, targets_of, trainings_needed
+from deckbench.pipeline.overlap import check_overlap
+from deckbench.pipeline.plan import baseline_train_set, data_needed, targets_of, trainings_needed
 from deckbench.pipeline.provenance import is_served
 from deckbench.pipeline.steps import (
     Run,
@@ -25,8 +26,9 @@ from deckbench.pipeline.steps import (
     run_pool,
     run_record,
     run_site,
+    run_train_set,
 )
-from deckbench.suite import Suite, load_suite, suite_source
+from deckbench.suite import Suite, load_suite, split_weight, suite_source
 
 SUITE_PATH = "suite.path"  # in a work folder: where its suite lies, which no record says
 WITHOUT_TORCH = {"endpoint", "baselines"}
@@ -45,8 +47,8 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
         seconds: wall time.
 
     Raises:
-        InputError: the suite or a pool is wrong, no row has the label `only`, or a package that its models need is not
-            installed.
+        InputError: the suite or a pool is wrong, what is tested is also trained on, no row has the label `only`, or a
+            package that its models need is not installed.
         OutsideError: the disk, an endpoint or a worker failed; rerun to resume.
     """
     suite, file = load_suite(ref)
@@ -65,7 +67,13 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
         run_pool(run, suite.data[name].pool)
         run.data[name] = run_data(run, name, suite.data[name])
         if suite.data[name].audit and suite.data[name].split != "test-only":
-            run.audits[name] = run_audit(run, name)
+            run.audits[name] = run_audit(run, name, run.data[name])
+    curricula = {name for _, name in chains}
+    fitted = [data for target in targets if (data := baseline_train_set(suite, target)) is not None]
+    learned = [split_weight(text)[0] for curriculum in sorted(curricula) for text in suite.train[curriculum].data]
+    check_overlap(run, sorted({*learned, *fitted}), sorted({target.data for target in targets}))
+    for curriculum in (name for name in suite.train if name in curricula):
+        run.train_sets[curriculum] = run_train_set(run, curriculum, suite.train[curriculum])
     for model in suite.models:
         for curriculum, spec in suite.train.items():
             if (model.ref, curriculum) in chains:

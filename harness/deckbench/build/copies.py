@@ -1,0 +1,141 @@
+"""When is a near-duplicate across train and test a copy, and when only the same camera at another moment?
+
+The same bytes or pixels are a copy, and so is an image that was mirrored or turned: no camera that stands still gives
+one. Any other near-duplicate may show a state that comes back in front of a fixed camera. It is none of a copy where
+the labels differ: that is another state. Where they are the same, it is compared with what two images of one state
+differ by at this camera (light, noise), which train itself tells: its images of one state in different groups. A copy
+has the light and the noise of its original, however it was compressed. So it is nearer to it than two moments are to
+each other, or at least nearer to it than to another moment of that state. Without states that come back in train, no
+moments look alike by chance, and every near-duplicate of the same state is a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from deckbench.likeness import Copy, copies_across
+from deckbench.picture import open_picture
+
+Box = tuple[float, float, float, float]
+# In 1 - correlation, as shares of what two moments of one state differ by (docs/near-duplicates.md): moments are at
+# 0.99 or more with an excess of 0.06 at most, copies at 0.65 at most or with an excess of 0.43 or more.
+NEARER = 0.8
+EXCESS = 0.25
+IDENTICAL = 2e-5  # less than the noise of any camera
+SAME_PLACE = 0.02  # of the side: how far the edges of a box may be from those of its like in the aligned image
+SAME_PIXELS = "the same pixels"
+TURNED = ("mirrored", "turned")
+
+
+@dataclass(frozen=True)
+class View:
+    """What is known of an image beside its pixels.
+
+    group: images that belong together, such as a session. objects: classes and boxes in fractions of the image; None
+    where they are not known. ontology: what names the classes; those of two ontologies are not compared.
+    """
+
+    group: str
+    objects: tuple[tuple[str, Box], ...] | None = None
+    ontology: str = ""
+
+
+def copies(train: Mapping[Path, View], test: Mapping[Path, View]) -> tuple[list[Copy], int]:
+    """The test images that are copies of train images, and how many others only have a near view there.
+
+    Args:
+        train: Image files with what is known of each.
+        test: The same for the other side.
+
+    Returns:
+        The copies in the order of `test`, `how` each was made; the count of near-duplicates that are no copies.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
+    found = {copy.test: copy for copy in copies_across(list(train), list(test))}
+    certain = {path: copy for path, copy in found.items() if copy.how == "exact" or copy.how.startswith(TURNED)}
+    for path, copy in found.items():
+        if path not in certain and _pixels(copy.train) == _pixels(path):
+            certain[path] = replace(copy, how=SAME_PIXELS)
+    open_to_doubt = [
+        copy
+        for path, copy in found.items()
+        if path not in certain and (copy.how != "near" or same_state(copy, train[copy.train], test[path]))
+    ]
+    for copy in _same_moment(open_to_doubt, train, test):
+        certain[copy.test] = copy
+    return [certain[path] for path in test if path in certain], len(found) - len(certain)
+
+
+def same_state(copy: Copy, train: View, test: View) -> bool:
+    """Whether two aligned views have the same objects at the same places, as far as that is known."""
+    if train.objects is None or test.objects is None:
+        return True
+    if len(train.objects) != len(test.objects):
+        return False
+    sx, sy, tx, ty = copy.move
+    left = list(train.objects)
+    for cls, (x0, y0, x1, y1) in test.objects:
+        left_top = (x0 - 0.5) * sx + 0.5 + tx, (y0 - 0.5) * sy + 0.5 + ty
+        right_bottom = (x1 - 0.5) * sx + 0.5 + tx, (y1 - 0.5) * sy + 0.5 + ty
+        same = [
+            other
+            for other in left
+            if (cls == other[0] or train.ontology != test.ontology)
+            and all(
+                abs(min(max(a, 0.0), 1.0) - b) <= SAME_PLACE
+                for a, b in zip(left_top + right_bottom, other[1], strict=True)
+            )
+        ]
+        if not same:
+            return False
+        left.remove(same[0])
+    return True
+
+
+def _same_moment(found: Sequence[Copy], train: Mapping[Path, View], test: Mapping[Path, View]) -> list[Copy]:
+    """The pairs that are nearer than two moments of one state are in train."""
+    second = _in_other_groups(found, train)
+    differ = []
+    for original in {copy.train for copy in found}:
+        other = second.get(original)
+        if other is not None and same_state(other, train[other.train], train[original]):
+            differ.append(1 - other.correlation)
+    differ = sorted(value for value in differ if value > IDENTICAL)
+    if not differ:
+        return list(found)
+    kept = []
+    for copy in found:
+        apart, other = 1 - copy.correlation, second.get(copy.test)
+        excess = 0.0
+        if other is not None and (copy.how != "near" or same_state(other, train[other.train], test[copy.test])):
+            excess = (1 - other.correlation) - apart
+        if apart < NEARER * differ[0] or excess > EXCESS * differ[len(differ) // 2]:
+            kept.append(copy)
+    return kept
+
+
+def _in_other_groups(found: Sequence[Copy], train: Mapping[Path, View]) -> dict[Path, Copy]:
+    """Of the images of some pairs, the one most alike in train outside the group of the pair."""
+    single = len({view.group for view in train.values()}) == 1  # then any other image has to do
+    by_group: dict[str, list[Copy]] = {}
+    for copy in found:
+        by_group.setdefault(str(copy.train) if single else train[copy.train].group, []).append(copy)
+    second: dict[Path, Copy] = {}
+    for group, pairs in by_group.items():
+        others = [path for path, view in train.items() if group not in (view.group, str(path))]
+        asked = [path for copy in pairs for path in (copy.test, copy.train)]
+        second |= {copy.test: copy for copy in copies_across(others, asked)}
+    return second
+
+
+@lru_cache(maxsize=4096)
+def _pixels(path: Path) -> str:
+    """sha256 of an image's upright RGB pixels and their size."""
+    image = open_picture(path)
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
