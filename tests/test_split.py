@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from deckbench.picture import open_picture
 from deckbench.split import FRACTIONS, by_blocks, natural, parse_blocks, share_out, split_pool
 from deckbench.yolo.frame import Frame, Pool
 from deckbench.yolo.read import read_pool
+from tests.build.build_helpers import write_pool as write_hand_pool
 from tests.yolo.pool_helpers import YAML, picture, write_pool
 
 
@@ -176,6 +178,21 @@ def test_split_of_the_yaml(tmp_path: Path) -> None:
     assert Counter(parts.values()) == {"train": 2, "test": 1}
     with pytest.raises(InputError, match="no frames to test"):
         split_groups(read_pool(write_pool(tmp_path / "q")), "pool", 0)
+
+
+def test_val_of_the_yaml_never_holds_test_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same file under two names, as when somebody copied the test folder to have a val folder."""
+    root = write_hand_pool(tmp_path / "p", sessions=5)
+    for line in (root / "test.txt").read_text().splitlines():
+        copy = line.replace("images/", "images/copy-")
+        shutil.copyfile(root / line, root / copy)
+        with (root / "val.txt").open("a") as file:
+            file.write(f"{copy}\n")
+    (root / "frames.csv").unlink()
+    result = split_pool(read_pool(root), "pool", 0)
+    assert Counter(result.parts.values()) == {"train": 18, "val": 6, "test": 6}
+    assert len(result.dropped) == 6 and not set(result.dropped) & set(result.parts)
+    assert "6 val frames are test frames too" in capsys.readouterr().err
 
 
 def test_test_only() -> None:

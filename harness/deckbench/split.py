@@ -251,8 +251,13 @@ def by_yaml(pool: Pool) -> Split:
             pool.root,
             "name train and test folders in the yaml, or use another --split (group, blocks=K,gap=G, test-only)",
         )
-    dropped = tuple(frame.id for frame in pool.frames if frame.split is None)
-    return Split(parts, known_groups(pool), dropped)
+    tested = {frame.sha256: frame.id for frame in pool.frames if frame.split == "test"}
+    again = {frame.id: tested[frame.sha256] for frame in pool.frames if frame.split == "val" and frame.sha256 in tested}
+    if again:  # what val decides must not be decided by test
+        first, same = next(iter(again.items()))
+        say(f"{len(again)} val frames are test frames too, and are left out of val; the first: {first} is {same}")
+    dropped = tuple(frame.id for frame in pool.frames if frame.split is None or frame.id in again)
+    return Split({key: part for key, part in parts.items() if key not in again}, known_groups(pool), dropped)
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
