@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deckbench import artifact
-from deckbench.pipeline import provenance, steps
+from deckbench.pipeline import provenance, state, steps
 from deckbench.pipeline.plan import Target
 from deckbench.record.facts import part_of
 from deckbench.record.read import read_record
@@ -33,26 +33,26 @@ MACHINES = {"on-a-gpu.yaml": {**fake.MACHINE, "device": "cuda", "accelerators": 
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> state.Run:
     """A run whose pool and dataset are there, and whose answers are invented."""
     file = tmp_path / "suite.yaml"
     file.write_text(json.dumps(SUITE))  # JSON is YAML
     data = fake.dataset(tmp_path / "data", pool="pool", synthetic=False)
     predictions = fake.predictions(tmp_path / "p.csv", data)
 
-    def answers(run: steps.Run, target: Target, adapter: steps.StepOutput | None) -> tuple[Path, Path]:
+    def answers(run: state.Run, target: Target, adapter: state.StepOutput | None) -> tuple[Path, Path]:
         identity = {**fake.IDENTITY, "adapter": adapter.content_hash if adapter else None}
         fake.manifest(predictions, data, identity, machine=MACHINES.get(run.ref))
         return predictions, fake.score(predictions, data)
 
     monkeypatch.setattr(steps, "run_answers", answers)
-    run = steps.Run(Suite.model_validate(SUITE), "mine.yaml", file, tmp_path / "work")
-    run.pools["deck"] = steps.StepOutput(tmp_path, fake.sha("pool"))
-    run.data["S2"] = steps.StepOutput(data, artifact.read(data).content_hash)
+    run = state.Run(Suite.model_validate(SUITE), "mine.yaml", file, tmp_path / "work")
+    run.pools["deck"] = state.StepOutput(tmp_path, fake.sha("pool"))
+    run.data["S2"] = state.StepOutput(data, artifact.read(data).content_hash)
     return run
 
 
-def written(run: steps.Run, adapter: str | None = None, condition: str = "same distribution") -> Record:
+def written(run: state.Run, adapter: str | None = None, condition: str = "same distribution") -> Record:
     target = Target("tiny-glm4v", "S1" if adapter else "base", "S2", condition)
     output = None
     if adapter:
@@ -62,11 +62,11 @@ def written(run: steps.Run, adapter: str | None = None, condition: str = "same d
             inputs = {"base": base, "dataset": fake.sha(adapter), "init": None}
             with artifact.writing(place, "adapter", inputs=inputs):
                 pass
-        output = run.adapters["tiny-glm4v", "S1"] = steps.StepOutput(place, artifact.read(place).content_hash)
+        output = run.adapters["tiny-glm4v", "S1"] = state.StepOutput(place, artifact.read(place).content_hash)
     return read_record(steps.run_record(run, target, output, {})).record
 
 
-def test_an_adapter_is_part_of_the_models_identity(run: steps.Run) -> None:
+def test_an_adapter_is_part_of_the_models_identity(run: state.Run) -> None:
     """Else two trainings of one curriculum would share a row of the board."""
     assert "adapter" not in written(run).model.identity
     assert written(run, "one").model.identity["adapter"] == artifact.read(run.file.parent / "one").content_hash
@@ -87,7 +87,7 @@ def test_frames_of_another_lab_are_not_of_the_same_distribution(split: str, cond
     assert part_of(split, condition) == part
 
 
-def test_the_commands_of_a_record_can_be_typed(run: steps.Run, tmp_path: Path) -> None:
+def test_the_commands_of_a_record_can_be_typed(run: state.Run, tmp_path: Path) -> None:
     """Quoted for a shell, with the pool where it lies and options as YAML."""
     assert written(run).command == "deckbench run mine.yaml --only tiny-glm4v:base:S2"
     run.ref = "my suite.yaml"
@@ -100,7 +100,7 @@ def test_the_commands_of_a_record_can_be_typed(run: steps.Run, tmp_path: Path) -
     assert settings == options
 
 
-def test_a_record_names_the_machine_that_answered(run: steps.Run, tmp_path: Path) -> None:
+def test_a_record_names_the_machine_that_answered(run: state.Run, tmp_path: Path) -> None:
     """Not the one that happens to write the record, and not a processor where a GPU was used."""
     run.ref = "on-a-gpu.yaml"
     record = written(run)
@@ -118,16 +118,16 @@ def test_a_detectors_new_labels_are_answered_anew(tmp_path: Path) -> None:
     assert provenance.identity_of("majority") == {"baseline": "majority"}
 
 
-def test_a_models_weights_are_hashed_once_a_run(run: steps.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_weights_are_hashed_once_a_run(run: state.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     identity = provenance.identity_of("tiny-glm4v")
-    monkeypatch.setattr(steps, "identity_of", lambda ref: asked.append(ref) or identity)
+    monkeypatch.setattr(state, "identity_of", lambda ref: asked.append(ref) or identity)
     assert run.identity("tiny-glm4v") == run.identity("tiny-glm4v") == identity
     assert asked == ["tiny-glm4v"]
 
 
 def test_scene_texts_are_searched_with_the_suites_own_ontology(
-    run: steps.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: state.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task with an ontology of its own does not say where that lies, so the suite must."""
     given: list[Path | None] = []
@@ -152,9 +152,9 @@ def test_scene_texts_are_searched_with_the_suites_own_ontology(
     assert given == [None, tmp_path / "mine.yaml"]
 
 
-def test_a_weight_on_a_single_part_is_applied(run: steps.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[tuple[steps.StepOutput, float]]] = []
-    drawn = steps.StepOutput(tmp_path, fake.sha("drawn"))
+def test_a_weight_on_a_single_part_is_applied(run: state.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[tuple[state.StepOutput, float]]] = []
+    drawn = state.StepOutput(tmp_path, fake.sha("drawn"))
     monkeypatch.setattr(steps, "run_mix", lambda run, curriculum, parts: asked.append(parts) or drawn)
     monkeypatch.setattr(
         steps, "run_audit", lambda *_: {"shared_groups": [], "shared_frames": [], "pairs": {"exact": []}}

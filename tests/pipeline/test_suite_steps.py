@@ -141,13 +141,14 @@ def test_a_wheel_and_a_checkout_have_the_same_keys(package: Path, monkeypatch: p
 
 def test_new_code_makes_old_scores_stale(small: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a `git pull` that leaves the version alone."""
-    from deckbench.pipeline import steps
+    from deckbench.pipeline import state, steps
 
     real = steps.code_hash
     assert run_suite(str(small / "small.yaml"), work=work)["made"] == []
-    monkeypatch.setattr(steps, "code_hash", lambda *names: artifact.hash_json([names, "new"]))
+    monkeypatch.setattr(state, "code_hash", lambda *names: artifact.hash_json([names, "new"]))
     made = run_suite(str(small / "small.yaml"), work=work)["made"]
     assert {name.partition("/")[0] for name in made} == {"splits", "data", "audits", "overlaps", "answers"}
+    monkeypatch.setattr(state, "code_hash", real)
     old = [path.stat().st_mtime_ns for path in work.glob("answers/*/score.json")]
     monkeypatch.setattr(steps, "code_hash", lambda *names: "other" if names == ("score",) else real(*names))
     assert run_suite(str(small / "small.yaml"), work=work)["made"] == []

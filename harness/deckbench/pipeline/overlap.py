@@ -13,7 +13,7 @@ from deckbench.dataset import csv_records
 from deckbench.errors import InputError
 from deckbench.gold import FrameLabels, read_labels
 from deckbench.likeness import cluster, fingerprint
-from deckbench.pipeline.steps import Run
+from deckbench.pipeline.state import Run
 from deckbench.progress import say
 from deckbench.yolo.frame import Frame
 

@@ -1,17 +1,13 @@
-"""The steps of a suite, one function each. A step whose output exists is skipped.
-
-A step's folder name ends in its key: a hash of the step's parameters, of its inputs' content and of its own code.
-"""
+"""The steps of a suite, one function each. A step whose output exists is skipped."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
@@ -20,90 +16,13 @@ from deckbench.pipeline.plan import Target, baseline_train_set
 from deckbench.pipeline.provenance import (
     answered_on,
     build_command,
-    identity_of,
     is_served,
     pool_command,
 )
+from deckbench.pipeline.state import Code, Run, StepOutput
 from deckbench.progress import say
 from deckbench.record.facts import model_facts, part_of, suite_command
-from deckbench.suite import BenchSpec, DataSpec, Suite, TrainSpec, split_weight, task_in
-
-if TYPE_CHECKING:
-    from deckbench.yolo.frame import Pool
-
-Code = tuple[str, ...]  # modules, as `code_hash` takes them
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """The output of a finished step: its path and identity."""
-
-    path: Path
-    content_hash: str
-
-
-@dataclass
-class Run:
-    """State of one run of a suite: the outputs so far, all under `work`, and the names of the steps it ran.
-
-    ref: what records call the suite, as `suite_source` has it.
-    """
-
-    suite: Suite
-    ref: str
-    file: Path
-    work: Path
-    pools: dict[str, StepOutput] = field(default_factory=dict)
-    data: dict[str, StepOutput] = field(default_factory=dict)
-    train_sets: dict[str, StepOutput] = field(default_factory=dict)
-    adapters: dict[tuple[str, str], StepOutput] = field(default_factory=dict)
-    audits: dict[str, dict[str, Any]] = field(default_factory=dict)
-    audit_folders: dict[str, Path] = field(default_factory=dict)
-    identities: dict[str, Any] = field(default_factory=dict)
-    read_pools: dict[str, Pool] = field(default_factory=dict)
-    steps_run: list[str] = field(default_factory=list)
-
-    def identity(self, ref: str) -> Any:
-        """`identity_of`, once a run: hashing the weights of a large model takes minutes."""
-        if ref not in self.identities:
-            self.identities[ref] = identity_of(ref)
-        return self.identities[ref]
-
-    def frames(self, pool: str) -> Pool:
-        """A pool that is there, read once a run."""
-        if pool not in self.read_pools:
-            from deckbench.yolo.read import read_pool
-
-            self.read_pools[pool] = read_pool(self.pools[pool].path)
-        return self.read_pools[pool]
-
-    def step(
-        self, step_dir: str, name: str, key: dict[str, Any], code: Code, write: Callable[[Path], Any]
-    ) -> StepOutput:
-        """A step's output; `write(path)` makes it where it does not exist.
-
-        key: all that decides its content. code: the modules that make it. Raises InputError where it exists and was
-        changed since.
-        """
-        path = self.output_path(step_dir, name, key, code)
-        if (path / artifact.MANIFEST).is_file():
-            try:
-                artifact.read(path, verify=True)
-            except InputError as error:
-                raise InputError(error.what, error.where, f"remove {path} and run again") from error
-        else:
-            began = time.monotonic()
-            say(f"{step_dir} {name} ...")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
-            say(f"{step_dir} {name}: {time.monotonic() - began:.1f} s")
-            self.steps_run.append(f"{step_dir}/{name}")
-        return StepOutput(path, artifact.read(path).content_hash)
-
-    def output_path(self, step_dir: str, name: str, key: dict[str, Any], code: Code) -> Path:
-        """The folder of a step's output."""
-        digest = artifact.hash_json({"room": step_dir, "code": code_hash(*code), **key})
-        return self.work / step_dir / f"{name.replace('+', '_').replace(':', '-').replace('/', '-')}-{digest[:8]}"
+from deckbench.suite import BenchSpec, DataSpec, TrainSpec, split_weight, task_in
 
 
 def run_pool(run: Run, name: str) -> None:
@@ -127,7 +46,7 @@ def run_data(run: Run, name: str, spec: DataSpec) -> StepOutput:
     from deckbench.task import load_task
 
     pool, task = run.pools[spec.pool], task_in(run.file, spec.task)
-    files: dict[str, Any] = {"ontology": path_in_suite(run, spec.ontology), "qa": path_in_suite(run, spec.qa)}
+    files: dict[str, Any] = {"ontology": run.path_in_suite(spec.ontology), "qa": run.path_in_suite(spec.qa)}
     key = {
         "pool": pool.content_hash,
         "task": load_task(task, options=spec.options, **files).content_hash,
@@ -337,7 +256,7 @@ def run_score(run: Run, target: Target, predictions: Path) -> Path:
         for torn in (*files, bound):
             torn.unlink(missing_ok=True)
         data, spec = run.data[target.data], run.suite.data[target.data]
-        ontology = path_in_suite(run, spec.ontology)
+        ontology = run.path_in_suite(spec.ontology)
         score(predictions, data=data.path, out=out, seed=run.suite.seed, ontology=ontology)
         artifact.atomic_write(bound, binding())
     return out
@@ -389,7 +308,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
         seed=suite.seed,
         inputs=inputs,
         score=scores,
-        ontology=path_in_suite(run, spec.ontology),
+        ontology=run.path_in_suite(spec.ontology),
         predictions=predictions,
         data=data.path,
         bench=timing.get(name),
@@ -418,8 +337,3 @@ def run_site(run: Run, records: list[Path]) -> Path:
         shutil.copytree(record, current / record.name)
     report(current, out=run.work / "site")
     return run.work / "site" / "index.html"
-
-
-def path_in_suite(run: Run, relative: str | None) -> Path | None:
-    """A file that the suite names relative to itself."""
-    return run.file.parent / relative if relative else None

@@ -17,8 +17,8 @@ from deckbench.models.families import served_as
 from deckbench.pipeline.overlap import check_overlap
 from deckbench.pipeline.plan import baseline_train_set, data_needed, targets_of, trainings_needed
 from deckbench.pipeline.provenance import is_served
+from deckbench.pipeline.state import Run
 from deckbench.pipeline.steps import (
-    Run,
     run_adapter,
     run_audit,
     run_benches,
