@@ -131,6 +131,8 @@ def test_foreign_adapter(base: Path, tmp_path: Path, place: str) -> None:
         assert str(error.value.where) == str(foreign) and error.value.exit_code == 2
         assert "swift export" in (error.value.fix or "") and "--model" in (error.value.fix or "")
     assert not (tmp_path / "merged").exists()
+    with pytest.raises(InputError, match="this is an adapter, not a model"):
+        load_model(str(foreign), device="cpu")
 
 
 def test_blind_sees_no_frame(base: Path, frames: list[Image.Image]) -> None:

@@ -46,6 +46,7 @@ def kinds(root: Path) -> dict[str, int]:
 
 NEARLY = {
     "percent-encoded": ("deck photo 3.png", "deck%20photo%203.txt"),
+    "encoded-twice": ("deck photo 3.png", "deck%2520photo%25203.txt"),
     "umlauts-encoded": ("Größe 孔板.png", "Gr%C3%B6%C3%9Fe%20%E5%AD%94%E6%9D%BF.txt"),
     "the-image-is-encoded": ("deck%20photo.png", "deck photo.txt"),
     "blanks-became-underscores": ("deck photo.png", "deck_photo.txt"),
@@ -97,6 +98,12 @@ def test_an_orphan_label_that_misses_nowhere_is_a_notice(tmp_path: Path) -> None
     del lost["labels/lost.txt"]
     background = write_pool(tmp_path / "b", yaml=YAML, frames={"a.png": SPILL, "b.png": None}, files=lost)
     assert read_pool(background).notice_counts == {"label-without-picture": 1}
+
+
+def test_labels_of_other_parts_are_no_labels_of_this_one(tmp_path: Path) -> None:
+    frames: dict[str, str | None] = {"train/a.png": None, "val/b.png": ROW}
+    root = write_pool(tmp_path / "p", yaml="train: images/train\nnames: [plate]\n", frames=frames)
+    assert kinds(root) == {"no-labels": 1}
 
 
 def test_labels_of_pictures_that_a_list_leaves_out_are_no_orphans(tmp_path: Path) -> None:

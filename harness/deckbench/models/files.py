@@ -14,6 +14,7 @@ from deckbench.errors import InputError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -29,6 +30,9 @@ class Family:
 def read_json(path: Path, *, family: Family) -> Any:
     """A JSON file of a checkpoint. Raises InputError when it is missing or damaged."""
     if not path.is_file():
+        if (path.parent / ADAPTER_CONFIG).is_file():
+            fix = f"--model BASE --adapter {path.parent.name}; one of another tool is merged into its base by that tool"
+            raise InputError("this is an adapter, not a model", path.parent, fix)
         raise InputError(f"the checkpoint has no {path.name}", path, family.official)
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ UPLOAD = re.compile(r"^[0-9a-f]{8}(?:-|__)(?=.)")  # Label Studio puts this befo
 
 
 def decoded(name: str) -> str:
-    return normal(unquote(name))
+    return normal(unquote(unquote(name)))  # some tools encode what is encoded already
 
 
 def without_blanks(name: str) -> str:

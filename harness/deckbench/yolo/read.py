@@ -25,7 +25,7 @@ from deckbench.yolo.frame import ERROR, KINDS, NOTICE, WHOLE_POOL, Box, Frame, P
 from deckbench.yolo.framescsv import NAME as FRAMES_CSV
 from deckbench.yolo.framescsv import FrameIndex, FrameInfo, read_frames_csv
 from deckbench.yolo.labels import MAX_BYTES, LabelFile, parse_labels
-from deckbench.yolo.orphans import NOT_LABELS, match_names
+from deckbench.yolo.orphans import match_names
 
 __all__ = ["KINDS", "Box", "Frame", "Pool", "Problem", "Scan", "read_pool", "scan_pool"]
 
@@ -182,8 +182,8 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
         raise InputError(f"the pool has no images{because}", pool.root, "check the yaml's train, val and test entries")
     problems = finder.problems
     match_names(finder)
-    texts = (path for files in finder.label_files.values() for path in files.values())
-    if found and all(path.name.lower() in NOT_LABELS for path in texts):
+    said = {"label-name-mismatch", "link-leaves-pool"} & {problem.kind for problem in problems}
+    if not said and all(item.labels is None for item in found.values()):
         text = f"no label file was found for any of {len(found)} images; labels stand in labels/ beside images/"
         problems.append(Problem("no-labels", text, pool.file.name))
     infos, columns = read_infos(finder, problems)
