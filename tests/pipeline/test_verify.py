@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from deckbench.pipeline.verify import DIFFERENT, SAME_ANSWERS, SAME_BYTES, compare, verify
+from deckbench.pipeline.verify import DIFFERENT, SAME_ANSWERS, SAME_BYTES, WITHIN, compare, verify
 from tests.record import fake
+from tests.record.forge import seal
 
 
 def rewrite(path: Path, **changes: Any) -> None:
@@ -52,6 +54,48 @@ def test_other_gold_answers_are_not_the_same_record(tmp_path: Path) -> None:
     parsed = record(tmp_path / "parsed", p_a=lambda row: "0.25")
     assert compare(old, parsed)[0] == SAME_ANSWERS
     assert compare(old, old)[0] == SAME_BYTES
+
+
+OTHER: dict[str, dict[str, Any]] = {
+    "model": {"model": "other"},
+    "pool": {"board": "other"},
+    "condition": {"condition": "shifted"},
+    "seed": {"seed": 1},
+    "audit": {"audit": False},
+    "curriculum": {"curriculum": "S1"},
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_what_a_second_making_has_to_give_again(tmp_path: Path, what: str) -> None:
+    """The same answers of another model, on another pool or with another audit are not the same record."""
+    data = fake.dataset(tmp_path / "data")
+    said: dict[str, Any] = {"data": data, "texts": dict.fromkeys(range(60), "A")}
+    if what == "pool":
+        said.pop("data")
+    old = fake.record(tmp_path / "old", tmp_path / "w", **said)
+    new = fake.record(tmp_path / "new", tmp_path / "w2", **{**said, **OTHER[what]})
+    assert compare(old, new)[0] == DIFFERENT
+
+
+def test_another_class_of_hardware_is_said(tmp_path: Path) -> None:
+    data = fake.dataset(tmp_path / "data")
+    arm = {**fake.MACHINE, "architecture": "aarch64", "capability": "DEFAULT"}
+    old = fake.record(tmp_path / "old", tmp_path / "w", data=data)
+    new = fake.record(tmp_path / "new", tmp_path / "w2", data=data, machine=arm, texts={0: "B", 1: "A"})
+    verdict, why = compare(old, new)
+    assert verdict == WITHIN and "architecture x86_64 -> aarch64" in why
+
+
+def test_other_thumbnails_are_not_the_same_record(tmp_path: Path) -> None:
+    old = record(tmp_path)
+    new = Path(shutil.copytree(old, tmp_path / "new"))
+    first, second = (new / "thumbs" / name for name in ("00.jpg", "01.jpg"))
+    shown = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(shown)
+    seal(new)
+    assert compare(old, new) == (DIFFERENT, "its thumbnails show other frames")
 
 
 STEP = """#!{python}

@@ -257,6 +257,20 @@ def test_a_file_that_the_manifest_does_not_list(folder: Path) -> None:
     assert "thumbs/more.jpg" in message and "manifest" in message
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "more/x.jpg", "thumbs/more.jpg", ".hidden", "signature.json.bak"])
+def test_what_does_not_belong_into_a_record(folder: Path, name: str) -> None:
+    """Not even where the manifest lists it."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    seal(folder)
+    assert name.partition("/")[0] in said(folder)
+
+
+def test_a_link_to_a_record_is_none(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "records/link").symlink_to(folder)
+    assert "is a link" in said(tmp_path / "records/link")
+
+
 def test_a_manifest_that_lists_nothing(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["content"]["files"] = {}
