@@ -21,6 +21,8 @@ from tests.yolo.pool_helpers import picture
 NOTES = json.dumps({"categories": [{"id": 1, "name": "spill"}, {"id": 0, "name": "plate"}], "info": {"year": 2026}})
 NAMES = "plate\nspill\n"
 ROW = "1 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n"
+OBB = "1 0.4 0.4 0.6 0.4 0.6 0.6 0.4 0.6\n0 0.4 0.4 0.6 0.4 0.6 0.6 0.4 0.6\n"
+KEYPOINTS = "1 0.5 0.5 0.2 0.2 0.45 0.5 2 0.9 0.5 2\n0 0.5 0.5 0.2 0.2 0.0 0.0 0 0.0 0.0 0"
 CVAT = "classes = 2\n{parts}names = data/obj.names\nbackup = backup/\n"
 
 
@@ -60,6 +62,14 @@ FORMS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "label-studio-by-labeller": (
         {"classes.txt": NAMES, "notes.json": NOTES, "images/a.png": "", "labels/1/a.txt": ROW},
+        {"a": "train"},
+    ),
+    "label-studio-obb": (
+        {"classes.txt": NAMES, "notes.json": NOTES, "images/a.png": "", "labels/a.txt": OBB},
+        {"a": "train"},
+    ),
+    "label-studio-keypoints": (
+        {"classes.txt": NAMES, "notes.json": NOTES, "images/a.png": "", "labels/a.txt": KEYPOINTS},
         {"a": "train"},
     ),
     "cvat-yolo-1.1": (
@@ -253,6 +263,8 @@ def test_no_yaml_labelstudio_darknet_and_relatives(tmp_path: Path, form: str) ->
     assert {frame.path.stem: frame.split for frame in pool.frames} == parts
     for frame in pool.frames:
         assert [box.name for box in frame.boxes] == ["spill", "plate"], "labels belong to their picture"
+        corners = {(round(box.x0, 6), round(box.y0, 6), round(box.x1, 6), round(box.y1, 6)) for box in frame.boxes}
+        assert corners == {(0.4, 0.4, 0.6, 0.6)}
     if not {"data.yaml", "dataset.yaml"} & files.keys():
         assert pool.notice_counts["no-yaml"] == 1
     assert check_pool(tmp_path / "p").ok

@@ -37,7 +37,8 @@ class Fault:
 class LabelFile:
     """What a label file holds. classes: number -> the first line with it, also of rows that are refused.
 
-    long: rows with more than a box. poses: those of them that look like a box with keypoints and their visibility.
+    long: rows with more than a box. poses: those of them that look like a box with keypoints and their visibility;
+    points: their numbers of keypoints.
     """
 
     boxes: tuple[Box, ...]
@@ -45,6 +46,7 @@ class LabelFile:
     classes: dict[int, int]
     long: int = 0
     poses: int = 0
+    points: frozenset[int] = frozenset()
 
 
 class RowError(Exception):
@@ -72,6 +74,7 @@ def parse_labels(data: bytes, names: tuple[str, ...], keypoints: Keypoints | Non
     seen: dict[tuple[object, ...], int] = {}
     classes: dict[int, int] = {}
     long = poses = 0
+    points: set[int] = set()
     for line, row in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if not row.strip():
             continue
@@ -80,7 +83,9 @@ def parse_labels(data: bytes, names: tuple[str, ...], keypoints: Keypoints | Non
             if values[0] == int(values[0]):
                 classes.setdefault(int(values[0]), line)
             long += len(values) > 5
-            poses += looks_like_pose(values)
+            if looks_like_pose(values):
+                poses += 1
+                points.add((len(values) - 5) // 3)
             box, reach, flat = to_box(values, names, line, keypoints)
         except RowError as error:
             faults.append(Fault(error.kind, str(error), line))
@@ -95,7 +100,7 @@ def parse_labels(data: bytes, names: tuple[str, ...], keypoints: Keypoints | Non
             continue
         seen[key] = line
         boxes.append(box)
-    return LabelFile(tuple(boxes), tuple(faults), classes, long, poses)
+    return LabelFile(tuple(boxes), tuple(faults), classes, long, poses, frozenset(points))
 
 
 def parse_row(row: str, names: tuple[str, ...], line: int, keypoints: Keypoints | None = None) -> Box:
@@ -176,7 +181,10 @@ def to_box(
 
 
 def looks_like_pose(values: list[float]) -> bool:
-    """Whether a row reads as a box with keypoints `x y visibility` that lie in it: 5 + 3 K columns."""
+    """Whether a row reads as a box with keypoints `x y visibility`: 5 + 3 K columns.
+
+    A visibility of 2 (seen, as COCO and Label Studio have it) is no coordinate; else the points must lie in the box.
+    """
     if len(values) < 8 or (len(values) - 5) % 3:
         return False
     cx, cy, w, h = values[1:5]
@@ -184,7 +192,10 @@ def looks_like_pose(values: list[float]) -> bool:
     if any(flag not in {0.0, 1.0, 2.0} for *_, flag in points):
         return False
     seen = [(x, y) for x, y, flag in points if flag]
-    return bool(seen) and all(abs(x - cx) <= 0.55 * w and abs(y - cy) <= 0.55 * h for x, y in seen)
+    if not seen:
+        return not any(value for point in points for value in point)
+    inside = all(abs(x - cx) <= 0.55 * w and abs(y - cy) <= 0.55 * h for x, y in seen)
+    return inside or any(flag == 2.0 for *_, flag in points)
 
 
 def clip(value: float) -> float:

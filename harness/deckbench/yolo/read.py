@@ -78,6 +78,16 @@ def read_labels(path: Path, pool: PoolYaml) -> LabelFile | str:
         return f"cannot be read ({error.strerror})"
 
 
+def with_keypoints(pool: PoolYaml, found: Iterable[ImageFile]) -> PoolYaml:
+    """A pool that has no yaml to say so, with the number of keypoints that all its longer rows have (Label Studio)."""
+    shapes: set[int] = set()
+    for item in found:
+        labels = None if item.labels is None else read_labels(item.labels, pool)
+        if isinstance(labels, LabelFile) and labels.long:
+            shapes |= labels.points if labels.poses == labels.long else {0}
+    return replace(pool, keypoints=(shapes.pop(), 3)) if len(shapes) == 1 and 0 not in shapes else pool
+
+
 def examine(
     found: ImageFile, facts: PictureFacts | PictureError, pool: PoolYaml, seen: PoolLabels
 ) -> tuple[Frame | None, list[Problem]]:
@@ -186,6 +196,8 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     if not said and all(item.labels is None for item in found.values()):
         text = f"no label file was found for any of {len(found)} images; labels stand in labels/ beside images/"
         problems.append(Problem("no-labels", text, pool.file.name))
+    if pool.file.suffix.lower() not in {".yaml", ".yml"}:
+        pool = with_keypoints(pool, found.values())
     infos, columns = read_infos(finder, problems)
     if not groups:
         problems[:] = [problem for problem in problems if problem.kind != "frames-csv-no-group"]
