@@ -373,9 +373,11 @@ def test_folders_that_are_nested_without_end(tmp_path: Path) -> None:
         subprocess.run(["rm", "-rf", str(root)], check=True)  # shutil.rmtree cannot go so deep
 
 
-def test_a_label_file_of_a_million_lines_is_refused(tmp_path: Path) -> None:
-    root = write_pool(tmp_path / "p", yaml=YAML, frames={"a.png": "0 .5 .5 .1 .1\n" * 1_000_000, "b.png": ROW})
+def test_a_label_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "p", yaml=YAML, frames={"a.png": "0 .5 .5 .1 .1\n" * 200_000, "b.png": ROW})
     assert kinds(root) == {"label-broken-row": 1}
+    (root / "labels/a.txt").write_text("0 " + "0.5 0.25 " * 1_000_000)
+    assert kinds(root) == {"label-encoding": 1}
 
 
 @pytest.mark.parametrize("name", ["dataset.yaml", "frames.csv", "list.txt", "labels/classes.txt"])

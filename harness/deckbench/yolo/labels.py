@@ -16,7 +16,7 @@ TOLERANCE = 0.01  # how far outside 0..1 a centre or a size may lie (Ultralytics
 ROUNDING = 6e-8  # Ultralytics compares in float32
 SILENT_CLIP = 1e-6  # below this a box that reaches outside is rounding in the sixth decimal, not worth a word
 SPOT = 1e-3  # side of what a label without area becomes
-MAX_BYTES, MAX_LINES = 32 << 20, 200_000
+MAX_BYTES, MAX_LINES = 8 << 20, 100_000
 # Python's float() also takes "1_0", "infinity" and other scripts' digits; a label file holds none of them.
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
@@ -67,7 +67,7 @@ def parse_labels(data: bytes, names: tuple[str, ...], keypoints: Keypoints | Non
     except UnicodeDecodeError as error:
         fault = Fault("label-encoding", f"not UTF-8 text (byte {error.start})", data.count(b"\n", 0, error.start) + 1)
         return LabelFile((), (fault,), {})
-    if data.count(b"\n") + data.count(b"\r") > 2 * MAX_LINES:
+    if data.count(b"\n") + data.count(b"\r") > MAX_LINES:
         return LabelFile((), (Fault("label-broken-row", f"more than {MAX_LINES} lines", 1),), {})
     boxes: list[Box] = []
     faults: list[Fault] = []
