@@ -72,6 +72,13 @@ def tests_deepspeed(session: nox.Session) -> None:
     session.run("pytest", "--durations=10", *picked, *session.posargs, env=OFFLINE)
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Every reader of files and replies with broken input, five minutes; `-- --seconds 20 --reader labels` is less."""
+    install(session, *group("test"), parts="[models]")
+    session.run("python", "-m", "tests.fuzz", *session.posargs, env=OFFLINE)
+
+
 @nox.session(venv_backend="uv|virtualenv")
 def lint(session: nox.Session) -> None:
     """ruff, the import contracts, codespell; mypy --strict and the dependencies for every supported Python."""

@@ -45,7 +45,9 @@ def open_regular(path: Path) -> IO[bytes]:
 def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
     """The bytes of a regular file. Raises OSError, for one that has more than `most` too."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size <= most and len(data := file.read(most + 1)) <= most:
+        size = os.fstat(file.fileno()).st_size
+        # A read of n bytes allocates n at once: the size is asked for first, and one more, for a file that grows.
+        if size <= most and len(data := file.read(size + 1)) <= size:
             return data
     raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", os.fspath(path))
 

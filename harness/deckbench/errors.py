@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+MOST = 4000  # characters of a message: what is wrong may quote its input
+
 
 class DeckBenchError(Exception):
     """Base of every error DeckBench raises on purpose.
@@ -14,8 +16,8 @@ class DeckBenchError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, where: str | Path | None = None, fix: str | None = None) -> None:
-        self.what = what
-        self.where = None if where is None else str(where)
+        self.what = what if len(what) <= MOST else f"{what[:MOST]}... ({len(what)} characters)"
+        self.where = None if where is None else str(where)[:MOST]
         self.fix = fix
         super().__init__(self.message())
 

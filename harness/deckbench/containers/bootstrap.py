@@ -13,6 +13,7 @@ from pathlib import Path
 from deckbench.containers.archive import EPOCH, Layer, repack
 from deckbench.containers.spec import Image
 from deckbench.errors import InputError, OutsideError
+from deckbench.yamlfile import read_text
 
 # Files that depend on the building machine: its name, its mirror, its logs.
 DROPPED = (
@@ -103,7 +104,7 @@ def lock_text(image: Image, rootfs: Rootfs) -> str:
 def check_lock(image: Image, rootfs: Rootfs) -> None:
     """Raises InputError for a base that is not the locked one, naming the packages that changed."""
     place = image.folder / LOCK
-    lines = place.read_text(encoding="utf-8").splitlines()
+    lines = read_text(place).splitlines()
     for number, line in enumerate(lines, 1):
         if not LINE.fullmatch(line):
             fix = f"make it with `deckbench containers lock {image.name} --base bootstrap`"

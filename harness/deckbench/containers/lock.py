@@ -24,6 +24,7 @@ from deckbench.containers.resolve import MACHINE, build_wheel, download, platfor
 from deckbench.containers.spec import Image
 from deckbench.errors import InputError, OutsideError
 from deckbench.progress import say
+from deckbench.yamlfile import read_text
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -61,7 +62,7 @@ def read_wheels(image: Image) -> list[Wheel]:
         fix = f"`deckbench containers lock {image.name}`, where its package indexes can be reached"
         raise InputError(f"{image.name} has no lock file", place, fix)
     found = []
-    for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(place).splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         parts = LINE.fullmatch(line)
@@ -86,7 +87,7 @@ def expand(image: Image) -> list[str]:
     if not place.is_file():
         raise InputError(f"{image.name} has no {WANTED}", place, "write what the image holds, a requirement a line")
     found = []
-    for number, raw in enumerate(place.read_text(encoding="utf-8").splitlines(), 1):
+    for number, raw in enumerate(read_text(place).splitlines(), 1):
         line = raw.partition("#")[0].strip()
         own = OWN.fullmatch(line)
         try:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deckbench import __version__
 from deckbench.errors import InputError
 from deckbench.resources import data_folder
+from deckbench.yamlfile import read_text
 
 FILE = "containers.toml"
 Gpu = Literal["none", "devices", "jetson"]
@@ -87,8 +88,8 @@ def load_images(folder: Path | None = None) -> dict[str, Image]:
     if not place.is_file():
         raise InputError(f"no {FILE} in this folder", place.parent, "give a folder like DeckBench's containers/")
     try:
-        data = tomllib.loads(place.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = tomllib.loads(read_text(place))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"not valid TOML: {error}", place, "fix that line") from None
     images = {}
     for name, fields in data.items():

@@ -50,7 +50,7 @@ def read_adapter(path: Path) -> Adapter:
     refuse_foreign(path)
     manifest = artifact.read(path, "adapter", verify=True)
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        config = artifact.read_json(path / CONFIG, "train it again")
         adapter = Adapter(
             path=path,
             content_hash=manifest.content_hash,
@@ -61,7 +61,7 @@ def read_adapter(path: Path) -> Adapter:
             targets=str(config["target_modules"]),
             named=named_layers(manifest.content.get("params", {}).get("targets")),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"the adapter's config cannot be read ({error})", path / CONFIG, "train it again") from error
     if not (path / WEIGHTS).is_file():
         raise InputError("the adapter has no weights", path / WEIGHTS, "train it again")

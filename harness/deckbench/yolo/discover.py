@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from deckbench.errors import InputError
 from deckbench.picture import OTHER_PICTURE_SUFFIXES, SUFFIXES
-from deckbench.yamlfile import kind_of
+from deckbench.yamlfile import UNUSABLE, kind_of
 
 MAX_CLASSES = 100_000
 MAX_BYTES = 32 << 20  # of a file with class names
@@ -102,7 +102,7 @@ def names_of_notes(text: str, file: Path) -> tuple[str, ...]:
         named = {entry["id"]: entry["name"] for entry in categories}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError("no list of categories with `id` and `name`", file, fix) from error
-    good = all(isinstance(name, str) and name.strip() for name in named.values())
+    good = all(isinstance(name, str) and name.strip() and not UNUSABLE.search(name) for name in named.values())
     if not named or not good or len(named) != len(categories) or set(named) != set(range(len(named))):
         raise InputError("the ids of the categories are not 0, 1, 2, ... with a name each", file, fix)
     return tuple(named[number].strip() for number in range(len(named)))
