@@ -186,6 +186,15 @@ def test_import_refused(tmp_path: Path) -> None:
     assert "change those rows" in (caught.value.fix or "")
 
 
+def test_import_of_linked_images_says_how_to_copy_them(tmp_path: Path) -> None:
+    folder = old(tmp_path / "old", [{"question": "Is it?", "answer": "no", **IMAGE}], "train.jsonl")
+    (folder / "images/a.png").rename(tmp_path / "photo.png")
+    (folder / "images/a.png").symlink_to(tmp_path / "photo.png")
+    with pytest.raises(InputError, match=r"train\.jsonl:1: the image's path, or a link, leaves the folder") as caught:
+        import_old(folder, out=tmp_path / "out")
+    assert "cp -rL" in (caught.value.fix or "")
+
+
 def test_import_refused_in_part_names_the_first_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"question": "Is it?", "answer": "no", **IMAGE}, {"question": "Is it?", **IMAGE}]
     assert asked(old(tmp_path / "old", rows), tmp_path / "out") == [("Is it?", "no")]

@@ -16,7 +16,7 @@ REASONS = {
     "not-a-file": "the image is an address, or lies inside the row; only files are read",
     "video-or-audio": "the row has a video or a sound",
     "absolute-path": "the image's absolute path lies under no --image-root",
-    "leaves-folder": "the image's path leaves the folder it is looked for in",
+    "leaves-folder": "the image's path, or a link, leaves the folder it is looked for in",
     "missing-picture": "the image is not there",
     "unreadable-picture": "the image cannot be read",
     "unknown-group": "the image was not found in the pool, so --split group cannot place it",

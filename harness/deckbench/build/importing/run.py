@@ -179,6 +179,8 @@ def refuse_empty(read: Sources, places: Places, old: Path) -> None:
         fix = "change those rows (docs/import.md lists what is read), then import again"
     if reasons["absolute-path"]:
         fix = f"say where the images lie now, such as --image-root {places.strangers.most_common(1)[0][0]}=FOLDER"
+    elif reasons["leaves-folder"]:
+        fix = "name the images' folder with --image-root OLD=NEW; `cp -rL OLD COPY` copies what links point to"
     elif reasons["unknown-group"]:
         fix = "keep the files' own parts with --split files, or give the pool that the images come from"
     elif reasons["unknown-field"]:
