@@ -25,8 +25,11 @@ Box = tuple[float, float, float, float]
 # 0.99 or more with an excess of 0.06 at most, copies at 0.65 at most or with an excess of 0.43 or more.
 NEARER = 0.8
 EXCESS = 0.25
+ALIKE = 2.0  # moments that differ by more times the smallest difference: no excess says anything
+FOLDS = 8  # groups are compared with those of other folds
+PROBED = 200  # training images that tell what two moments differ by
 IDENTICAL = 2e-5  # less than the noise of any camera
-SAME_PLACE = 0.02  # of the side: how far the edges of a box may be from those of its like in the aligned image
+SAME_PLACE = 0.01  # of the side: how far the edges of a box may be from those of its like in the aligned image
 SAME_PIXELS = "the same pixels"
 TURNED = ("mirrored", "turned")
 
@@ -100,37 +103,40 @@ def same_state(copy: Copy, train: View, test: View) -> bool:
 
 def _same_moment(found: Sequence[Copy], train: Mapping[Path, View], test: Mapping[Path, View]) -> list[Copy]:
     """The pairs that are nearer than two moments of one state are in train."""
-    second = _in_other_groups(found, train)
-    differ = []
-    for original in {copy.train for copy in found}:
-        other = second.get(original)
-        if other is not None and same_state(other, train[other.train], train[original]):
-            differ.append(1 - other.correlation)
-    differ = sorted(value for value in differ if value > IDENTICAL)
+    probed = {copy.train: None for copy in found} | dict.fromkeys([*train][:: -(-len(train) // PROBED)])
+    second = _in_other_groups({path: path for path in probed} | {copy.test: copy.train for copy in found}, train)
+    partners = [(path, second[path]) for path in probed if path in second]
+    differ = sorted(
+        1 - other.correlation
+        for path, other in partners
+        if same_state(other, train[other.train], train[path]) and 1 - other.correlation > IDENTICAL
+    )
     if not differ:
         return list(found)
+    alike = differ[len(differ) * 9 // 10] <= ALIKE * differ[0]
     kept = []
     for copy in found:
         apart, other = 1 - copy.correlation, second.get(copy.test)
         excess = 0.0
         if other is not None and (copy.how != "near" or same_state(other, train[other.train], test[copy.test])):
             excess = (1 - other.correlation) - apart
-        if apart < NEARER * differ[0] or excess > EXCESS * differ[len(differ) // 2]:
+        if apart < NEARER * differ[0] or (alike and excess > EXCESS * differ[len(differ) // 2]):
             kept.append(copy)
     return kept
 
 
-def _in_other_groups(found: Sequence[Copy], train: Mapping[Path, View]) -> dict[Path, Copy]:
-    """Of the images of some pairs, the one most alike in train outside the group of the pair."""
-    single = len({view.group for view in train.values()}) == 1  # then any other image has to do
-    by_group: dict[str, list[Copy]] = {}
-    for copy in found:
-        by_group.setdefault(str(copy.train) if single else train[copy.train].group, []).append(copy)
+def _in_other_groups(asked: Mapping[Path, Path], train: Mapping[Path, View]) -> dict[Path, Copy]:
+    """The train image most alike to each image, outside the groups around a train image. asked: one -> the other."""
+    groups = {group: number for number, group in enumerate(dict.fromkeys(view.group for view in train.values()))}
+    if len(groups) > 1:
+        fold = {path: groups[view.group] * FOLDS // len(groups) for path, view in train.items()}
+    else:  # one session: stretches of it
+        fold = {path: number * FOLDS // len(train) for number, path in enumerate(train)}
     second: dict[Path, Copy] = {}
-    for group, pairs in by_group.items():
-        others = [path for path, view in train.items() if group not in (view.group, str(path))]
-        asked = [path for copy in pairs for path in (copy.test, copy.train)]
-        second |= {copy.test: copy for copy in copies_across(others, asked)}
+    for number in sorted({fold[path] for path in asked.values()}):
+        others = [path for path in train if fold[path] != number]
+        paths = [path for path, near in asked.items() if fold[near] == number]
+        second |= {copy.test: copy for copy in copies_across(others, paths)}
     return second
 
 
