@@ -102,6 +102,7 @@ def duplicates(
             "train": name(known[pair.right]),
             "correlation": round(pair.correlation, 4),
             "agrees": round(pair.agrees, 4),
+            "how": pair.how,
         }
         for pair in pairs
     ]

@@ -1,16 +1,19 @@
-"""Near-duplicates: pictures that show the same moment, whatever compression, size, brightness, shift or small crop.
+"""Near-duplicates: images that show the same moment, recompressed, resized, re-lit, shifted, mirrored, turned or cropped.
 
 Perceptual hashes alone call any two views of one deck alike. So a coarse likeness only proposes, and pixels decide:
 
-1. Every picture becomes a grey 192x108 thumbnail, taken as logarithm (a change of brightness becomes a constant) and
-   band-passed. At 32x18 the dot products with shifted and scaled versions of another picture propose pairs: blocks of
-   matrix products, so that 10,000 pictures take a minute and little memory.
-2. Proposed pairs are aligned in batches by Gauss-Newton on shift and scale (Lucas and Kanade, 1981), at 48x27, 96x54
-   and 192x108; most are given up at the first, cheap level.
-3. Two numbers decide at 192x108: the normalised cross-correlation of the aligned high-passed pictures, and the share of
-   8x6 textured blocks that agree on their own. A copy agrees everywhere; a moved arm or another plate shows as a hole.
+1. Every image becomes a gray 192x108 thumbnail, taken as logarithm (a change of brightness becomes a constant) and
+   band-passed. At 32x18, shifted and scaled versions of each are compared with all others on principal components, and
+   the most alike of each are its candidates (`candidates`).
+2. Candidates are aligned in small batches, most alike first, by Gauss-Newton on shift and scale (Lucas and Kanade,
+   1981), at 48x27, 96x54 and 192x108; most are given up at the first, cheap level, and what a batch settles is not
+   looked at again (`search`, `align`).
+3. Two numbers decide: the normalised cross-correlation of the aligned images, and the share of 8x6 textured blocks that
+   agree on their own. A copy agrees everywhere; a moved arm or another plate shows as a hole (`decide`).
+4. Mirrored, turned and cropped copies: windows of all images are described by gradient directions, and each image, in
+   eight orientations, is looked up among them (`windows`). Pixels decide again (`views`).
 
-COPY is the same moment. SCENE (the same camera standing still) is used only where nothing is known about sessions, so
+COPY is the same moment. A scene (the same camera standing still) is used only where nothing is known about sessions, so
 that the pool of one fixed camera counts as one group.
 """
 

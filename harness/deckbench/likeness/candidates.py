@@ -177,7 +177,7 @@ def nearest(
         if labels is not None:
             likeness[labels[0][part, None] == labels[1][None, skip:]] = -1.0
         rank = min(max(RANK, keep), likeness.shape[1])
-        places = np.argpartition(-likeness, rank - 1, axis=1)[:, :rank]
+        places = np.argpartition(likeness, likeness.shape[1] - rank, axis=1)[:, -rank:]
         allowed = np.take_along_axis(likeness, places, axis=1) > -1.0
         # (n, tries, 576) x (n, 576, rank): small products, one a picture
         again = moved.transpose(1, 0, 2) @ whole[places + skip].transpose(0, 2, 1)

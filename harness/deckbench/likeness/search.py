@@ -6,7 +6,8 @@ that stands still gives as many candidates as there are pairs, and nearly all of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,13 @@ from deckbench.likeness.align import agreement
 from deckbench.likeness.candidates import BLOCK, TRIES, Candidates, nearest
 from deckbench.likeness.decide import Levels, Pair, decide
 from deckbench.likeness.thumbnails import Ints, Thumbs, is_flat
+from deckbench.likeness.views import Views, decide_views, same_place, views_of
+from deckbench.likeness.windows import UPRIGHT, Hits, Windows, look_up
 
 # Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
-LIKE_COPY = 0.70
+LIKE_COPY = 0.71
 LIKE_SCENE = 0.45
-KEEP_COPY = 32
+KEEP_COPY = 24
 KEEP_SCENE = 20
 SCENE_AGREES = 0.55
 BLOCK_AGREES_SCENE = 0.70
@@ -29,6 +32,13 @@ FLAT_DIFFERENCE = 1.5  # mean grey levels between the faint gradients of two pic
 SMALL_SIDE = 160  # pixels of the shorter side
 SMALL_CORRELATION = 0.95
 SMALL_AGREES = 0.90
+# Views: mirrored, turned, cropped.
+KEEP_HITS = 8  # windows that are most like one query
+LIKE_VIEW, LIKE_TURNED, LIKE_HALF = 0.60, 0.75, 0.92
+VIEWS_PART, VIEWS_TURNED, VIEWS_HALF = 2, 1, 1  # of each picture, that are looked at
+THOROUGH = 1_500  # pictures; among fewer, more views of each are looked at
+SAME_PLACE, SAME_PLACE_THOROUGH = 0.85, 0.50  # correlation of views that show one place, if not one moment
+KEEP_PLACE = 8
 BATCH = 256  # pairs that are decided before the groups are looked at again
 
 
@@ -71,7 +81,93 @@ def cluster(thumbs: Thumbs, *, scene: bool = False, known: Sequence[object] | No
     for batch in undecided(joined(found), groups):
         for pair in decide(levels, levels, batch.left, batch.right, batch.params):
             groups.join(pair.left, pair.right)
+    join_views(levels, groups)
     return [int(label) for label in groups.labels]
+
+
+def join_views(levels: Levels, groups: Groups) -> None:
+    """Join pictures of which one shows another mirrored, turned, or a part of it."""
+    thumbs = levels.thumbs
+    windows = Windows(thumbs)
+    labels = groups.labels.copy()
+    hits = look_up(windows, windows, keep=KEEP_HITS, threshold=LIKE_VIEW, labels=(labels, labels))
+    seen = SeenViews(len(labels))
+    for again in (False, True):
+        views = same_place(thumbs, thumbs, seen.promising(), KEEP_PLACE) if again else best_views(hits, labels)
+        for batch in unsettled(views, lambda part: groups.labels[part.left] != groups.labels[part.right]):
+            for pair in seen.decide(thumbs, thumbs, batch):
+                groups.join(pair.left, pair.right)
+
+
+class SeenViews:
+    """Decides views, and remembers for each left picture the view that came nearest to a copy without being one."""
+
+    def __init__(self, pictures: int) -> None:
+        self.least = SAME_PLACE if thoroughness(pictures) == 1 else SAME_PLACE_THOROUGH
+        self.copied: set[int] = set()
+        self.nearest: dict[int, tuple[float, Views]] = {}
+
+    def decide(self, left: Thumbs, right: Thumbs, views: Views) -> list[Pair]:
+        """The copies among views."""
+        pairs, values, aligned = decide_views(left, right, views)
+        self.copied |= {pair.left for pair in pairs}
+        for place in np.flatnonzero(values >= self.least):
+            number = int(views.left[place])
+            if number not in self.nearest or values[place] > self.nearest[number][0]:
+                self.nearest[number] = float(values[place]), aligned.take(np.array([place]))
+        return pairs
+
+    def promising(self) -> Views:
+        """The views of pictures that have no copy yet, but show a place that another picture shows."""
+        parts = [view for number, (_, view) in sorted(self.nearest.items()) if number not in self.copied]
+        return concatenated(parts)
+
+
+def thoroughness(pictures: int) -> int:
+    """How many times the usual number of views are looked at: there is time where there are few pictures."""
+    return max(1, min(6, THOROUGH // max(1, pictures)))
+
+
+def concatenated(parts: Sequence[Views]) -> Views:
+    if not parts:
+        none = np.empty(0, np.intp)
+        return Views(none, none, none, np.empty((0, 4), np.float32), np.empty((0, 4), np.float32))
+    return Views(*(np.concatenate([getattr(part, name) for part in parts]) for name in Views.__dataclass_fields__))
+
+
+def best_views(hits: Iterator[Hits], right_labels: Ints) -> Views:
+    """The views worth a look, most alike first: the best hits of each left picture, one of each group on the right."""
+    found = list(hits)
+    if not found:
+        return concatenated([])
+    whole = Hits(*(np.concatenate([getattr(part, name) for part in found]) for name in Hits.__dataclass_fields__))
+    whole = whole.take(np.lexsort((whole.right, whole.left, -whole.likeness)))
+    # Halves look for other tiles of one picture only: fewer of them, and they must be more alike.
+    half = whole.left_window != 0
+    kept = []
+    turned = whole.orientation != UPRIGHT
+    more = thoroughness(len(right_labels))
+    quotas = (
+        (~half & ~turned, VIEWS_PART * more, LIKE_VIEW),
+        (turned, VIEWS_TURNED * more, LIKE_TURNED if more == 1 else LIKE_VIEW),
+        (half, VIEWS_HALF * more, LIKE_HALF),
+    )
+    for kind, count, least in quotas:
+        part = whole.take(kind & (whole.likeness >= least))
+        _, first = np.unique(np.stack([part.left, right_labels[part.right]]), axis=1, return_index=True)
+        part = part.take(np.sort(first))
+        part = part.take(np.argsort(part.left, kind="stable"))
+        kept.append(part.take(np.arange(len(part)) - np.searchsorted(part.left, part.left) < count))
+    whole = Hits(*(np.concatenate([getattr(part, name) for part in kept]) for name in Hits.__dataclass_fields__))
+    return views_of(whole.take(np.argsort(-whole.likeness, kind="stable")))
+
+
+def unsettled(views: Views, wanted: Callable[[Views], npt.NDArray[np.bool_]]) -> Iterator[Views]:
+    """Batches of the views that are still wanted, in order."""
+    while len(views):
+        views = views.take(wanted(views))
+        yield views.take(np.arange(min(BATCH, len(views))))
+        views = views.take(np.arange(min(BATCH, len(views)), len(views)))
 
 
 def with_progress(blocks: Iterator[Candidates], pictures: int) -> Iterator[Candidates]:
@@ -188,7 +284,41 @@ def matches(
                 if pair.left not in found or pair.correlation > found[pair.left].correlation:
                     found[pair.left] = pair
             start, stop = stop, 2 * stop + 2
+    for pair in filter(good, matching_views(levels[0], levels[1], set(found))):
+        if pair.left not in found or pair.correlation > found[pair.left].correlation:
+            found[pair.left] = pair
     return [found[number] for number in sorted(found)]
+
+
+def matching_views(left: Levels, right: Levels, found: set[int]) -> Iterator[Pair]:
+    """Pairs of which one shows the other mirrored, turned, or a part of it, of left pictures that have none yet."""
+    windows = Windows(right.thumbs)
+    others = Windows(left.thumbs, windows.basis)
+    for one, two, swapped in ((others, windows, False), (windows, others, True)):
+        hits = look_up(one, two, keep=KEEP_HITS, threshold=LIKE_VIEW, labels=None)
+        thumbs = (right.thumbs, left.thumbs) if swapped else (left.thumbs, right.thumbs)
+        for pair in copies_among(hits, *thumbs, found, swapped):
+            yield replace(pair, left=pair.right, right=pair.left) if swapped else pair
+
+
+def copies_among(hits: Iterator[Hits], one: Thumbs, two: Thumbs, found: set[int], swapped: bool) -> Iterator[Pair]:
+    """The copies among hits, until each has been found once. found: numbers of `one`, swapped: of `two`."""
+
+    def wanted(part: Views) -> npt.NDArray[np.bool_]:
+        return ~np.isin(part.right if swapped else part.left, list(found))
+
+    seen = SeenViews(len(two))
+    for again in (False, True):
+        promising = seen.promising()
+        views = (
+            same_place(one, two, promising.take(wanted(promising)), KEEP_PLACE)
+            if again
+            else best_views(hits, np.arange(len(two)))
+        )
+        for batch in unsettled(views, wanted):
+            for pair in seen.decide(one, two, batch):
+                found.add(pair.right if swapped else pair.left)
+                yield pair
 
 
 def flat_matches(left: Thumbs, right: Thumbs) -> dict[int, Pair]:
