@@ -18,6 +18,7 @@ from deckbench.errors import InputError
 from deckbench.gold import write_gold
 from deckbench.models import baselines
 from deckbench.models.baselines.base import Baseline
+from deckbench.models.baselines.labels import LabelFolder
 from deckbench.task import load_task
 
 STEP = "Protocol step: {}.\n"
@@ -387,7 +388,11 @@ def test_rule_with_texts_that_match_no_frame_is_refused(pool: Path, tmp_path: Pa
     assert caught.value.fix and caught.value.exit_code == 2
     # A detector writes no text for a frame in which it finds nothing; one of the dataset's frames is enough.
     (tmp_path / "other/lid.txt").write_text("")
+    (tmp_path / "other/deck%20photo.txt").write_text("")
+    (tmp_path / "other/Gro\u0308sse.txt").write_text("")
     rule = baselines.load(f"rule:{tmp_path / 'other'}")
+    for frame in ("images/deck photo", "images/Gr\u00f6sse"):
+        assert LabelFolder(tmp_path / "other").text_of(frame) is not None
     assert [answer.text for answer in rule.answer_samples(samples[:1])] != []
 
 

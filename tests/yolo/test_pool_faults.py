@@ -260,6 +260,7 @@ STALE = {
     "relative-path": "path: ../v1\ntrain: images/train\nnames: [plate, rack]\n",
     "whole-entry": "train: {v1}/images/train\nnames: [plate, rack]\n",
     "whole-entries": 'path: {v1}\ntrain: ["{v1}/images/train"]\nnames: [plate, rack]\n',
+    "upwards": "train: ../v1/images/train\nnames: [plate, rack]\n",
     "list": "train: list.txt\nnames: [plate, rack]\n",
 }
 
@@ -273,6 +274,19 @@ def test_stale_path(tmp_path: Path, form: str) -> None:
     assert [box.cls for box in read_pool(tmp_path / "v1").frames[0].boxes] == [0]
     (tmp_path / "v1").rename(tmp_path / "gone")
     assert [box.cls for box in read_pool(v2).frames[0].boxes] == [1, 0]
+
+
+def test_a_roboflow_yaml_means_its_own_folder_not_its_neighbours(tmp_path: Path) -> None:
+    yaml = "train: ../train/images\nnames: [plate, rack]\n"
+    for root, row in ((tmp_path / "deck-1", "1 0.5 0.5 0.2 0.2\n"), (tmp_path, ROW)):
+        (root / "train/images").mkdir(parents=True)
+        (root / "train/labels").mkdir()
+        (root / "train/labels/a.txt").write_text(row)
+        picture(3).save(root / "train/images/a.png")
+        (root / "data.yaml").write_text(yaml)
+    pool = read_pool(tmp_path / "deck-1")
+    assert [box.cls for box in pool.frames[0].boxes] == [1] and pool.frames[0].path.is_relative_to(tmp_path / "deck-1")
+    assert "path-stale" in pool.notice_counts
 
 
 def test_stale_path_with_a_part_that_only_the_other_folder_has_is_refused(tmp_path: Path) -> None:

@@ -300,10 +300,12 @@ def look_up(root: Path, text: str) -> Path | None:
 def locate(root: Path, text: str, file: Path, problems: list[Problem]) -> Path | None:
     """An entry's place, or None. What a whole path names is looked for beside the yaml first: folders are copied."""
     place = look_up(root, text)
-    if not is_absolute(text) or (place is not None and (place == root or place.is_relative_to(file.parent))):
+    upwards = text.replace("\\", "/").startswith("../") and root == file.parent  # another pool's, or Roboflow's own
+    if not (is_absolute(text) or upwards) or (place is not None and place.is_relative_to(file.parent)):
         return place
     # A folder's name alone says little: where the whole path leads nowhere, it may be another pool's.
-    ends = [tail for tail in tails(text) if place is not None or "/" in tail]
+    named = not upwards and place is not None
+    ends = [tail for tail in tails("/" + text if upwards else text) if named or "/" in tail]
     beside = next(filter(None, (look_up(file.parent, end) for end in ends)), None)
     if beside is None:
         return place

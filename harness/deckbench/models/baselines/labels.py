@@ -18,7 +18,9 @@ from deckbench.models.baselines.base import dataset_of
 from deckbench.ontology import Ontology, map_classes
 from deckbench.picture import SUFFIXES
 from deckbench.yolo import frame as yolo
+from deckbench.yolo.framescsv import normal
 from deckbench.yolo.labels import RowError, parse_row
+from deckbench.yolo.orphans import decoded
 
 
 class Box(NamedTuple):
@@ -133,9 +135,10 @@ class LabelFolder:
         """File stem, and path below the folder without ending -> text; None: several texts have that stem."""
         found: dict[str, Path | None] = {}
         for path in self.texts:
-            found[path.stem] = None if path.stem in found else path
+            for name in {normal(path.stem), decoded(path.stem)}:
+                found[name] = None if name in found else path
         for path in self.texts:
-            found[path.relative_to(self.root).with_suffix("").as_posix()] = path
+            found[normal(path.relative_to(self.root).with_suffix("").as_posix())] = path
         return found
 
     def text_of(self, frame: str) -> Path | None:
