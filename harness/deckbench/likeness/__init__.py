@@ -1,4 +1,4 @@
-"""Near-duplicates: images that show the same moment, recompressed, resized, re-lit, shifted, mirrored, turned or cropped.
+"""Near-duplicates: images of one moment, recompressed, resized, re-lit, shifted, mirrored, turned or cropped.
 
 Perceptual hashes alone call any two views of one deck alike. So a coarse likeness only proposes, and pixels decide:
 
