@@ -214,7 +214,7 @@ def check_free(out: Path) -> None:
 def remove_dead_drafts(folder: Path, name: str = "*") -> None:
     """Remove drafts in a folder, of the output `name` or of any, whose process is gone (killed while writing).
 
-    A writer holds a lock on its draft: process numbers say nothing about a writer in a container, which has its own.
+    A writer holds a lock on its draft: process numbers say nothing about one in a container.
     """
     for draft in folder.glob(f".{glob.escape(name) if name != '*' else name}.*{DRAFT_SUFFIX}"):
         pid = draft.name.removesuffix(DRAFT_SUFFIX).rpartition(".")[2].partition("-")[0]
@@ -298,6 +298,7 @@ def writing(
                 out.rmdir()
             aside.rename(out)
         fsync_path(out.parent)
+        remove_dead_drafts(out.parent, out.name)  # again: a killed writer's workers may have written on
     except OSError as error:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST} and out.is_dir():
             raise InputError("another process wrote this output meanwhile", out, "choose another --out") from error
