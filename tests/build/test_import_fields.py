@@ -186,6 +186,14 @@ def test_import_refused(tmp_path: Path) -> None:
     assert "change those rows" in (caught.value.fix or "")
 
 
+def test_half_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
+    good = {"question": "Is it? \U0001f600", "answer": "no", **IMAGE}
+    rows = json.dumps([good, {"question": "Is \ud800 it?", "answer": "no", **IMAGE}, {"note\ud800": "x", **IMAGE}])
+    assert asked(old(tmp_path / "old", rows), tmp_path / "out") == [("Is it? \U0001f600", "no")]
+    listed = (tmp_path / "out/unmatched.csv").read_text(encoding="utf-8")
+    assert listed.count("half a surrogate pair") == 2
+
+
 def test_import_of_linked_images_says_how_to_copy_them(tmp_path: Path) -> None:
     folder = old(tmp_path / "old", [{"question": "Is it?", "answer": "no", **IMAGE}], "train.jsonl")
     (folder / "images/a.png").rename(tmp_path / "photo.png")

@@ -300,6 +300,25 @@ def test_stale_path_with_a_part_that_only_the_other_folder_has_is_refused(tmp_pa
     assert str(caught.value.where).endswith("data.yaml:1") and "which is meant" in (caught.value.fix or "")
 
 
+@pytest.mark.parametrize("entry", ["~", "/", "..", "../..", "~/"])
+def test_an_entry_that_holds_much_more_than_the_pool_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    root = write_pool(tmp_path / "x/p", yaml=f"names: [plate]\ntrain: '{entry}'\n", frames={"a.png": ROW})
+    with pytest.raises(InputError, match="holds much more than a pool") as caught:
+        read_pool(root)
+    assert str(caught.value.where).endswith("dataset.yaml:2")
+
+
+def test_a_yaml_below_the_pool_may_lead_up_to_it(tmp_path: Path) -> None:
+    root = write_pool(tmp_path / "p", yaml="", frames={"a.png": ROW})
+    (root / "cfg").mkdir()
+    (root / "cfg/data.yaml").write_text("path: ..\ntrain: .\nnames: [plate]\n")
+    assert boxes(read_pool(root / "cfg")) == {"a.png": 1}
+
+
 # --- what is no plain file ---------------------------------------------------------------------------------------
 
 

@@ -248,6 +248,10 @@ def choose_places(
     for split, texts in written.items():
         places = [(text, locate(root, text, file, problems)) for text in texts]
         missing += [(split, text) for text, place in places if place is None]
+        for text, place in places:
+            if place is not None and too_wide(place, root, file.parent):
+                what = f"the {split} entry {text!r} leads to a folder that holds much more than a pool"
+                raise InputError(what, document.where(split), "name the folder of the images itself")
         if found := [place for _, place in places if place is not None]:
             entries[split] = tuple(found)
     if not entries or (missing and missing[0][0] == "train"):
@@ -261,6 +265,13 @@ def choose_places(
         kind = "split-list-missing" if text.lower().endswith(".txt") else "split-folder-missing"
         problems.append(Problem(kind, f"the {split} entry {text!r} does not exist; this part is empty", file.name))
     return root, entries
+
+
+def too_wide(place: Path, root: Path, here: Path) -> bool:
+    """Whether an entry names the home folder, or one that holds the yaml's own; `path: ..` with `train: .` may."""
+    if place == here or place == root == here.parent:
+        return False
+    return here.is_relative_to(place) or place == as_path(here, "~")
 
 
 def as_path(base: Path, text: str) -> Path:
@@ -343,8 +354,8 @@ def choose_root(document: Document, file: Path, written: dict[str, list[str]], p
     if root is not None and is_absolute(first):
         place = locate(root, first, file, [])
         return here if place is not None and place.is_relative_to(here) else root
-    if root is not None and root.is_relative_to(here):
-        return root
+    if root is not None and (root.is_relative_to(here) or (here.is_relative_to(root) and not is_absolute(given))):
+        return root  # below the yaml, or the yaml lies in it
     candidates = (place for place in local_roots(given, here) if kind_of(place) == "directory")
     local = next((place for place in candidates if look_up(place, first) is not None), None)
     if local is None or (root is not None and real_path(local) == real_path(root)):

@@ -192,7 +192,7 @@ def write_pictures(
 
 def write_unmatched(path: Path, listed: Sequence[UnmatchedRow]) -> None:
     """Every row that matched nothing, and every one that was left out; in the order of files and rows."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("dataset", "file", "row", "reason", "imported", "what", "meaning"))
         for one in sorted(listed, key=lambda one: (one.dataset, one.file, one.row, one.reason, one.what)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from deckbench.build.importing.text import decode, table_rows
 from deckbench.disk import read_bytes, real_path
 from deckbench.errors import InputError
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 STAGES = ("S1", "S2", "S3", "mix")
 SUFFIXES = frozenset({".jsonl", ".json", ".csv"})
 PARTS = {
@@ -182,12 +184,16 @@ def _read_file(
     file = shown(path, old)
     part = part_of(PurePath(path.relative_to(mapped.path)) if path != mapped.path else PurePath(path.name))
     found = False
-    for number, record in _records(path, read_text(path, old, read), columns):
+    text = read_text(path, old, read)
+    escaped = "\\ud" in text.lower()
+    for number, record in _records(path, text, columns):
         found = True
         read.rows += 1
         try:
             if isinstance(record, Refused):
                 raise record
+            if escaped and SURROGATE.search(json.dumps(record, ensure_ascii=False)):
+                raise Refused("broken-row", "a text holds half a surrogate pair")
             turns = turns_of(record, ignored)
         except Refused as refused:
             read.listed.append(UnmatchedRow(mapped.name, file, number, refused.reason, refused.what))
