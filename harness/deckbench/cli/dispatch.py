@@ -61,7 +61,7 @@ def dispatchable(
             output = next(name for name, kind in kinds_of(verb).items() if kind in {Kind.OUTPUT, Kind.WORK_FOLDER})
             if given[output] is None and default_output is not None:
                 given[output] = default_output(given)
-            with claim_output(given[output]):
+            with claim_output(given[output], machines=given.get("nnodes", 1)):
                 if before is not None:
                     before(**given)
                 own = {name: value for name, value in given.items() if then is None or name not in RECORD_OPTIONS}
@@ -92,11 +92,12 @@ def writes_output(verb: Verb) -> Verb:
     return run
 
 
-def claim_output(out: Path) -> AbstractContextManager[None]:
-    """Be the only process that writes `out`. The ranks of a training write under the claim of their launcher."""
+def claim_output(out: Path, machines: int = 1) -> AbstractContextManager[None]:
+    """Be the only process that writes `out`. A training on several machines has a launcher on each, and its ranks write
+    under the claim of their launcher."""
     from deckbench.disk import claim
 
-    return nullcontext() if "RANK" in os.environ else claim(out)
+    return nullcontext() if machines > 1 or "RANK" in os.environ else claim(out)
 
 
 def options_of(command: Any, verb: Verb, given: Mapping[str, Any]) -> list[Option]:
