@@ -116,7 +116,7 @@ def packages_image(
     """The image of base and packages, built or from the cache; returns its id."""
     import docker.errors
 
-    lock, tag = image.folder / (bootstrap.LOCK if base == "bootstrap" else BASE), packages_tag(image, base)
+    tag = packages_tag(image, base)
     locked = read_wheels(image)
     if cache and not unlocked:
         try:
@@ -126,9 +126,7 @@ def packages_image(
     check_wheels(locked, wheels)  # before the base, which takes minutes
     if base == "bootstrap":
         say(f"{image.name}: base from Debian packages")
-        rootfs = bootstrap.bootstrap(image, folder)
-        if lock.is_file():
-            bootstrap.check_lock(image, rootfs)
+        rootfs = bootstrap.locked_base(image, folder)
         parent, layers, settings = None, [rootfs.layer], {"Env": [SYSTEM_PATH]}
     else:
         parent, layers, settings = registry_base(client, image), [], None

@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -269,10 +270,16 @@ def lock_image(image: Image, part: str, *, base: str | None, find_links: Sequenc
         atomic_write(image.folder / WHEELS, wheels_text(image, found))
         return f"{len(found)} wheels locked"
     if base == "bootstrap":
+        now = datetime.now(timezone.utc)
+        old = bootstrap.lock_lines(image) if (image.folder / bootstrap.LOCK).is_file() else []
         with tempfile.TemporaryDirectory(prefix="deckbench-lock-") as folder:
             rootfs = bootstrap.bootstrap(image, Path(folder))
-            atomic_write(image.folder / bootstrap.LOCK, bootstrap.lock_text(image, rootfs))
-        return f"base locked, {len(rootfs.packages)} Debian packages"
+        if f"rootfs sha256:{rootfs.layer.sha256}" in old:
+            return f"base as locked, {len(rootfs.packages)} Debian packages"
+        atomic_write(image.folder / bootstrap.LOCK, bootstrap.lock_text(image, rootfs, now))
+        moved = bootstrap.changes([line for line in old if bootstrap.PACKAGE.fullmatch(line)], rootfs.packages)
+        said = f"; {len(moved)} changed: {', '.join(moved)}" if old and moved else ""
+        return f"base locked, {len(rootfs.packages)} Debian packages{said}"
     named = base_digest(connect(), image)
     atomic_write(image.folder / BASE, f"{named}\n")
     return f"base locked, {named}"
