@@ -57,6 +57,11 @@ def test_a_job_is_confined() -> None:
     assert given["pids_limit"] == 2048
     assert given["tmpfs"] == {"/tmp": f"size={4 * GIB},uid=1000,gid=100,mode=1777"}
     assert given["labels"] == {"deckbench": "job", "deckbench.job": "7"}
+    labels, who = {"deckbench.job": "7"}, (1000, 100)
+    given |= {"tmpfs": {"/tmp": f"size={4 * GIB},U,mode=1777"}}  # podman takes no ids there, and is told whose it is
+    assert given == create_arguments(
+        a_job(), image="sha256:1", mounts=[], labels=labels, container="{}", who=who, jetson=NO_JETSON, podman=True
+    )
     assert given["environment"]["HOME"] == "/tmp"
     assert given["environment"]["PYTHONDONTWRITEBYTECODE"] == ""  # or every rank would compile torch again
     assert "entrypoint" not in given

@@ -98,6 +98,7 @@ def build(
     from deckbench.machine.daemon import connect, failures
 
     client, made = connect(), []
+    warn_user_ids(client)
     for image in chosen(names, folder):
         with failures("building the image", image.name):
             built = run_build(client, image, base=base, wheels=wheels, unlocked=unlocked, cache=cache)
@@ -143,6 +144,17 @@ def prune(
     from deckbench.runners.prune import prune as run_prune
 
     show(run_prune(connect(host), store=store, uncollected=uncollected), as_json)
+
+
+def warn_user_ids(client: Any) -> None:
+    """Say before anything is built where no step can run at this daemon."""
+    from deckbench.machine.daemon import NO_MAPPING, failures
+    from deckbench.machine.facts import daemon_machine
+
+    with failures("asking the daemon"):
+        machine = daemon_machine(client.info())
+    if machine.id_mapping:
+        say(f"this docker daemon is {machine.id_mapping}, so no step can run there: {NO_MAPPING}")
 
 
 def check_links(places: list[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from deckbench.containers.archive import EPOCH
 from deckbench.containers.spec import Image
 from deckbench.errors import InputError, OutsideError
+from deckbench.extras import require
 
 GLIBC = {"3.10": 35, "3.11": 28, "3.12": 39}  # of Ubuntu 22.04, of manylinux's usual floor, of Ubuntu 24.04
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -35,10 +36,9 @@ def platforms(image: Image) -> list[str]:
 
 def uv() -> list[str]:
     """The command that starts uv. Raises InputError where it is not installed."""
-    try:
-        from uv import find_uv_bin
-    except ImportError:
-        raise InputError("the package uv is not installed", None, "pip install 'deckbench[containers]'") from None
+    require("uv", "resolving packages")
+    from uv import find_uv_bin
+
     return [find_uv_bin()]
 
 

@@ -70,7 +70,8 @@ def check_local(model: str | None) -> Report:
     findings += [*torch_check.findings(torch), *assess.daemon_findings(machine)]
     findings += assess.image_findings(machine, images, emulated) if machine.docker is not None else []
     findings.append(assess.emulation(machine, emulated))
-    can_run = torch.loads or torch.is_absent or any(image.tag in machine.images for image in images.values())
+    can_run = torch.loads or torch.is_absent
+    can_run = can_run or (not machine.id_mapping and any(image.tag in machine.images for image in images.values()))
     if model is None:
         return Report(machine.where, tuple(findings), can_run)
     verdict = fits.assess_model(model, machine, images, torch_loads=torch.loads, torch_gpu=torch.gpu_free)

@@ -9,8 +9,8 @@ from deckbench.containers.identity import identity, is_locked
 from deckbench.containers.lock import missing_locks
 from deckbench.containers.spec import Image
 from deckbench.doctor.finding import GB, Finding, State
-from deckbench.machine.daemon import fix_of
-from deckbench.machine.facts import ARCHITECTURES, Machine, printable
+from deckbench.machine.daemon import NO_MAPPING, fix_of
+from deckbench.machine.facts import ARCHITECTURES, Machine, is_podman, printable
 from deckbench.machine.local import INSIDE
 from deckbench.progress import format_bytes
 
@@ -99,15 +99,24 @@ def daemon_findings(machine: Machine) -> list[Finding]:
         host = machine.where if machine.where.startswith("ssh://") else None
         fix = "pip install 'deckbench[containers]'" if "package docker" in machine.docker_fault else fix_of(host)
         fix = "" if machine.docker_fault == INSIDE else fix
+        fix = "unset DOCKER_HOST" if "DOCKER_HOST" in machine.docker_fault else fix
         return [Finding("docker daemon", "absent", machine.docker_fault or "none answers", fix)]
-    rootless = any("name=rootless" in str(option) for option in listed(info, "SecurityOptions"))
     version = printable(info.get("ServerVersion", "?"))
     parts = [
         version,
         f"storage {printable(info.get('Driver', '?'))}",
         f"cgroup v{printable(info.get('CgroupVersion', '?'))}",
     ]
-    findings = [Finding("docker daemon", "good", ", ".join([*parts, "rootless" if rootless else "as root"]))]
+    mapped = machine.id_mapping
+    parts = [f"podman {version}", *parts[1:]] if is_podman(info) else parts
+    if mapped:
+        found = f"{', '.join([*parts, mapped])}: it maps user ids, so files that a step writes would not be yours"
+        findings = [Finding("docker daemon", "bad", found, NO_MAPPING)]
+    else:
+        findings = [Finding("docker daemon", "good", ", ".join([*parts, "as root"]))]
+    if machine.docker_fault:
+        found = f"the daemon does not list images and containers: {machine.docker_fault}"
+        findings.append(Finding("docker images", "bad", found, "run `docker ps --all` and see what it says"))
     findings += [container_limits(info), nvidia_runtime(machine), docker_disk(machine)]
     if machine.left_over:
         found = f"{machine.left_over} containers of DeckBench have ended and were not removed"
@@ -116,12 +125,6 @@ def daemon_findings(machine: Machine) -> list[Finding]:
         found = f"{machine.waiting} steps have ended; rerun their commands to download the output"
         findings.append(Finding("waiting to be fetched", "good", found))
     return findings
-
-
-def listed(info: Mapping[str, Any], key: str) -> list[Any]:
-    """A list of `docker info`, empty where it has none."""
-    value = info.get(key)
-    return value if isinstance(value, list) else []
 
 
 def container_limits(info: Mapping[str, Any]) -> Finding:
@@ -237,7 +240,7 @@ def emulation(machine: Machine, emulated: Set[str]) -> Finding:
 
 def can_run(machine: Machine, images: Mapping[str, Image]) -> bool:
     """Whether a container of ours can run on this machine once its image is there: a daemon, an image that suits."""
-    if machine.docker is None or machine.docker.get("OSType", "linux") != "linux":
+    if machine.docker is None or machine.docker.get("OSType", "linux") != "linux" or machine.id_mapping:
         return False
     fitting = [image for image in images.values() if suits(machine, image)]
     return any(image.gpu == "none" or has_nvidia(machine) for image in fitting)

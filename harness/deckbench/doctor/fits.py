@@ -164,7 +164,8 @@ def place_for(
 ) -> Place:
     """Where models of a kind would run on `machine`; see `assess_model`."""
     image = image_for(kind, machine, images)
-    contained = image is not None and machine.docker is not None and (image.gpu == "none" or has_nvidia(machine))
+    usable = machine.docker is not None and not machine.id_mapping
+    contained = image is not None and usable and (image.gpu == "none" or has_nvidia(machine))
     on_gpu = torch_gpu is not None or (contained and image is not None and image.gpu != "none")
     free, where = free_memory(machine, on_gpu=on_gpu, torch_gpu=torch_gpu)
     if contained and not torch_loads and image is not None and image.gpu != "devices":
@@ -234,7 +235,8 @@ def image_line(kind: str, place: Place, machine: Machine) -> Finding:
             return Finding(name, "absent", f"{found}; it runs without a container")
         return Finding(name, "bad", found, "take a machine that one of `deckbench containers ls` is made for")
     if not place.contained:
-        why = "no docker daemon answers" if machine.docker is None else "the daemon has no nvidia runtime"
+        why = f"the daemon is {machine.id_mapping}" if machine.id_mapping else "the daemon has no nvidia runtime"
+        why = "no docker daemon answers" if machine.docker is None else why
         return Finding(name, "absent" if own else "bad", f"{image.name}, and {why}", "see above")
     if image.tag not in machine.images:
         return Finding(name, "absent", f"{image.name}, not built there", f"deckbench containers build {image.name}")

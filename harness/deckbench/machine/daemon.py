@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deckbench.errors import InputError, OutsideError
+from deckbench.extras import require
+from deckbench.machine.facts import printable, reason_of
 from deckbench.machine.ssh import Tunnel, login_command
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 LABEL = "deckbench"
 # Its values, for containers: a step; a step of a remote caller; the store helper of remote callers.
 JOB, REMOTE_JOB, REMOTE_STORE = "job", "far-job", "store"
+NO_MAPPING = "use a daemon that runs as root, without userns-remap; images can be built here, but no step run in them"
 NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 
 
@@ -29,11 +33,11 @@ def connect(host: str | None = None, *, timeout: float = 120) -> DockerClient:
     remote machine needs the `docker` command. Raises InputError for a host that cannot be read, or where the package
     docker is not installed; OutsideError when no daemon answers.
     """
-    try:
-        import docker
-    except ImportError:
-        fix = "pip install 'deckbench[containers]'"
-        raise InputError("the Python package docker is not installed", None, fix) from None
+    require("docker", "a step in a container")
+    import docker
+
+    if host is None:
+        check_address()
     where = host or "this machine"
     tunnel = None if host is None else Tunnel(host)
     try:
@@ -44,12 +48,22 @@ def connect(host: str | None = None, *, timeout: float = 120) -> DockerClient:
             weakref.finalize(client, tunnel.close)
         client.ping()
     except Exception as error:  # docker's errors, requests', OSError: all mean the same here
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = reason_of(error)
         if tunnel is not None:
             reason = tunnel.error_message() or reason
             tunnel.close()
         raise OutsideError(f"no docker daemon answers ({reason})", where, fix_of(host)) from error
     return client
+
+
+def check_address() -> None:
+    """Raises InputError where $DOCKER_HOST is an ssh address: docker's package would connect by means of its own."""
+    address = os.environ.get("DOCKER_HOST", "")
+    if not address.startswith("ssh://"):
+        return
+    shown = printable(f"ssh://{re.sub(r':[^@/]*@', '@', address.removeprefix('ssh://'))}")
+    what = f"the docker daemon of another machine ({shown}) is used with --host {shown}, not with DOCKER_HOST"
+    raise InputError(what, "DOCKER_HOST", f"unset DOCKER_HOST, and add --host {shown} to run a step there")
 
 
 def fix_of(host: str | None) -> str:
@@ -68,7 +82,7 @@ def failures(doing: str, where: str | None = None) -> Iterator[None]:
     try:
         yield
     except docker.errors.DockerException as error:
-        text = str(getattr(error, "explanation", None) or error)
+        text = str(getattr(error, "explanation", None) or "") or reason_of(error)
         full = NO_SPACE.search(text) is not None
         fix = "free disk space there, then rerun" if full else "rerun the same command to resume"
         raise OutsideError(f"{doing}: {' '.join(text.split())[:300]}", where, fix) from error

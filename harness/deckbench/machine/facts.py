@@ -10,7 +10,11 @@ from typing import Any
 
 from deckbench.machine.jetson import Jetson, l4t_of_kernel, l4t_release
 
-ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+# As kernels, docker and podman call them.
+ARCHITECTURES = {
+    **dict.fromkeys(("x86_64", "amd64", "x64"), "amd64"),
+    **dict.fromkeys(("aarch64", "arm64", "arm64v8", "arm64/v8", "armv8"), "arm64"),
+}
 THIS_MACHINE = "this machine"
 CDI_GPU = "nvidia.com/gpu"  # kind of the devices that NVIDIA's toolkit lists to the docker daemon
 # Fields of nvidia-smi's output, as `parse_gpus` reads it.
@@ -67,7 +71,7 @@ class Machine:
     @property
     def architecture(self) -> str:
         """`amd64`, `arm64`, or what the machine calls itself."""
-        return ARCHITECTURES.get(self.machine, self.machine)
+        return ARCHITECTURES.get(self.machine.lower().replace("-", "_"), self.machine)
 
     @property
     def l4t(self) -> tuple[int, str] | None:
@@ -92,6 +96,16 @@ class Machine:
         return isinstance(known, dict) and "nvidia" in known
 
     @property
+    def id_mapping(self) -> str:
+        """How the docker daemon maps user ids of containers: `rootless`, `userns-remap`; empty where it does not."""
+        info = self.docker or {}
+        options = info.get("SecurityOptions")
+        names = [str(option) for option in options] if isinstance(options, list) else []
+        if info.get("Rootless") is True or any("name=rootless" in name for name in names):
+            return "rootless"
+        return "userns-remap" if any("name=userns" in name for name in names) else ""
+
+    @property
     def has_nvidia_devices(self) -> bool:
         """Whether NVIDIA's toolkit has listed GPUs to the docker daemon (CDI, docker 29 and later)."""
         devices = (self.docker or {}).get("DiscoveredDevices")
@@ -111,6 +125,17 @@ def daemon_machine(info: Mapping[str, Any], gpus: tuple[Gpu, ...] = ()) -> Machi
         gpus=gpus,
         docker=info,
     )
+
+
+def is_podman(info: Mapping[str, Any]) -> bool:
+    """Whether `docker info` was answered by podman."""
+    return "BuildahVersion" in info
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, on one line; its kind where it says nothing."""
+    said = printable(getattr(error, "explanation", None)) or printable(str(error))  # docker's own errors explain
+    return said or (reason_of(error.__cause__) if error.__cause__ else type(error).__name__)
 
 
 def printable(text: object, longest: int = LONGEST) -> str:

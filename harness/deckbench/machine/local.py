@@ -16,7 +16,7 @@ from deckbench.cores import usable_cores
 from deckbench.errors import DeckBenchError
 from deckbench.machine import hardware
 from deckbench.machine.daemon import LABEL, REMOTE_JOB, REMOTE_STORE, connect
-from deckbench.machine.facts import THIS_MACHINE, Machine, printable
+from deckbench.machine.facts import THIS_MACHINE, Machine, printable, reason_of
 from deckbench.machine.jetson import RELEASE_FILE, local_jetson
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ def local_machine() -> Machine:
     waiting: int | None = None
     if client is not None:
         try:
-            info, images, (left_over, waiting) = client.info(), images_of(client), ended_containers(client)
+            info = client.info()
+            images, (left_over, waiting) = images_of(client), ended_containers(client)
         except Exception as error:  # the daemon's, requests', the socket's: it answers, and not this
-            fault = printable(error)
+            fault = reason_of(error)
     return Machine(
         where=THIS_MACHINE,
         system=hardware.system(),
@@ -118,8 +119,8 @@ def ended_containers(client: DockerClient) -> tuple[int, int]:
 
     The store helpers of remote callers end all the time, and are started again.
     """
-    entries = client.api.containers(all=True, filters={"label": LABEL, "status": ENDED})
-    kinds = Counter(entry["Labels"][LABEL] for entry in entries)
+    entries = client.api.containers(all=True, filters={"label": LABEL})  # podman knows no status `dead` to filter by
+    kinds = Counter(entry["Labels"][LABEL] for entry in entries if entry["State"] in ENDED)
     return sum(kinds.values()) - kinds[REMOTE_JOB] - kinds[REMOTE_STORE], kinds[REMOTE_JOB]
 
 

@@ -121,6 +121,8 @@ def daemon(text: str | None) -> tuple[dict[str, Any] | None, str]:
         return None, UNREADABLE
     if not isinstance(info, dict):
         return None, UNREADABLE
+    if isinstance(info.get("host"), dict) and "ServerVersion" not in info:
+        return None, "the command docker is podman's there; docker's own is needed"
     if not info.get("ServerVersion"):
         faults = info.get("ServerErrors")
         return None, printable(faults[0]) if isinstance(faults, list) and faults else "no docker daemon answers"

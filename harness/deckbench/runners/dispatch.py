@@ -13,6 +13,7 @@ from deckbench.containers.spec import Image
 from deckbench.errors import DeckBenchError, InputError
 from deckbench.machine import hardware
 from deckbench.machine.daemon import connect, failures
+from deckbench.machine.facts import printable, reason_of
 from deckbench.models.families import split_path
 from deckbench.predictions import PredictionFiles
 from deckbench.progress import say
@@ -82,10 +83,13 @@ def dispatch(verb: str, options: Sequence[Option], target: Target) -> int | None
     if target.is_local or (target.runner == "auto" and target.host is None and not is_available(options, target)):
         recover_output(Path(output_of(options).value))
         return None
+    from deckbench.runners.local.container import check_user_ids
+
     client = connect(target.host)
     try:
         with failures("asking the daemon", target.host):
             info = client.info()
+        check_user_ids(info)
         machine = machine_of(info, local=target.host is None)
         job = job_of(verb, options, image_for(models_of(options), machine, target.image), target)
         if target.host is None:
@@ -132,8 +136,7 @@ def is_available(options: Sequence[Option], target: Target) -> bool:
         say(f"runner: local; the docker daemon has no image {image.tag}")
         return False
     except (DeckBenchError, docker.errors.DockerException, OSError) as error:
-        reason = error.what if isinstance(error, DeckBenchError) else str(error)
-        say(f"runner: local; {reason.splitlines()[0][:200]}")
+        say(f"runner: local; {printable(error.what) if isinstance(error, DeckBenchError) else reason_of(error)}")
         return False
     finally:
         if client is not None:

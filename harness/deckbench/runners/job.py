@@ -128,19 +128,19 @@ def create_arguments(
     who: tuple[int, int],
     jetson: Jetson,
     groups: Sequence[int] = (),
+    podman: bool = False,
 ) -> dict[str, Any]:
     """The arguments of docker's `containers.create` for a job.
 
     image: the image's id. mounts: `docker.types.Mount`s. labels: besides ours. container: the value of
     DECKBENCH_CONTAINER. who: (uid, gid). jetson: the one that the container will run on, for images that use its GPU.
-    groups: further ones of the step.
+    groups: further ones of the step. podman: the daemon is podman.
     """
     joined = dict.fromkeys((*groups, *(jetson.groups if job.image.gpu == "jetson" else ())))
     memory = int(job.memory * GIB)
     # Owned by its user: else it gets the permissions of /tmp in the image. Compiled GPU kernels are loaded from there.
-    scratch = f"size={min(memory // 4, 8 * GIB)},uid={who[0]},gid={who[1]},mode=1777" + (
-        "" if job.image.gpu == "none" else ",exec"
-    )
+    owner = "U" if podman else f"uid={who[0]},gid={who[1]}"  # podman takes no ids; U: the step's user
+    scratch = f"size={min(memory // 4, 8 * GIB)},{owner},mode=1777" + ("" if job.image.gpu == "none" else ",exec")
     return {
         "image": image,
         "command": list(job.command),

@@ -18,8 +18,8 @@ from deckbench.containers.install import has_this_version
 from deckbench.containers.spec import Image
 from deckbench.errors import InputError, OutsideError
 from deckbench.machine import jetson, process_identity
-from deckbench.machine.daemon import LABEL, NO_SPACE, failures
-from deckbench.machine.facts import Machine, daemon_machine
+from deckbench.machine.daemon import LABEL, NO_MAPPING, NO_SPACE, failures
+from deckbench.machine.facts import Machine, daemon_machine, is_podman
 from deckbench.progress import say
 from deckbench.runners.job import (
     IN,
@@ -80,10 +80,10 @@ def run_job(job: Job, client: DockerClient) -> int:
     """
     check_socket(client)
     job = with_visible_gpus(job)
-    image = find_image(job, client)
     with failures("asking the daemon"):
         info = client.info()
-    check_daemon(job, info)
+    check_daemon(job, info)  # before anybody is told to build the image
+    image = find_image(job, client)
     job = within_memory_of(job, info)
     remove_dead(client)
     staging, number, who = staging_of(job), secrets.token_hex(6), step_user()
@@ -107,6 +107,7 @@ def run_job(job: Job, client: DockerClient) -> int:
                 who=who,
                 jetson=jetson.local_jetson(),
                 groups=step_groups(),
+                podman=is_podman(info),
             )
             return run_container(job, client, f"{LABEL}-{number}", given, received)
         finally:
@@ -208,18 +209,23 @@ def check_daemon(job: Job, info: Mapping[str, Any]) -> None:
 
 def check_image(image: Image, info: Mapping[str, Any], *, emulate: bool = False) -> None:
     """Raises as `check_daemon` does, where no step of the image can run at the daemon."""
+    check_user_ids(info)
     machine = daemon_machine(info)
     where = machine.where
     if machine.architecture != image.architecture and not emulate:
         what = f"the image {image.name} is for {image.architecture}, this machine is {machine.architecture}"
         raise InputError(what, "--image", "choose another image; --emulate runs it slowly where a command has that")
-    options = " ".join(info.get("SecurityOptions") or ())
-    if "name=rootless" in options or "name=userns" in options:
-        what = "this docker daemon maps user ids of containers, so files that a step writes would not be yours"
-        raise OutsideError(what, where, "use a daemon without rootless mode and userns-remap, or run without it")
     if not has_gpu(image, machine):
         fix = "install nvidia-container-toolkit there, then `nvidia-ctk runtime configure` and restart docker"
         raise OutsideError("this docker daemon has no nvidia runtime, so no GPU is seen in containers", where, fix)
+
+
+def check_user_ids(info: Mapping[str, Any]) -> None:
+    """Raises OutsideError where no step can run at a daemon, in whichever image. info: `docker info`."""
+    machine = daemon_machine(info)
+    if machine.id_mapping:
+        what = f"this docker daemon maps user ids of containers ({machine.id_mapping})"
+        raise OutsideError(f"{what}, so files that a step writes would not be yours", machine.where, NO_MAPPING)
 
 
 def has_gpu(image: Image, machine: Machine) -> bool:
@@ -368,5 +374,6 @@ def exit_code_of(job: Job, state: Mapping[str, Any], reason: str, pump: Pump) ->
         raise OutsideError(what, where, CRASHES[code - 128])
     if code not in STEP_CODES:
         what = f"the container was ended from outside (exit code {code}): by hand, or with the docker daemon"
-        raise OutsideError(what, where, AGAIN)
+        # podman does not say that a step ran out of memory
+        raise OutsideError(what, where, f"{AGAIN}; `--limits memory=GIB` if it was memory" if code == KILLED else AGAIN)
     return code

@@ -17,7 +17,7 @@ from deckbench.containers.identity import identity
 from deckbench.errors import DeckBenchError, InputError, OutsideError
 from deckbench.machine import process_identity
 from deckbench.machine.daemon import LABEL, REMOTE_JOB
-from deckbench.machine.facts import Machine
+from deckbench.machine.facts import Machine, is_podman
 from deckbench.progress import format_bytes, say
 from deckbench.runners.job import OUT, Job, create_arguments
 from deckbench.runners.local.cleanup import recover
@@ -222,6 +222,7 @@ def create_container(job: Job, session: Session, client: DockerClient, image: An
         container=described,
         who=store.STORE_USER,
         jetson=machine.jetson,
+        podman=is_podman(client.info()),
     )
     program = given.get("entrypoint") or image.attrs["Config"].get("Entrypoint") or []
     given["entrypoint"] = with_time_limit(program, job.seconds)
