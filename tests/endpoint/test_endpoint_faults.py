@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import resource
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -346,3 +348,12 @@ def test_packed_answers_are_read(server: faulty.Server, settings: Settings, data
     server.plan = lambda key, attempt, body: packed
     infer(model=settings(), data=data, out=tmp_path / "p.csv")
     assert {row["prediction"] for row in rows_of(tmp_path / "p.csv")} == {"A"}
+
+
+def test_an_answer_cannot_steer_the_terminal(server: faulty.Server, settings: Settings, data: Path) -> None:
+    server.around = "\x1b]0;owned\x07\u202e\x9b2J{}\n\u5f02\u5e38"
+    words = ["ask", "--model", settings(), str(data / "images/0.png"), "Describe."]
+    done = subprocess.run([sys.executable, "-m", "deckbench", *words], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines()[0] == "Describe. -> \ufffd]0;owned\ufffd\ufffd\ufffd2Ja red square."
+    assert done.stdout.decode().splitlines()[1] == "\u5f02\u5e38"

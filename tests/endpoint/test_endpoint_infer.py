@@ -243,7 +243,7 @@ def test_what_never_succeeds_is_no_wrong_answer(
     assert len(rows_of(tmp_path / "p.unanswered.csv")) == 2
     result = score(out, data=data)
     assert result["n"] == 34 and result["metrics"]["accuracy"]["value"] == 1
-    assert "2 test samples of the dataset have no prediction" in result["notes"]
+    assert "34 of 36 questions answered; 2 have no prediction and are not in the score" in result["notes"]
     server.plan = lambda key, attempt, body: None
     fixed = infer(model=settings(), data=data, out=tmp_path / "fixed.csv")
     assert (fixed.content_hash, (tmp_path / "fixed.csv").read_bytes()) == clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -174,6 +175,8 @@ def test_probabilities_in_any_spelling(text: str) -> None:
         ("unknown field max_tokens", True),
         ("max_tokens is too large: 144. This model supports at most 128 completion tokens", False),
         ("max_tokens must be less than 100", False),
+        ("Unsupported value: 'max_tokens' does not support 144 with this model", False),
+        ("max_tokens must be at least 1024", False),
         ("maximum context length is 128 tokens; reduce the messages or max_tokens", False),
         ("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", False),
     ],
@@ -197,6 +200,7 @@ def test_max_tokens_is_another_field_only_where_it_is_unknown(text: str, refused
         ("wait 1 minute and 30 seconds", 90),
         ("Please wait for 2 hours", 7200),
         ("请在 20 秒后重试", 20),
+        ('{"error": "Model is loading", "estimated_time": 20.5}', 20.5),
         ("try again later. Request id: 83475934", None),
         ("slow down", None),
     ],
@@ -274,6 +278,7 @@ def test_a_page_is_shown_as_its_text() -> None:
 
 ENDS: dict[str, type[Exception] | None] = {
     **dict.fromkeys(("stop", "STOP", "length", "eos", "eos_token", "end_turn", "stop_sequence", "max_tokens"), None),
+    **dict.fromkeys(("done", "finished", "max_new_tokens", "Stop ", "EOS_TOKEN"), None),
     **dict.fromkeys(("MAX_TOKENS", "FinishReason.STOP", "FINISH_REASON_STOP", "model_length", "COMPLETE"), None),
     **dict.fromkeys(("abort", "network_error", "insufficient_system_resource", "error", "cancelled"), faults.Again),
     **dict.fromkeys(("tool_calls", "OTHER", "load", "timeout", "not_finished", "ERROR_LIMIT", "", " "), faults.Again),
@@ -379,3 +384,33 @@ def test_probabilities_of_thoughts_are_not_those_of_the_answer() -> None:
     body = completion("<think>B</think>A", logprobs={"content": [position("<think>", ("<think>", 1.0))]})
     made = reply.read_reply(body, letters=True)
     assert made.p_a is None and "where the answer begins" in made.strange
+
+
+def test_how_long_to_wait_by_a_limit_s_own_headers() -> None:
+    headers = {"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-reset-tokens": "1m30s"}
+    assert faults.reset_of(headers) == 90 and faults.reset_of({"ratelimit-reset": "12"}) == 12
+    assert faults.reset_of({"x-ratelimit-reset": str(time.time() + 50)}) == pytest.approx(50, abs=2)
+    assert faults.reset_of({"x-ratelimit-reset": "soon"}) is None
+    waits = [getattr(faults.fault_of(status, "no", headers, "KEY"), "wait_s", None) for status in (429, 500)]
+    assert waits == [90, None]
+
+
+def test_parts_that_are_thoughts_are_not_the_answer() -> None:
+    thought = {"type": "thinking", "thinking": "A or B"}
+    parts = [thought, {"type": "reasoning", "text": "A"}, {"type": "text", "text": "B"}]
+    assert reply.read_reply(completion(message={"content": parts}), letters=False).text == "B"
+    with pytest.raises(faults.NotAnswered):
+        reply.read_reply(completion(message={"content": [thought]}), letters=False)
+
+
+def test_numbers_and_names_without_measure() -> None:
+    body = json.loads(completion())
+    body |= {"usage": {"prompt_tokens": 10**400, "completion_tokens": -1}, "model": "m" * 10**6}
+    made = reply.read_reply(json.dumps(body).encode(), letters=False)
+    assert (made.tokens_in, made.tokens_out) == (None, None) and len(made.model) <= 200
+
+
+def test_parameters_in_general_are_the_probabilities() -> None:
+    text = "No endpoints found that can handle the requested parameters."
+    assert faults.field_refused(404, {"error": {"message": text}}, ["logprobs", "temperature"]) == "logprobs"
+    assert faults.field_refused(404, {"error": {"message": text}}, ["temperature"]) is None

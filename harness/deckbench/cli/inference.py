@@ -61,10 +61,12 @@ def ask(
     """Ask a model questions about one frame."""
     from dataclasses import asdict
 
+    from deckbench.cli.show import harmless
     from deckbench.infer import ask as run_ask
 
     answers = run_ask(model=model, adapter=adapter, frame=frame, questions=questions)
-    show([asdict(a) for a in answers], as_json, [f"{q} -> {a.text}" for q, a in zip(questions, answers, strict=True)])
+    lines = [f"{q} -> {harmless(a.text)}" for q, a in zip(questions, answers, strict=True)]
+    show([asdict(answer) for answer in answers], as_json, lines)
 
 
 def check_record(*, record: bool, adapter: Path | None, data: Path, **given: Any) -> None:

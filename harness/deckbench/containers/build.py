@@ -322,7 +322,9 @@ def image_table(images: Sequence[Image]) -> list[dict[str, str]]:
     try:
         client = connect(timeout=10)
     except DeckBenchError as error:
-        why = "no docker daemon" if isinstance(error, OutsideError) else error.what
+        why = error.what if "package" in error.what else "no docker daemon"
+        if error.where == "DOCKER_HOST":
+            say(error.what)
     rows = []
     for image in images:
         attrs = image_attrs(client, image) if client else None

@@ -65,6 +65,7 @@ class Client:
         self.spoke = False  # whether any answer had a word in it
         self.looked = False  # whether it was found out if the server takes images at all
         self.quiet_until = self.said_at = 0.0
+        self.stopped: Stop | None = None  # why nothing is asked any more
 
     # From threads
 
@@ -91,7 +92,7 @@ class Client:
         """Give up what is being asked. The next question opens everything anew."""
         with self.lock:
             loop, self.loop, client, self.client = self.loop, None, self.client, None
-            self.probing = {}
+            self.probing, self.stopped = {}, None
         if loop is not None:
             loop.call_soon_threadsafe(_wind_up, loop, client)
 
@@ -112,14 +113,20 @@ class Client:
 
     async def _ask(self, url: str, question: Question) -> Answer | Unanswered:
         """The first question of each kind goes alone: the fields it has to drop are then known to all others."""
-        if question.kind in self.settled:
-            return await self._ask_now(url, question)
-        async with self.probing.setdefault(question.kind, asyncio.Lock()):
-            if question.kind not in self.settled:
+        try:
+            if question.kind in self.settled:
                 return await self._ask_now(url, question)
-        return await self._ask_now(url, question)
+            async with self.probing.setdefault(question.kind, asyncio.Lock()):
+                if question.kind not in self.settled:
+                    return await self._ask_now(url, question)
+            return await self._ask_now(url, question)
+        except Stop as stop:
+            self.stopped = self.stopped or stop
+            raise
 
     async def _ask_now(self, url: str, question: Question) -> Answer | Unanswered:
+        if self.stopped is not None:  # another picture's question has found out
+            raise self.stopped
         dropped = set(self.dropped)
         tries = requests = limits = 0
         waited = 0.0  # for a rate limit

@@ -14,7 +14,7 @@ from deckbench.endpoint.text import all_text, short
 AGAIN = frozenset({408, 409, 425, 429})  # and every 5xx but 501
 REFUSED = frozenset({400, 403, 413, 414, 415, 422, 451, 501})  # this question or picture; others may be answered
 # No field is dropped for these: they are about the key, the account or the moment.
-NOT_ABOUT_FIELDS = frozenset({401, 402, 404, 407, 408, 409, 413, 414, 425, 429, 502, 503, 504, 529})
+NOT_ABOUT_FIELDS = frozenset({401, 402, 407, 408, 409, 413, 414, 425, 429, 502, 503, 504, 529})
 QUOTA = re.compile(r"insufficient[_ ](quota|balance|funds|credit)|billing|exceeded your current quota", re.IGNORECASE)
 # A filter took the answer away, in the words of the providers (OpenAI, Azure, Gemini, Anthropic, Bedrock, Zhipu ...):
 # as the reason for which an answer ended, and in the text of an error, where "refused" may be a connection.
@@ -54,7 +54,7 @@ TOO_LARGE = re.compile(
 )
 TOO_MUCH = re.compile(
     r"too (?:large|big|long|high|many|great)|exceed|at most|maximum|max(?:imum)? (?:value|allowed)|less than|<=|between"
-    r"|greater than|range|context|larger than|up to|limit",
+    r"|greater than|range|context|larger than|up to|limit|\bvalues?\b",
     re.IGNORECASE,
 )
 NOT_TAKEN = re.compile(
@@ -63,6 +63,7 @@ NOT_TAKEN = re.compile(
     r"|does not exist|no such|use ['\"`]?max_completion_tokens",
     re.IGNORECASE,
 )
+PARAMETERS = re.compile(r"(?:requested|these|given|some|provided) parameters", re.IGNORECASE)
 PROBABILITIES = ("logprobs", "top_logprobs")  # one is of no use without the other
 SMALLER = "set `picture: jpeg` or `max_side: 1024` in the endpoint's file, then run again"
 SEES = "serve the model with its vision part (llama.cpp: --mmproj), or name a model that takes images"
@@ -76,6 +77,7 @@ WAIT_TEXTS = (
         rf"(?:again|retry|reset|wait|back|available|delay)[^\d]{{0,40}}?({DURATION})(?![A-Za-z])", re.IGNORECASE
     ),
     re.compile(r"(\d{1,9}(?:\.\d+)?\s*(?:秒|分钟|小时))\s*(?:后|之后|再)"),
+    re.compile(r"estimated_time['\"]?\s*[:=]\s*(\d{1,9}(?:\.\d+)?)"),
     re.compile(r"retry[-_ ]?after(?:[-_ ]?seconds)?['\"]?\s*[:=]?\s*(\d{1,9}(?:\.\d+)?)(?![\d.]*\s*[A-Za-z\d])", re.I),
 )
 
@@ -141,7 +143,9 @@ def fault_of(status: int, body: Any, headers: Mapping[str, str], key_name: str) 
         if status == 0 and FILTER_TEXT.search(everything):
             return Refused(text, status=status, filtered=True)
         limited = status == 429 or (status == 0 and "rate limit" in everything.lower())
-        return Again(text, wait_s=wait_of(headers, everything), limited=limited, status=status)
+        wait = wait_of(headers, everything)
+        wait = reset_of(headers) if wait is None and limited else wait
+        return Again(text, wait_s=wait, limited=limited, status=status)
     if status in REFUSED:
         fix = SMALLER if status == 413 or TOO_LARGE.search(everything) else ""
         text = f"{text} ({SMALLER.partition(',')[0]})" if fix else text
@@ -188,6 +192,20 @@ def wait_of(headers: Mapping[str, str], text: str = "") -> float | None:
     return None
 
 
+def reset_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds until a rate limit ends, from the headers that count limits: the shortest, as any may be the one."""
+    waits = []
+    for name in ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens", "x-ratelimit-reset", "ratelimit-reset"):
+        value = headers.get(name, "").strip()
+        if re.fullmatch(r"\d{1,13}(\.\d{1,9})?", value):
+            seconds = float(value)
+            seconds = seconds / 1000 if seconds > 1e11 else seconds  # milliseconds since 1970
+            waits.append(max(0.0, seconds - time.time()) if seconds > 1e9 else seconds)
+        elif re.fullmatch(DURATION, value, re.IGNORECASE):
+            waits.append(sum(float(n) * unit_of(unit) for n, unit in re.findall(PART, value, re.IGNORECASE)))
+    return min(waits, default=None)
+
+
 def unit_of(name: str) -> float:
     """Seconds of a unit of time."""
     name = name.lower()
@@ -211,6 +229,8 @@ def field_refused(status: int, body: Any, fields: Sequence[str]) -> str | None:
             if name == "max_tokens" and (not NOT_TAKEN.search(text) or is_value_fault(text)):
                 continue
             return name
+    if PARAMETERS.search(text) and PROBABILITIES[0] in fields:  # some field, and this is what servers do without
+        return PROBABILITIES[0]
     return None
 
 

@@ -16,21 +16,15 @@ from deckbench.endpoint.wrapping import unwrap
 # neither list, nor a filter's, was not ended by the model: it is asked again.
 ENDED = frozenset(
     {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text", "endoftext"}
-    | {"complete", "completed", "normal"}
+    | {"complete", "completed", "normal", "finish", "finished", "done", "end", "eot", "eos_token_id"}
 )
 CUT = frozenset(
-    {
-        "length",
-        "max_tokens",
-        "max_length",
-        "max_output_tokens",
-        "max_new_tokens",
-        "model_length",
-        "token_limit",
-        "limit",
-    }
+    {"length", "max_tokens", "max_length", "max_output_tokens", "max_new_tokens", "max_completion_tokens", "max_output"}
+    | {"max_tokens_reached", "model_length", "token_limit", "token_limit_reached", "limit"}
 )
 FULL = frozenset({"model_context_window_exceeded", "context_length_exceeded", "context_window_exceeded"})
+TEXTS = frozenset({"text", "output_text"})  # parts of a message that are its answer
+MOST_TOKENS = 10**9
 REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 REPLY_FIELDS = frozenset({"id", "object", "created", "model", "usage", "choices", "system_fingerprint"})
 THOUGHT = "all tokens went into thinking; raise `thinking_tokens` in the endpoint's file"
@@ -111,8 +105,8 @@ def read_reply(body: bytes, *, letters: bool) -> Reply:
         count(usage.get("completion_tokens")),
         short(choice["finish_reason"]),
         cut,
-        whole(data["model"]) if isinstance(data.get("model"), str) else "",
-        whole(data["system_fingerprint"]) if isinstance(data.get("system_fingerprint"), str) else "",
+        short(data["model"]) if isinstance(data.get("model"), str) else "",
+        short(data["system_fingerprint"]) if isinstance(data.get("system_fingerprint"), str) else "",
     )
 
 
@@ -164,8 +158,8 @@ def text_of(message: dict[str, Any]) -> str:
     """The answer's text; a model that declines in words has said them, one that says nothing has answered nothing."""
     content = message.get("content")
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else None for part in content]
-        content = "".join(part for part in parts if isinstance(part, str))
+        parts = [part for part in content if isinstance(part, dict) and part.get("type", "text") in TEXTS]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     if content is None:
         content = message.get("refusal") or ""
     if not isinstance(content, str):
@@ -177,9 +171,12 @@ def has_thought(message: dict[str, Any], usage: dict[str, Any]) -> bool:
     """Whether the server says that the model has thought: the thoughts themselves, or how many tokens they took."""
     details = usage.get("completion_tokens_details")
     spent = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    return any(message.get(name) for name in REASONING) or bool(count(spent))
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    apart = any(isinstance(part, dict) and part.get("type", "text") in {*REASONING} for part in parts)
+    return apart or any(message.get(name) for name in REASONING) or bool(count(spent))
 
 
 def count(value: Any) -> int | None:
     """A number of tokens, or None for what is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +34,15 @@ def is_loopback(host: str) -> bool:
     return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
+def resolves_here(host: str) -> bool:
+    """Whether a host's name means this machine, as /etc/hosts may have it."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return False
+    return bool(found) and all(is_loopback(address) for address in found)
+
+
 def proxy_of(address: str, environ: Mapping[str, str] = os.environ) -> str | None:
     """The proxy that the environment names for an address; None where requests go directly, as to this machine."""
     parts = urlsplit(address)
@@ -43,6 +53,8 @@ def proxy_of(address: str, environ: Mapping[str, str] = os.environ) -> str | Non
         known.pop("http_proxy", None)
     proxy = known.get(f"{parts.scheme}_proxy") or known.get("all_proxy")
     if not proxy or is_loopback(host) or is_exempt(host, parts.port, known.get("no_proxy", "")):
+        return None
+    if resolves_here(host):
         return None
     return proxy.strip() if "://" in proxy else f"http://{proxy.strip()}"
 
