@@ -339,3 +339,15 @@ def test_ctrl_c_in_every_verb(verb: str, cli: Cli, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(typer.core.TyperCommand, "make_context", interrupted)
     done = cli(*verb.split())
     assert done.code == 130 and done.stderr.endswith("interrupted; run the same command again to resume\n")
+
+
+def test_a_pipe_or_deep_json_where_a_score_stands(tmp_path: Path) -> None:
+    from deckbench.record.scores import check_score_place, read_score
+
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("pipe.json", "deep.json"):
+        with pytest.raises(InputError, match="not a DeckBench score"):
+            check_score_place(tmp_path / name)
+        with pytest.raises(InputError, match="cannot be read"):
+            read_score(tmp_path / name)

@@ -265,7 +265,7 @@ def finished(files: PredictionFiles, content: dict[str, Any]) -> Manifest:
         old = data["content"]
         whole = artifact.hash_json(old) == data["content_hash"]
         whole = whole and old["files"]["predictions.csv"]["sha256"] == artifact.hash_file(files.csv)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise InputError("a file is here that is no finished prediction", files.csv, "choose another --out")
@@ -303,7 +303,7 @@ def is_whole(entry: Any) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError("the unfinished run cannot be read", path, "remove this folder and start over")

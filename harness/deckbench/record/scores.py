@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deckbench import dataset
 from deckbench.artifact import hash_file
+from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.record.metrics_schema import Metrics
 from deckbench.record.schema import parse
@@ -26,8 +27,8 @@ def check_score_place(out: Path) -> None:
     """Raises InputError unless the place of a score is free, or holds an older score and nothing else."""
     if out.exists():
         try:
-            older = json.loads(out.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            older = json.loads(read_bytes(out))
+        except (OSError, ValueError, RecursionError):
             older = None
         if not isinstance(older, dict) or not {"schema_version", "kinds"} <= older.keys():
             raise InputError("refusing to overwrite a file that is not a DeckBench score", out, "choose another --out")
@@ -50,7 +51,7 @@ def check_score_place(out: Path) -> None:
 def read_score(path: Path) -> Metrics:
     """The metrics in a score.json. Raises InputError naming the first field that is missing, wrong or unknown."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bytes(path))
     except FileNotFoundError as error:
         raise InputError("not found; a score.json is expected here", path, AGAIN) from error
     except (OSError, ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from deckbench import artifact
 from deckbench.dataset import Sample, read_samples, splits_of
+from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.gold import read_labels
 from deckbench.models.baselines.base import dataset_of
@@ -203,7 +204,7 @@ def read_objects(path: Path, names: tuple[str, ...], ontology: Ontology) -> list
     """The objects of one YOLO text. Raises InputError with file and line."""
     rows: list[tuple[yolo.Box, float]] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"the label text cannot be read ({type(error).__name__})", path, "save it as UTF-8") from error
     for number, line in enumerate(lines, 1):
