@@ -1,12 +1,13 @@
 """When is a near-duplicate across train and test a copy, and when only the same camera at another moment?
 
 The same bytes or pixels are a copy, and so is an image that was mirrored or turned: no camera that stands still gives
-one. Any other near-duplicate may show a state that comes back in front of a fixed camera. It is none of a copy where
-the labels differ: that is another state. Where they are the same, it is compared with what two images of one state
-differ by at this camera (light, noise), which train itself tells: its images of one state in different groups. A copy
-has the light and the noise of its original, however it was compressed. So it is nearer to it than two moments are to
-each other, or at least nearer to it than to another moment of that state. Without states that come back in train, no
-moments look alike by chance, and every near-duplicate of the same state is a copy.
+one. A part of an image is one unless images of other groups have it as well. Any other near-duplicate may show a state
+that comes back in front of a fixed camera. It is no copy where the labels differ: that is another state. Where they are
+the same, it is compared with what two images of one state differ by at this camera (light, noise), which train itself
+tells: its images of one state in different groups. A copy has the light and the noise of its original, however it was
+compressed. So it is nearer to it than two moments are to each other, or at least nearer to it than to another moment of
+that state. Without states that come back in train, no moments look alike by chance, and every near-duplicate of the
+same state is a copy.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Box = tuple[float, float, float, float]
 # 0.99 or more with an excess of 0.06 at most, copies at 0.65 at most or with an excess of 0.43 or more.
 NEARER = 0.8
 EXCESS = 0.25
+OWN_PART = 0.5  # of what the next image differs by: a part that standing cameras show in every image is no copy
 ALIKE = 2.0  # moments that differ by more times the smallest difference: no excess says anything
 FOLDS = 8  # groups are compared with those of other folds
 PROBED = 200  # training images that tell what two moments differ by
@@ -61,18 +63,21 @@ def copies(train: Mapping[Path, View], test: Mapping[Path, View]) -> tuple[list[
         InputError: An image cannot be read.
     """
     found = {copy.test: copy for copy in copies_across(list(train), list(test))}
-    certain = {path: copy for path, copy in found.items() if copy.how == "exact" or copy.how.startswith(TURNED)}
+    certain = {path: copy for path, copy in found.items() if copy.how == "exact" or is_turned(copy)}
     for path, copy in found.items():
         if path not in certain and _pixels(copy.train) == _pixels(path):
             certain[path] = replace(copy, how=SAME_PIXELS)
-    open_to_doubt = [
-        copy
-        for path, copy in found.items()
-        if path not in certain and (copy.how != "near" or same_state(copy, train[copy.train], test[path]))
-    ]
-    for copy in _same_moment(open_to_doubt, train, test):
+    doubt = [copy for path, copy in found.items() if path not in certain]
+    near = [copy for copy in doubt if copy.how == "near" and same_state(copy, train[copy.train], test[copy.test])]
+    parts = [copy for copy in doubt if copy.how != "near"]
+    for copy in (*(_same_moment(near, train, test) if near else ()), *(_own_part(parts, train) if parts else ())):
         certain[copy.test] = copy
     return [certain[path] for path in test if path in certain], len(found) - len(certain)
+
+
+def is_turned(copy: Copy) -> bool:
+    """Whether a whole image was mirrored or turned. Parts may look so by themselves: a rack has two like halves."""
+    return copy.how.startswith(TURNED) and "cropped" not in copy.how
 
 
 def same_state(copy: Copy, train: View, test: View) -> bool:
@@ -109,7 +114,9 @@ def _same_moment(found: Sequence[Copy], train: Mapping[Path, View], test: Mappin
     differ = sorted(
         1 - other.correlation
         for path, other in partners
-        if same_state(other, train[other.train], train[path]) and 1 - other.correlation > IDENTICAL
+        if other.how == "near"
+        and same_state(other, train[other.train], train[path])
+        and 1 - other.correlation > IDENTICAL
     )
     if not differ:
         return list(found)
@@ -118,11 +125,21 @@ def _same_moment(found: Sequence[Copy], train: Mapping[Path, View], test: Mappin
     for copy in found:
         apart, other = 1 - copy.correlation, second.get(copy.test)
         excess = 0.0
-        if other is not None and (copy.how != "near" or same_state(other, train[other.train], test[copy.test])):
+        if other is not None and other.how == "near" and same_state(other, train[other.train], test[copy.test]):
             excess = (1 - other.correlation) - apart
         if apart < NEARER * differ[0] or (alike and excess > EXCESS * differ[len(differ) // 2]):
             kept.append(copy)
     return kept
+
+
+def _own_part(found: Sequence[Copy], train: Mapping[Path, View]) -> list[Copy]:
+    """The pairs of an image and a part of another that no image of another group has about as well."""
+    second = _in_other_groups({copy.test: copy.train for copy in found}, train)
+    return [
+        copy
+        for copy in found
+        if (other := second.get(copy.test)) is None or 1 - copy.correlation < OWN_PART * (1 - other.correlation)
+    ]
 
 
 def _in_other_groups(asked: Mapping[Path, Path], train: Mapping[Path, View]) -> dict[Path, Copy]:
