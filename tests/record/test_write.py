@@ -130,7 +130,7 @@ def refused(tmp_path: Path, changes: dict[str, Any]) -> str:
         ({"inputs": [{"name": "a", "kind": "b", "sha256": "c", "source": "d"}]}, "inputs.0.sha256"),
         ({"score": None}, "or neither"),
         ({"data": Path("nowhere"), "score": Path("score.json")}, "nowhere: not found"),
-        ({"predictions": Path("nowhere.csv")}, "nowhere.csv"),
+        ({"predictions": Path("nowhere.csv")}, "nowhere.manifest.json"),
         ({"container": {"name": "x86-cpu", "identity": "latest"}}, "container.identity"),
     ],
 )

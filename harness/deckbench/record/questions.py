@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from deckbench import grade
@@ -13,6 +15,7 @@ from deckbench.record.table import cell
 MAX_LINE = 1 << 20
 # Columns of the samples that the question decides.
 FIELDS = ("pair_id", "kind", "frame", "group", "task", "stage", "class", "step", "anomaly", "question", "gold")
+fields_of = itemgetter(*FIELDS)
 
 
 class Question(NamedTuple):
@@ -23,7 +26,8 @@ class Question(NamedTuple):
     options: tuple[str, str]
 
 
-def parse_questions(data: bytes) -> dict[str, Question]:
+@lru_cache(maxsize=2)  # records of one dataset come one after the other
+def parse_questions(data: bytes) -> Mapping[str, Question]:
     """The test part by id. Raises ValueError for what `deckbench build` does not write."""
     found: dict[str, Question] = {}
     for number, line in enumerate(data.splitlines(), 1):
@@ -67,7 +71,7 @@ def misasked(rows: Sequence[Mapping[str, str]], questions: Mapping[str, Question
         if question is None:
             found.setdefault("id", f"the dataset has no question {row['id']}")
             continue
-        told = tuple(row[name] for name in FIELDS)
+        told = fields_of(row)
         if told != question.fields:
             for name, mine, theirs in zip(FIELDS, told, question.fields, strict=True):
                 if mine != theirs:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -84,6 +85,7 @@ MOST_BYTES = {
     SIGNATURE: 2 << 20,
 }
 MAX_ROWS = 200_000
+KINDS = get_args(Kind)
 MAX_QUESTION_BYTES = 32 << 20  # unpacked
 BESIDE = {artifact.MANIFEST, STATEMENT, SIGNATURE}  # what lies in a record without being in its manifest
 RESTORE = "restore it, or write the record again"
@@ -233,7 +235,7 @@ def read_lineage(run: Run) -> Lineage:
     return parse(Lineage, value, run.folder / LINEAGE)
 
 
-def read_questions(run: Run) -> dict[str, Question]:
+def read_questions(run: Run) -> Mapping[str, Question]:
     """The dataset's test part by id. Raises InputError when it is damaged or is not the one the record names."""
     data = unpacked(run, QUESTIONS, run.record.questions, MAX_QUESTION_BYTES)
     try:
@@ -259,11 +261,15 @@ def read_samples(run: Run) -> tuple[dict[str, str], ...]:
     data = unpacked(run, SAMPLES, run.record.samples, MAX_SAMPLE_BYTES)
     csv.field_size_limit(MAX_SAMPLE_BYTES)  # else a long answer could not be read
     try:
-        reader = csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True)
-        if tuple(reader.fieldnames or ()) != SAMPLE_COLUMNS:
-            raise ValueError(f"the columns are {', '.join(reader.fieldnames or ())}")
+        reader = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
+        head = next(reader, [])
+        if tuple(head) != SAMPLE_COLUMNS:
+            raise ValueError(f"the columns are {shown(', '.join(head))}")
         rows = []
-        for row in reader:
+        for cells in reader:
+            if len(cells) != len(SAMPLE_COLUMNS):
+                raise ValueError("a row's cells do not fit the columns")
+            row = dict(zip(SAMPLE_COLUMNS, cells, strict=True))
             check_row(row)
             rows.append(row)
             if len(rows) > MAX_ROWS:
@@ -274,13 +280,11 @@ def read_samples(run: Run) -> tuple[dict[str, str], ...]:
 
 
 def check_row(row: dict[str, str]) -> None:
-    """Raises ValueError when a row's cells do not fit the columns."""
-    if None in row or None in row.values():
-        raise ValueError("a row's cells do not fit the columns")
+    """Raises ValueError for a cell that its column cannot hold."""
     for name in ("right", "substring"):
         if row[name] not in {"true", "false"}:
             raise ValueError(f"{name} is {row[name]!r}, not true or false")
-    if row["kind"] not in get_args(Kind):
+    if row["kind"] not in KINDS:
         raise ValueError(f"kind is {row['kind']!r}")
     for name in PROBABILITIES:
         if row[name] and not 0 <= float(row[name]) <= 1:

@@ -13,7 +13,7 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,8 +28,8 @@ from deckbench.cores import processes, usable_cores
 from deckbench.errors import InputError
 from deckbench.progress import format_bytes
 from deckbench.record.metrics_schema import Block
-from deckbench.record.read import Run, read_record, read_samples, record_folders
-from deckbench.record.recompute import differences
+from deckbench.record.read import Run, read_record, record_folders
+from deckbench.record.recompute import contents_of, differences, unproven
 from deckbench.record.schema import SAMPLES
 from deckbench.report import board as boards
 from deckbench.report import charts, gates
@@ -84,7 +84,7 @@ class Example:
     """One answer on a run's page. picture: file name below `pictures/`, or None. twins: of the question's two orders,
     how many were answered wrongly, or None when there is only one."""
 
-    row: dict[str, str]
+    row: Mapping[str, str]
     right: bool
     picture: str | None
     twins: int | None
@@ -145,7 +145,7 @@ def environment() -> Environment:
     return env
 
 
-def pick_examples(samples: Sequence[dict[str, str]], pictures: dict[str, str]) -> list[Example]:
+def pick_examples(samples: Sequence[Mapping[str, str]], pictures: dict[str, str]) -> list[Example]:
     """At most MAX_EXAMPLES answers: wrong ones first, in turn from each class, pictures preferred, twins shown once."""
     pairs: dict[str, list[bool]] = {}
     for row in samples:
@@ -184,13 +184,8 @@ def copy_pictures(run: Run, site: Path) -> dict[str, str]:
     return names
 
 
-def run_page(run: Run, site: Path) -> dict[str, Any]:
+def run_page(run: Run, samples: Sequence[Mapping[str, str]], site: Path) -> dict[str, Any]:
     """What run.html needs."""
-    # What was found wrong with a record may be its samples: then there is nothing to show of them.
-    try:
-        samples = read_samples(run)
-    except InputError:
-        samples = ()
     pictures = copy_pictures(run, site)
     if samples:
         shutil.copyfile(run.folder / SAMPLES, site / "runs" / f"{run.name}.samples.csv.gz")
@@ -287,23 +282,30 @@ def front_page(all_boards: Sequence[Board], runs: Sequence[Run], held: Sequence[
     }
 
 
-def load(folder: Path) -> Run | InputError:
-    """A record that was read and checked against itself, or why it cannot be read."""
+def load(job: tuple[Path, Path]) -> Run | InputError:
+    """Read a record, check it against itself and write its page below the site: (record, site) -> run, or why not."""
+    folder, site = job
     try:
         run = read_record(folder)
-        differences(run)  # found once, and kept with the run
+        samples = check_run(run)
     except InputError as error:
         return error
     except OSError as error:
         return InputError(f"cannot be read ({error.strerror})", folder, "check its permissions")
+    text = environment().get_template("run.html").render(root="../", **run_page(run, samples, site))
+    (site / "runs" / f"{run.name}.html").write_text(text, encoding="utf-8")
     return run
 
 
-def write_page(job: tuple[Run, Path]) -> None:
-    """The page of one run below the site's folder."""
-    run, site = job
-    text = environment().get_template("run.html").render(root="../", **run_page(run, site))
-    (site / "runs" / f"{run.name}.html").write_text(text, encoding="utf-8")
+def check_run(run: Run) -> Sequence[Mapping[str, str]]:
+    """Keep with a run what `differences` finds; its samples, none where they are what is wrong."""
+    try:
+        contents = contents_of(run)
+    except InputError as error:
+        run.keep((error.message().splitlines()[0],))
+        return ()
+    run.keep(unproven(run.record, contents))
+    return contents.rows
 
 
 @contextlib.contextmanager
@@ -317,16 +319,12 @@ def spread(count: int) -> Iterator[Callable[..., Iterator[Any]]]:
         yield lambda work, items: pool.map(work, items, chunksize=CHUNK)
 
 
-def write_site(runs: Sequence[Run], held: Sequence[gates.Gate], site: Path, each: Callable[..., Iterator[Any]]) -> None:
-    """Fill the folder `site` with the pages of `runs`. each: a `map`."""
+def prepare(site: Path) -> None:
+    """The folders of a site, and what every site has."""
     for name in ("static", "runs", "pictures"):
         (site / name).mkdir()
     for source in sorted((HERE / "static").iterdir()):
         shutil.copyfile(source, site / "static" / source.name)
-    for _ in each(write_page, [(run, site) for run in runs]):
-        pass
-    page = front_page(boards.boards_of(runs), runs, held)
-    (site / "index.html").write_text(environment().get_template("index.html").render(root="", **page), encoding="utf-8")
 
 
 def sync(site: Path) -> None:
@@ -368,17 +366,28 @@ def report(records: Path, *, out: Path, check: bool = False) -> dict[str, Any]:
     records, out = Path(records), Path(out)
     check_place(records, out)
     folders = record_folders(records)
-    with spread(len(folders)) as each:
-        loaded = list(each(load, folders))
-        runs = [run for run in loaded if isinstance(run, Run)]
-        broken = [error for error in loaded if isinstance(error, InputError)]
-        if not runs and not check:
-            raise broken[0]
-        held = gates.check(runs, broken)
-        if runs:
-            with artifact.writing(out, KIND, inputs={run.name: run.hash for run in runs}, replace=True) as draft:
-                write_site(runs, held, draft.path, each)
-                sync(draft.path)
+    hashes: dict[str, str] = {}
+    runs: list[Run] = []
+    try:
+        with (
+            artifact.writing(out, KIND, inputs=hashes, replace=True) as draft,
+            spread(len(folders)) as each,
+        ):
+            prepare(draft.path)
+            loaded = list(each(load, [(folder, draft.path) for folder in folders]))
+            runs += [run for run in loaded if isinstance(run, Run)]
+            broken = [error for error in loaded if isinstance(error, InputError)]
+            held = gates.check(runs, broken)
+            if not runs:
+                raise broken[0]
+            hashes |= {run.name: run.hash for run in runs}
+            page = front_page(boards.boards_of(runs), runs, held)
+            text = environment().get_template("index.html").render(root="", **page)
+            (draft.path / "index.html").write_text(text, encoding="utf-8")
+            sync(draft.path)
+    except InputError:
+        if runs or not check:
+            raise
     return {
         "site": str(out) if runs else None,
         "page": str(out / "index.html") if runs else None,
