@@ -82,8 +82,9 @@ def run_job(job: Job, client: DockerClient) -> int:
     job = with_visible_gpus(job)
     with failures("asking the daemon"):
         info = client.info()
-    check_daemon(job, info)  # before anybody is told to build the image
+    check_user_ids(info)  # before anybody is told to build the image
     image = find_image(job, client)
+    check_daemon(job, info)
     job = within_memory_of(job, info)
     remove_dead(client)
     staging, number, who = staging_of(job), secrets.token_hex(6), step_user()
