@@ -2,8 +2,8 @@
 
 Whatever happens, the command that is run again ends with the same content as one that nobody disturbed, says no
 traceback, and leaves nothing else behind. DECKBENCH_KILLS kills (by default 16, which take about three minutes; 100 is
-the whole test), a fifth of them in `run`, and as many pairs as that fifth. Commands are forked from this process, so that kills meet the work and not
-the start of Python.
+the whole test), a fifth of them in `run`, and as many pairs as that fifth. Commands are forked from this process, so
+that kills meet the work and not the start of Python.
 """
 
 from __future__ import annotations
