@@ -11,7 +11,7 @@ from deckbench.yolo.frame import Frame
 FORMS = "NAME_jpg.rf.HASH, NAME_X0_Y0_X1_Y1, NAME__SCALE__X___Y"
 AUGMENTED = re.compile(r"(.+)_(?:jpe?g|png|bmp|tiff?|webp)\.rf\.[0-9a-z]{16,}", re.ASCII | re.IGNORECASE)  # Roboflow
 SLICED = re.compile(r"(.+)_(\d+)_(\d+)_(\d+)_(\d+)", re.ASCII)  # SAHI
-SPLIT = re.compile(r"(.+)__[\d.]+__\d+___\d+", re.ASCII)  # DOTA's and Ultralytics' split_dota
+SPLIT = re.compile(r"(.+)__[\d.]+__\d+___\d+", re.ASCII)  # Ultralytics
 SURE_SIDE = 64  # pixels of a slice; hours, minutes and seconds in a name are never so far apart
 
 
