@@ -45,8 +45,11 @@ def infer(
 ) -> None:
     """Run inference on a dataset; resumes automatically."""
     from deckbench.infer import infer as run_infer
+    from deckbench.predictions import unchecked_training
 
-    run_infer(model=model, adapter=adapter, data=data, out=out, split=split, shard=shard, limit=limit)
+    made = run_infer(model=model, adapter=adapter, data=data, out=out, split=split, shard=shard, limit=limit)
+    if (line := unchecked_training(made.content, made.observed)) is not None:
+        say(line)
     say(f"predictions: {out}")
 
 

@@ -69,9 +69,13 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score predictions: metrics with confidence intervals."""
+    from deckbench.predictions import read_manifest, unchecked_training
     from deckbench.score import score as run_score
 
     result = run_score(predictions, data=data, out=out, plots=plots, seed=seed, ontology=ontology)
+    manifest = read_manifest(predictions)
+    if manifest is not None and (line := unchecked_training(manifest["content"], manifest.get("observed") or {})):
+        say(line)
     show(result, as_json, [f"score: {out}"])
 
 

@@ -94,6 +94,8 @@ def infer(
         check_complete(files, [pair for entry in incomplete for pair in entry["unanswered"]])
     entries = [done[number] for number in range(len(pictures))]
     observed = {"wall_s": round(time.monotonic() - started, 3), **answered_by(answerer)}
+    if adapter is not None:
+        observed["trained_on"] = artifact.read(Path(adapter), "adapter").content["inputs"].get("dataset")
     return publish(files, content, entries, answerer, observed=observed)
 
 

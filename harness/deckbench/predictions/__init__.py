@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,3 +128,14 @@ def answer_notes(content: Any) -> list[str]:
     if isinstance(dropped := content.get("dropped"), list) and dropped:
         notes.append(f"the server refused these fields of a request: {', '.join(map(str, dropped))}")
     return notes
+
+
+def unchecked_training(content: Mapping[str, Any], observed: Mapping[str, Any]) -> str | None:
+    """A line on answers of an adapter that was trained on another dataset than the one asked about; None for others."""
+    trained, asked = observed.get("trained_on"), content.get("inputs", {}).get("data")
+    if trained is None or trained == asked:
+        return None
+    return (
+        f"the adapter was trained on another dataset ({str(trained)[:12]}) than is asked about ({str(asked)[:12]}): "
+        "whether they share frames is not checked here; `deckbench run` compares them"
+    )
