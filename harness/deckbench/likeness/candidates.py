@@ -26,7 +26,7 @@ from deckbench.likeness.thumbnails import (
 
 COARSE_X, COARSE_Y = 32, 18
 COMPONENTS = 64
-RANK = 100  # nearest pictures by principal components that are compared again on whole vectors
+RANK = 200  # nearest pictures by principal components that are compared again on whole vectors
 BLOCK = 128  # left pictures that are compared at once
 # (scale x, scale y, shift x, shift y) tried when proposing; shifts in pixels of a 96x54 picture.
 TRIES = tuple(

@@ -65,11 +65,15 @@ class Levels:
         return self.kept[width][numbers].astype(np.float32)
 
 
-def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> list[Pair]:
-    """The copies among proposed pairs. params: (n, 4), shifts in pixels of the full thumbnail."""
+def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params, *, finest: int | None = None) -> list[Pair]:
+    """The copies among proposed pairs. params: (n, 4), shifts in pixels of the full thumbnail.
+
+    finest: of each left picture only so many, the best once aligned at the coarsest level, are looked at further.
+    """
     found: list[Pair] = []
     params = params.copy()
     places = np.arange(len(i))
+    values = np.zeros(len(i))
     for width, rounds, batch, give_up in STAGES:
         unit = np.array([1, 1, width / WIDTH, width / WIDTH], np.float32)
         left.keep(width)
@@ -80,7 +84,7 @@ def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> lis
         ) -> tuple[Ints, list[Pair]]:
             a, b = left.get(width, i[at]), right.get(width, j[at])
             got, value = refine(a, b, params[at] * unit, rounds)
-            params[at] = got / unit  # every thread has its own rows
+            params[at], values[at] = got / unit, value  # every thread has its own rows
             good = (value >= give_up) & in_reach(got, width)
             pairs = confirm(a[good], b[good], got[good], i[at[good]], j[at[good]]) if width == WIDTH else []
             return at[good], pairs
@@ -91,6 +95,9 @@ def decide(left: Levels, right: Levels, i: Ints, j: Ints, params: Params) -> lis
             kept.append(good)
             found += pairs
         places = np.concatenate(kept) if kept else places[:0]
+        if finest is not None and width == STAGES[0][0] and rounds:
+            places = places[np.lexsort((-values[places], i[places]))]
+            places = places[np.arange(len(places)) - np.searchsorted(i[places], i[places]) < finest]
     return found
 
 

@@ -23,8 +23,9 @@ from deckbench.likeness.windows import UPRIGHT, Hits, Windows, look_up
 # Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
 LIKE_COPY = 0.71
 LIKE_SCENE = 0.45
-KEEP_COPY = 24
+KEEP_COPY = 48
 KEEP_SCENE = 20
+FINEST = 4  # candidates of one picture that are compared in full, where one copy is enough
 SCENE_AGREES = 0.55
 BLOCK_AGREES_SCENE = 0.70
 FLAT_DIFFERENCE = 1.5  # mean grey levels between the faint gradients of two pictures without texture
@@ -274,16 +275,9 @@ def matches(
     found = flat_matches(left, right)
     levels = Levels(left), Levels(right)
     for part in with_progress(nearest(left, right, keep=KEEP_COPY, threshold=LIKE_COPY), len(left)):
-        # In rounds of the next 2, 4, 8 ... most alike of each picture; who has found a copy looks no further.
-        place = np.arange(len(part)) - np.searchsorted(part.left, part.left)
-        start, stop = 0, 2
-        while start < KEEP_COPY:
-            among = (place >= start) & (place < stop) & ~np.isin(part.left, list(found))
-            batch = part.take(among)
-            for pair in filter(good, decide(*levels, batch.left, batch.right, batch.params)):
-                if pair.left not in found or pair.correlation > found[pair.left].correlation:
-                    found[pair.left] = pair
-            start, stop = stop, 2 * stop + 2
+        for pair in filter(good, decide(*levels, part.left, part.right, part.params, finest=FINEST)):
+            if pair.left not in found or pair.correlation > found[pair.left].correlation:
+                found[pair.left] = pair
     for pair in filter(good, matching_views(levels[0], levels[1], set(found))):
         if pair.left not in found or pair.correlation > found[pair.left].correlation:
             found[pair.left] = pair
