@@ -26,7 +26,7 @@ from deckbench.likeness.thumbnails import (
 
 COARSE_X, COARSE_Y = 32, 18
 COMPONENTS = 64
-RANK = 200  # nearest pictures by principal components that are compared again on whole vectors
+RANK = 100  # nearest pictures by principal components that are compared again on whole vectors
 BLOCK = 128  # left pictures that are compared at once
 # (scale x, scale y, shift x, shift y) tried when proposing; shifts in pixels of a 96x54 picture.
 TRIES = tuple(
@@ -133,14 +133,14 @@ def lengths(vectors: Floats, known: Floats) -> Floats:
     return np.asarray(np.sqrt(np.maximum(squares, 1e-2)), np.float32)
 
 
-def principal(vectors: Floats) -> Floats:
-    """(576, 64 or fewer): the first principal directions of at most 2,000 of the vectors, evenly picked."""
-    sample = vectors[:: -(-len(vectors) // 2000)].astype(np.float64)
-    if len(sample) < sample.shape[1]:  # the same directions, from the smaller matrix of products
-        squares, parts = np.linalg.eigh(sample @ sample.T)
-        directions = sample.T @ (parts / np.sqrt(np.where(squares > 1e-6, squares, np.inf)))
-    else:
-        _, directions = np.linalg.eigh(sample.T @ sample)
+def principal(thumbs: Thumbs, tries: Sequence[tuple[float, float, float, float]]) -> Floats:
+    """(576, 64): the first principal directions of at most 500 of the pictures, evenly picked, as every try moves them.
+
+    Of the pictures as they stand they would not do: where all show one deck, none is moved, and a moved copy lies
+    outside of what they span.
+    """
+    moved = probes(thumbs[:: -(-len(thumbs) // 500)], tries)[0].reshape(-1, COARSE_X * COARSE_Y)
+    _, directions = np.linalg.eigh((moved.T @ moved).astype(np.float64))
     return np.asarray(directions[:, ::-1][:, :COMPONENTS], np.float32)
 
 
@@ -160,7 +160,7 @@ def nearest(
     so many of each left picture, each at least `threshold` alike. Memory is about block x len(right) x 8 bytes.
     """
     whole = coarse_vectors(left if right is None else right)
-    directions = principal(whole)
+    directions = principal(left if right is None else right, tries)
     short = whole @ directions
     scale = 1 / lengths(whole, probes(left[:1], tries)[1])
     for start in range(0, len(left), block):

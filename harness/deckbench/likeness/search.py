@@ -23,7 +23,7 @@ from deckbench.likeness.windows import UPRIGHT, Hits, Windows, look_up
 # Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
 LIKE_COPY = 0.71
 LIKE_SCENE = 0.45
-KEEP_COPY = 48
+KEEP_COPY = 24
 KEEP_SCENE = 20
 FINEST = 4  # candidates of one picture that are compared in full, where one copy is enough
 SCENE_AGREES = 0.55
