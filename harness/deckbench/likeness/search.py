@@ -37,7 +37,7 @@ SMALL_AGREES = 0.90
 KEEP_HITS = 8  # windows that are most like one query
 LIKE_VIEW, LIKE_TURNED, LIKE_HALF = 0.60, 0.75, 0.92
 VIEWS_PART, VIEWS_TURNED, VIEWS_HALF = 2, 1, 1  # of each picture, that are looked at
-THOROUGH = 4_000  # pictures; among fewer, more views of each are looked at
+THOROUGH = 400  # pictures; among fewer, more views of each are looked at
 SAME_PLACE, SAME_PLACE_THOROUGH = 0.85, 0.50  # correlation of views that show one place, if not one moment
 KEEP_PLACE = 8
 BATCH = 256  # pairs that are decided before the groups are looked at again
@@ -251,6 +251,8 @@ def matches(
     *,
     small_left: npt.NDArray[np.bool_] | None = None,
     small_right: npt.NDArray[np.bool_] | None = None,
+    frames_left: npt.NDArray[np.bool_] | None = None,
+    frames_right: npt.NDArray[np.bool_] | None = None,
 ) -> list[Pair]:
     """Find for each left image a right one that it is a copy of.
 
@@ -259,6 +261,9 @@ def matches(
         right: uint8 of shape (m, 108, 192).
         small_left: bool of shape (n,): small crops (SMALL_SIDE), for which the limits are stricter.
         small_right: bool of shape (m,).
+        frames_left: bool of shape (n,): where false, a crop made by a task. Mirrored, turned and cropped copies are
+            looked for among frames alone; None: all are.
+        frames_right: bool of shape (m,).
 
     Returns:
         One pair of each left image that has one, in order: the best by correlation of the most alike ones.
@@ -278,21 +283,33 @@ def matches(
         for pair in filter(good, decide(*levels, part.left, part.right, part.params, finest=FINEST)):
             if pair.left not in found or pair.correlation > found[pair.left].correlation:
                 found[pair.left] = pair
-    for pair in filter(good, matching_views(levels[0], levels[1], set(found))):
+    numbers_left = np.arange(len(left)) if frames_left is None else np.flatnonzero(frames_left)
+    numbers_right = np.arange(len(right)) if frames_right is None else np.flatnonzero(frames_right)
+    for pair in filter(good, matching_views(left, right, numbers_left, numbers_right, set(found))):
         if pair.left not in found or pair.correlation > found[pair.left].correlation:
             found[pair.left] = pair
     return [found[number] for number in sorted(found)]
 
 
-def matching_views(left: Levels, right: Levels, found: set[int]) -> Iterator[Pair]:
-    """Pairs of which one shows the other mirrored, turned, or a part of it, of left pictures that have none yet."""
-    windows = Windows(right.thumbs)
-    others = Windows(left.thumbs, windows.basis)
+def matching_views(
+    left: Thumbs, right: Thumbs, left_numbers: Ints, right_numbers: Ints, found: set[int]
+) -> Iterator[Pair]:
+    """Pairs of which one shows the other mirrored, turned, or a part of it, of left pictures that have none yet.
+
+    Only the pictures of these numbers are looked at.
+    """
+    if not len(left_numbers) or not len(right_numbers):
+        return
+    left, right = left[left_numbers], right[right_numbers]
+    settled = set(np.flatnonzero(np.isin(left_numbers, list(found))).tolist())
+    windows = Windows(right)
+    others = Windows(left, windows.basis)
     for one, two, swapped in ((others, windows, False), (windows, others, True)):
         hits = look_up(one, two, keep=KEEP_HITS, threshold=LIKE_VIEW, labels=None)
-        thumbs = (right.thumbs, left.thumbs) if swapped else (left.thumbs, right.thumbs)
-        for pair in copies_among(hits, *thumbs, found, swapped):
-            yield replace(pair, left=pair.right, right=pair.left) if swapped else pair
+        thumbs = (right, left) if swapped else (left, right)
+        for pair in copies_among(hits, *thumbs, settled, swapped):
+            a, b = (pair.right, pair.left) if swapped else (pair.left, pair.right)
+            yield replace(pair, left=int(left_numbers[a]), right=int(right_numbers[b]))
 
 
 def copies_among(hits: Iterator[Hits], one: Thumbs, two: Thumbs, found: set[int], swapped: bool) -> Iterator[Pair]:
