@@ -104,7 +104,7 @@ def _task(ref: str, data: Mapping[str, Any], folder: Path) -> Task:
             folder=folder,
             content_hash=artifact.hash_json(data),
         )
-    except (KeyError, TypeError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         what = f"the definition of {ref} is not understood ({type(error).__name__})"
         raise InputError(what, folder / TASKS, REBUILD) from error
 

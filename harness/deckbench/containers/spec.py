@@ -89,7 +89,7 @@ def load_images(folder: Path | None = None) -> dict[str, Image]:
         raise InputError(f"no {FILE} in this folder", place.parent, "give a folder like DeckBench's containers/")
     try:
         data = tomllib.loads(read_text(place))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
         raise InputError(f"not valid TOML: {error}", place, "fix that line") from None
     images = {}
     for name, fields in data.items():
