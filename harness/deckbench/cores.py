@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 from deckbench.errors import OutsideError
@@ -23,6 +25,7 @@ R = TypeVar("R")
 # Loaded once in the server that workers are forked from. "__main__": each worker would import the program anew.
 PRELOAD = ["__main__", "deckbench.picture", "deckbench.build.pictures"]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 KEPT_BYTES = 1 << 28
 CHUNK = 32  # items a process takes at a time
 
@@ -43,13 +46,25 @@ def in_threads(work: Callable[[T], R], items: Iterator[T], ahead: int = 64) -> I
             yield result
 
 
-def keep_memory() -> None:
-    """Keep freed memory in this process: else each image requests its pages anew, a sixth of the time. glibc only
-    (mallopt(3)); no effect elsewhere."""
+def prepare_worker() -> None:
+    """What a worker process starts with.
+
+    It ends with the command that it works for, however that ends: a killed one leaves no worker that waits for ever or
+    writes on. It keeps freed memory: else each image requests its pages anew, a sixth of the time (glibc's mallopt(3)).
+    """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             libc.mallopt(option, KEPT_BYTES)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # where the command itself forked it: prctl(2), Linux
+    threading.Thread(target=end_with_caller, daemon=True).start()
+
+
+def end_with_caller() -> None:
+    """Wait for the end of the process that this one works for, then end."""
+    if (caller := parent_process()) is not None:
+        caller.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager
@@ -60,7 +75,7 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with ProcessPoolExecutor(count, mp_context=context, initializer=keep_memory) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=prepare_worker) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:

@@ -18,7 +18,7 @@ import yaml
 
 from deckbench import artifact, progress
 from deckbench.artifact import Manifest
-from deckbench.cores import usable_cores
+from deckbench.cores import prepare_worker, usable_cores
 from deckbench.errors import InputError, OutsideError
 from deckbench.pool.synth.anomalies import WEIGHTS
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
@@ -53,7 +53,7 @@ def run_jobs(jobs: list[Job], workers: int) -> Iterator[tuple[list[tuple[str, ..
         return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     # Not multiprocessing.Pool: it waits for ever for a process that was killed.
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as pool:
         try:
             yield from pool.map(render_session, jobs)
         except BrokenProcessPool as error:
