@@ -154,6 +154,8 @@ def test_two_pools_with_the_same_names_are_not_confused(tmp_path: Path) -> None:
     other = [(step, labels[:1]) for step, labels in SCENES]
     build_dataset("ot2-scene@1", pool=write_pool(tmp_path / "a"), out=tmp_path / "one", split="pool", workers=1)
     pool = write_pool(tmp_path / "b", scenes=other, wrong=None)
+    for number, path in enumerate(sorted((tmp_path / "b/images").glob("*.jpg"))):
+        picture(path, 5000 + number)  # one picture asked the same question twice is refused by `mix`
     build_dataset("ot2-scene@1", pool=pool, out=tmp_path / "two", split="pool", workers=1)
     mix([(tmp_path / "one", 1.0), (tmp_path / "two", 1.0)], out=tmp_path / "mix")
     with pytest.raises(InputError, match="carries no labels of the frame"):

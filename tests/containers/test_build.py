@@ -253,6 +253,7 @@ def test_a_daemon_that_breaks_off_while_it_builds_is_an_outside_failure(
         raise requests.exceptions.ConnectionError("gone")
 
     monkeypatch.setattr("deckbench.machine.daemon.connect", lambda: None)
+    monkeypatch.setattr(containers_verbs, "warn_user_ids", lambda client: None)
     monkeypatch.setattr(f"deckbench.containers.build.{verb}", broken)
     with pytest.raises(OutsideError, match="lost the connection to the Docker daemon"):
         getattr(containers_verbs, verb)(["x86-cpu"])

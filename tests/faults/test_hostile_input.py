@@ -295,8 +295,11 @@ def test_a_200_kb_answer(tmp_path: Path, small_dataset: Path) -> None:
 
 def interrupt(words: list[object], delay: float, cwd: Path) -> tuple[int, str]:
     """Ctrl-C to a command and all its children, `delay` seconds after its first line or its start."""
+    # Tests that run in the background inherit it ignored.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    run = f"{heeded}; from deckbench.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "deckbench", *map(str, words)],
+        [sys.executable, "-c", run, *map(str, words)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,

@@ -94,7 +94,11 @@ def join_views(levels: Levels, groups: Groups) -> None:
     hits = look_up(windows, windows, keep=KEEP_HITS, threshold=LIKE_VIEW, labels=(labels, labels))
     seen = SeenViews(len(labels))
     for again in (False, True):
-        views = same_place(thumbs, thumbs, seen.promising(), KEEP_PLACE) if again else best_views(hits, labels)
+        views = (
+            same_place(thumbs, thumbs, seen.promising(), KEEP_PLACE)
+            if again
+            else best_views(hits, labels, thoroughness(len(labels)))
+        )
         for batch in unsettled(views, lambda part: groups.labels[part.left] != groups.labels[part.right]):
             for pair in seen.decide(thumbs, thumbs, batch):
                 groups.join(pair.left, pair.right)
@@ -136,8 +140,11 @@ def concatenated(parts: Sequence[Views]) -> Views:
     return Views(*(np.concatenate([getattr(part, name) for part in parts]) for name in Views.__dataclass_fields__))
 
 
-def best_views(hits: Iterator[Hits], right_labels: Ints) -> Views:
-    """The views worth a look, most alike first: the best hits of each left picture, one of each group on the right."""
+def best_views(hits: Iterator[Hits], right_labels: Ints, more: int) -> Views:
+    """The views worth a look, most alike first: the best hits of each left picture, one of each group on the right.
+
+    more: how many times the usual number of them.
+    """
     found = list(hits)
     if not found:
         return concatenated([])
@@ -147,7 +154,6 @@ def best_views(hits: Iterator[Hits], right_labels: Ints) -> Views:
     half = whole.left_window != 0
     kept = []
     turned = whole.orientation != UPRIGHT
-    more = thoroughness(len(right_labels))
     quotas = (
         (~half & ~turned, VIEWS_PART * more, LIKE_VIEW),
         (turned, VIEWS_TURNED * more, LIKE_TURNED if more == 1 else LIKE_VIEW),
@@ -318,13 +324,14 @@ def copies_among(hits: Iterator[Hits], one: Thumbs, two: Thumbs, found: set[int]
     def wanted(part: Views) -> npt.NDArray[np.bool_]:
         return ~np.isin(part.right if swapped else part.left, list(found))
 
-    seen = SeenViews(len(two))
+    pictures = max(len(one), len(two))
+    seen = SeenViews(pictures)
     for again in (False, True):
         promising = seen.promising()
         views = (
             same_place(one, two, promising.take(wanted(promising)), KEEP_PLACE)
             if again
-            else best_views(hits, np.arange(len(two)))
+            else best_views(hits, np.arange(len(two)), thoroughness(pictures))
         )
         for batch in unsettled(views, wanted):
             for pair in seen.decide(one, two, batch):
