@@ -143,8 +143,8 @@ def test_a_bench_at_the_stand_in_with_packets_dropped_in_the_middle(
         thread.join()
         assert done.returncode == 0, done.stderr
         assert "lost the connection to" in done.stderr and "reconnected to" in done.stderr
-        lines = [line for line in done.stderr.splitlines() if line.startswith("bench ")]
-        assert len(lines) == len(set(lines)) == 4  # two kinds begin, two end
+        ends = [line.split(":")[0] for line in done.stderr.splitlines() if " queries, " in line]
+        assert ends == ["bench choice", "bench scene"]  # no line twice; on a busy machine it is measured again
         manifest = json.loads((out / "manifest.json").read_text())
         results = manifest["observed"]["results"]
         assert set(results["kinds"]) == {"choice", "scene"}
