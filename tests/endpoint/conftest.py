@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[faulty.Server]:
-    found = faulty.Server()
-    threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield found
-    found.over.set()
-    found.shutdown()
-    found.server_close()
+    with faulty.serving() as found:
+        yield found
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -11,7 +12,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -242,3 +243,14 @@ PASSING = (
     *("429", "500", "502", "503", "hang", "drip", "reset", "malformed", "html", "empty", "cut", "cut chunks"),
     *("cut text", "no choices", "no message", "error in 200"),
 )
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """A server that answers while the block runs."""
+    found = Server()
+    threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield found
+    found.over.set()
+    found.shutdown()
+    found.server_close()

@@ -7,7 +7,6 @@ import json
 import resource
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -292,12 +291,8 @@ def test_a_body_without_end_is_not_read(
 @pytest.fixture
 def other() -> Iterator[faulty.Server]:
     """A second server."""
-    found = faulty.Server()
-    threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield found
-    found.over.set()
-    found.shutdown()
-    found.server_close()
+    with faulty.serving() as found:
+        yield found
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deckbench.machine import conditions
+from deckbench.machine import conditions, hardware
 from deckbench.machine.conditions import Watch, disturbances, together
 
 QUIET: dict[str, Any] = {
@@ -93,7 +93,7 @@ def system(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("THERMAL_ROOT", "thermal"),
         ("HWMON_ROOT", "hwmon"),
     ):
-        monkeypatch.setattr(conditions, constant, root / name)
+        monkeypatch.setattr(hardware if hasattr(hardware, constant) else conditions, constant, root / name)
 
 
 def test_reads_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,17 +102,19 @@ def test_reads_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "stat").write_text("cpu  1100 0 50 9000 0 0 0 57 0 0\n")
     (tmp_path / "hwmon/hwmon3/oc1_event_cnt").write_text("3\n")
     (tmp_path / "hwmon/hwmon3/oc3_event_cnt").write_text("99\n")  # rises under any hard load
+    watch.sample()  # too soon: no second look
     monkeypatch.setattr(conditions, "EVERY_S", 0.0)
     (tmp_path / "cpu/cpu0/cpufreq/scaling_cur_freq").write_text("1000000\n")
     found = watch.end()
     per_second = os.sysconf("SC_CLK_TCK")
     assert found["others_s"] == pytest.approx(1000 / per_second, abs=1.0)
     assert found["steal_s"] == 50 / per_second
+    assert hardware.state()["clock_mhz"] == 1500 and hardware.state()["hottest_c"] == 53.0
     assert found["clock_mhz"] == [1500, 2500] and found["hottest_c"] == 53.0 and found["throttle_events"] == 2
 
 
 def test_a_system_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for constant in ("PROC_STAT", "CPU_ROOT", "THERMAL_ROOT", "HWMON_ROOT"):
-        monkeypatch.setattr(conditions, constant, tmp_path / "none")
+        monkeypatch.setattr(hardware if hasattr(hardware, constant) else conditions, constant, tmp_path / "none")
     found = Watch().end()
     assert all(found[name] is None for name in UNKNOWN) and disturbances(found) == []

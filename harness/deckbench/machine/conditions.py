@@ -7,7 +7,6 @@ took. Clocks and temperatures are sampled, throttle events counted by the kernel
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import time
@@ -17,10 +16,9 @@ from statistics import median
 from typing import Any
 
 from deckbench.cores import usable_cores
+from deckbench.machine import hardware
 
 PROC_STAT = Path("/proc/stat")
-CPU_ROOT = Path("/sys/devices/system/cpu")
-THERMAL_ROOT = Path("/sys/class/thermal")
 HWMON_ROOT = Path("/sys/class/hwmon")
 EVERY_S = 0.5  # between samples of clock and temperature
 OTHERS = 0.1  # of the usable cores, used by other processes
@@ -35,7 +33,7 @@ class Watch:
     """Watches the machine from its making to `end`; `sample` between two measurements, as often as one likes."""
 
     def __init__(self) -> None:
-        self.began, self.sampled = time.monotonic(), 0.0
+        self.began, self.sampled = time.monotonic(), float("-inf")
         self.busy, self.steal = processor_seconds()
         self.own, self.throttled = own_seconds(), throttle_events()
         self.clocks: list[float] = []
@@ -44,12 +42,12 @@ class Watch:
 
     def sample(self) -> None:
         """Look at clocks and temperatures, where the last look is EVERY_S ago."""
-        if time.monotonic() - self.sampled < EVERY_S and self.clocks:
+        if time.monotonic() - self.sampled < EVERY_S:
             return
         self.sampled = time.monotonic()
-        if clock := clock_mhz():
+        if clock := hardware.clock_mhz():
             self.clocks.append(clock)
-        if (hottest := hottest_c()) is not None:
+        if (hottest := hardware.hottest_c()) is not None:
             self.hottest.append(hottest)
 
     def end(self) -> dict[str, Any]:
@@ -136,32 +134,11 @@ def own_seconds() -> float:
     )
 
 
-def clock_mhz() -> float | None:
-    """The mean clock of all cores now; None where the system does not say."""
-    clocks = [number for path in sorted(CPU_ROOT.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")) if (number := whole(path))]
-    return sum(clocks) / len(clocks) / 1000 if clocks else None
-
-
-def hottest_c() -> float | None:
-    """The hottest thermal zone now; None where there is none. A Jetson's sensor that is off reads -256."""
-    zones = [number for path in sorted(THERMAL_ROOT.glob("thermal_zone*/temp")) if (number := whole(path)) is not None]
-    return max((zone / 1000 for zone in zones if zone > -200_000), default=None)
-
-
 def throttle_events() -> int | None:
     """How often the processor was throttled since the machine started; None where nothing counts it."""
-    paths = sorted(CPU_ROOT.glob("cpu[0-9]*/thermal_throttle/*_throttle_count"))
+    paths = sorted(hardware.CPU_ROOT.glob("cpu[0-9]*/thermal_throttle/*_throttle_count"))
     for place in sorted(HWMON_ROOT.glob("hwmon*")):
-        with contextlib.suppress(OSError):
-            if (place / "name").read_text(encoding="ascii", errors="replace").strip() == "soctherm_oc":
-                paths += [place / "oc1_event_cnt", place / "oc2_event_cnt"]
-    counts = [number for path in paths if (number := whole(path)) is not None]
+        if hardware.read_text(place / "name") == "soctherm_oc":
+            paths += [place / "oc1_event_cnt", place / "oc2_event_cnt"]
+    counts = [number for path in paths if (number := hardware.whole_number(path)) is not None]
     return sum(counts) if counts else None
-
-
-def whole(path: Path) -> int | None:
-    """The whole number in a small system file; None where there is none."""
-    try:
-        return int(path.read_text(encoding="ascii", errors="replace"))
-    except (OSError, ValueError):
-        return None

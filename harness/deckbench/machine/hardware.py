@@ -182,6 +182,25 @@ def describe(*, device: str = "cpu", emulated: bool = False) -> dict[str, Any]:
     }
 
 
+def whole_number(path: Path) -> int | None:
+    """The whole number in a small system file; None where there is none."""
+    text = read_text(path)
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+
+
+def clock_mhz() -> float | None:
+    """The mean clock of all cores now, in MHz; None where the system does not say."""
+    paths = sorted(CPU_ROOT.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    clocks = [number for path in paths if (number := whole_number(path))]
+    return sum(clocks) / len(clocks) / 1000 if clocks else None
+
+
+def hottest_c() -> float | None:
+    """The hottest thermal zone now, in degrees Celsius; None where there is none. A sensor that is off reads -256."""
+    zones = [whole_number(path) for path in sorted(THERMAL_ROOT.glob("thermal_zone*/temp"))]
+    return max((zone / 1000 for zone in zones if zone is not None and zone > -200_000), default=None)
+
+
 def state() -> dict[str, Any]:
     """State of the machine now: load, CPU governor and clock, temperatures, power mode. What is unknown is missing."""
     found: dict[str, Any] = {}
@@ -189,16 +208,10 @@ def state() -> dict[str, Any]:
         found["load_1min"] = round(os.getloadavg()[0], 2)
     if governor := read_text(CPU_ROOT / "cpu0/cpufreq/scaling_governor"):
         found["governor"] = governor
-    clock = read_text(CPU_ROOT / "cpu0/cpufreq/scaling_cur_freq")
-    if clock.isdigit():
-        found["clock_mhz"] = int(clock) // 1000
-    hottest = []
-    for zone in sorted(THERMAL_ROOT.glob("thermal_zone*")) if THERMAL_ROOT.is_dir() else []:
-        text = read_text(zone / "temp")
-        if text.lstrip("-").isdigit():
-            hottest.append(int(text) / 1000)
-    if hottest:
-        found["hottest_c"] = round(max(hottest), 1)
+    if clock := clock_mhz():
+        found["clock_mhz"] = round(clock)
+    if (hottest := hottest_c()) is not None:
+        found["hottest_c"] = round(hottest, 1)
     if mode := re.search(r"pmode:(\S+)", read_text(Path("/var/lib/nvpmodel/status"))):
         found["power_mode"] = mode.group(1)
     return found
