@@ -16,6 +16,7 @@ from deckbench.schema import FieldFaults, Place, Strict, repeated
 from deckbench.yamlfile import kind_of, read_yaml
 
 NAMED_TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*@[0-9]+")
+BASE = "base"  # the curriculum without a training
 CURRICULUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")  # what a record takes as a curriculum's name
 
 
@@ -109,6 +110,20 @@ class Suite(Strict):
             raise FieldFaults(faults)
         return self
 
+    @property
+    def rows(self) -> list[tuple[str, str | None]]:
+        """Model and curriculum of every row, in the suite's order; None: a baseline."""
+        rows: list[tuple[str, str | None]] = [(model.ref, name) for model in self.models for name in model.curricula]
+        return rows + [(name, None) for name in self.baselines]
+
+    def trainings(self, curriculum: str) -> list[str]:
+        """The trainings that lead to a curriculum, the last one first. Raises KeyError for one that is not there."""
+        names, name = [], None if curriculum == BASE else curriculum
+        while name is not None:
+            names.append(name)
+            name = self.train[name].init
+        return names
+
     def _unknown_data(self) -> Iterator[tuple[Place, str]]:
         for name, data in self.data.items():
             if data.pool not in self.pools:
@@ -129,7 +144,7 @@ class Suite(Strict):
     def _unknown_curricula(self) -> Iterator[tuple[Place, str]]:
         order = list(self.train)
         for number, (name, spec) in enumerate(self.train.items()):
-            if name == "base" or not CURRICULUM.fullmatch(name):
+            if name == BASE or not CURRICULUM.fullmatch(name):
                 yield ("train", name), "letters, digits and +._- make a curriculum's name; base is taken"
             if spec.init is not None and spec.init not in order[:number]:
                 yield ("train", name, "init"), f"init {spec.init!r} must be a curriculum defined before it"
@@ -137,7 +152,7 @@ class Suite(Strict):
             used: list[tuple[Place, str]] = [(("curricula", n), name) for n, name in enumerate(model.curricula)]
             used += [(("config", name), name) for name in model.config]
             for place, name in used:
-                if name not in ("base", *order):
+                if name not in (BASE, *order):
                     yield ("models", number, *place), f"the curriculum {name!r} is not among train"
 
     def _listed_twice(self) -> Iterator[tuple[Place, str]]:

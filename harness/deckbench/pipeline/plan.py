@@ -9,8 +9,6 @@ from deckbench.pipeline.provenance import shown_model
 from deckbench.schema import repeated
 from deckbench.suite import Suite, split_weight
 
-BASE = "base"
-
 
 @dataclass(frozen=True)
 class Target:
@@ -34,11 +32,7 @@ class Target:
 
 def targets_of(suite: Suite) -> list[Target]:
     """All rows a suite asks for, in its order. Raises InputError where two have one label."""
-    rows: list[tuple[str, str | None]] = [
-        (model.ref, curriculum) for model in suite.models for curriculum in model.curricula
-    ]
-    rows += [(baseline, None) for baseline in suite.baselines]
-    targets = [Target(ref, curriculum, t.data, t.condition) for ref, curriculum in rows for t in suite.tests]
+    targets = [Target(ref, curriculum, t.data, t.condition) for ref, curriculum in suite.rows for t in suite.tests]
     if twice := next(iter(repeated([target.label for target in targets])), None):
         what = f"two models have the row {twice[1]}: of an absolute path only the last part is shown"
         raise InputError(what, "models", "rename one of their folders")
@@ -57,12 +51,7 @@ def data_needed(suite: Suite, targets: list[Target], curricula: set[str]) -> lis
 
 def trainings_needed(suite: Suite, curricula: list[str]) -> list[str]:
     """The trainings that some curricula need, each after the one it starts from."""
-    wanted = set()
-    for name in curricula:
-        step: str | None = name if name != BASE else None
-        while step is not None:
-            wanted.add(step)
-            step = suite.train[step].init
+    wanted = {training for name in curricula for training in suite.trainings(name)}
     return [name for name in suite.train if name in wanted]
 
 

@@ -224,10 +224,9 @@ def model_claims(record: Record, lineage: Lineage) -> Iterator[Claim]:
         ref, curriculum, _ = row_of(lineage.suite)
         name = ref if lineage.left_out is None else None
         known = str(lineage.identity.get("name") or "")
-        named = any(ref == other for other, _ in rows_of(suite_of(lineage.suite.text)))
-        if (
-            known and named and lineage.left_out is None and "/" not in ref
-        ):  # of a folder the identity has its last part
+        named = any(ref == other for other, _ in suite_of(lineage.suite.text).rows)
+        # Of a folder the identity has its last part.
+        if known and named and lineage.left_out is None and "/" not in ref:
             yield Claim("the suite's model", ref, known, "the manifest of the answers")
     facts = model_facts(lineage.identity, curriculum, name)
     told = record.model.model_dump(mode="json")
@@ -285,7 +284,7 @@ def suite_claims(record: Record, lineage: Lineage, row: SuiteRow) -> Iterator[Cl
     ref, curriculum, data = row_of(row)
     source = "the suite"
     spec = suite.data[data]
-    known = any(is_called(other, ref) and name == curriculum for other, name in rows_of(suite))
+    known = any(is_called(other, ref) and name == curriculum for other, name in suite.rows)
     yield Claim("the row", known, True, source)
     conditions = {test.condition for test in suite.tests if test.data == data}
     yield Claim("the condition", record.pool.words in conditions, True, source)
@@ -297,7 +296,7 @@ def suite_claims(record: Record, lineage: Lineage, row: SuiteRow) -> Iterator[Cl
     if NAMED_TASK.fullmatch(spec.task):
         yield Claim("the task", record.task.partition("+")[0], spec.task, source)
     if curriculum is not None:
-        yield Claim("the number of adapters", len(lineage.adapters), stages(suite, curriculum), source)
+        yield Claim("the number of adapters", len(lineage.adapters), len(suite.trainings(curriculum)), source)
     yield Claim("an audit", lineage.audit is not None, is_audited(spec), source)
 
 
@@ -344,24 +343,10 @@ def row_of(row: SuiteRow) -> tuple[str, str | None, str]:
     return ref, None if curriculum == "baseline" else curriculum, data
 
 
-def rows_of(suite: Suite) -> list[tuple[str, str | None]]:
-    """Model and curriculum of every row of a suite."""
-    rows: list[tuple[str, str | None]] = [(model.ref, name) for model in suite.models for name in model.curricula]
-    return rows + [(name, None) for name in suite.baselines]
-
-
 def is_called(ref: str, shown: str) -> bool:
     """Whether a suite's model is the one that a label names: of an absolute path the label has the last part."""
     last = shown.rpartition(":")[2].partition("?")[0]
     return ref == shown or ("/" in ref and ref.partition("?")[0].endswith(f"/{last}"))
-
-
-def stages(suite: Suite, curriculum: str) -> int:
-    """How many trainings lead to a curriculum. Raises KeyError for one that the suite lacks."""
-    count, name = 0, None if curriculum == "base" else curriculum
-    while name is not None:
-        count, name = count + 1, suite.train[name].init
-    return count
 
 
 def implausible(hardware: Hardware, packages: Mapping[str, str]) -> list[str]:
