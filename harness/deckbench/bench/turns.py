@@ -42,7 +42,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Measured:
+class JobResult:
     """A job that was timed. results: of `observed["results"]` what it measured itself."""
 
     identity: dict[str, Any]
@@ -60,7 +60,7 @@ def measure_all(
     limits: Limits,
     weights: str,
     seed: int,
-) -> list[Measured]:
+) -> list[JobResult]:
     """Load each model and ask it, `limits.rounds` times in turn; one is in memory at a time. Raises InputError."""
     turns: list[list[Turn]] = [[] for _ in models]
     loaded: Loaded[Any] | None = None
@@ -72,10 +72,10 @@ def measure_all(
                 loaded = None  # the last model goes before the next one comes
                 loaded, last = load(*models[n], weights, seed), models[n]
             turns[n].append(take_turn(loaded, asked[n], limits, number))
-    return [measured(of_job, queries, weights) for of_job, queries in zip(turns, asked, strict=True)]
+    return [result_of(of_job, queries, weights) for of_job, queries in zip(turns, asked, strict=True)]
 
 
-def measured(turns: Sequence[Turn], queries: Mapping[str, Sequence[Sample]], weights: str) -> Measured:
+def result_of(turns: Sequence[Turn], queries: Mapping[str, Sequence[Sample]], weights: str) -> JobResult:
     """The numbers of a job from its turns."""
     first = turns[0]
     peaks = [turn.memory["device_peak_bytes"] for turn in turns if turn.memory["device_peak_bytes"] is not None]
@@ -90,7 +90,7 @@ def measured(turns: Sequence[Turn], queries: Mapping[str, Sequence[Sample]], wei
     }
     results = {"parameters": first.parameters, "load_s": round(first.load_s, 6), "memory": memory, "kinds": kinds}
     identity = first.identity if weights == "checkpoint" else {**first.identity, "weights": weights}
-    return Measured(identity, first.device, results)
+    return JobResult(identity, first.device, results)
 
 
 def take_turn(loaded: Loaded[Any], queries: Mapping[str, Sequence[Sample]], limits: Limits, number: int) -> Turn:

@@ -44,7 +44,7 @@ class Side:
 
 
 @dataclass
-class Found:
+class Overlap:
     """What two sides share. pairs: (tested, trained, how). near: near views that are no copies."""
 
     pairs: list[tuple[Side, Side, str]] = field(default_factory=list)
@@ -85,7 +85,7 @@ def check_overlap(run: Run, trained: Sequence[str], tested: Sequence[str]) -> No
     run.step("overlaps", run.suite.name, key, ("pipeline.overlap",), write)
 
 
-def refuse(run: Run, found: Found, total: int) -> None:
+def refuse(run: Run, found: Overlap, total: int) -> None:
     """Raises InputError naming frames of both sides."""
     shown: dict[Path, str] = {}
     for test, train, how in found.pairs:
@@ -119,9 +119,9 @@ def view_of(labels: FrameLabels | None, group: str) -> View:
     return View(group, tuple((box.cls, box.box) for box in labels.boxes), labels.task.partition("+")[2])
 
 
-def compare(trained: Sequence[Side], tested: Sequence[Side]) -> Found:
+def compare(trained: Sequence[Side], tested: Sequence[Side]) -> Overlap:
     """What two sides share: frames and bytes, then sessions, then what is alike."""
-    found = Found([*same_bytes(trained, tested), *same_sessions(trained, tested)])
+    found = Overlap([*same_bytes(trained, tested), *same_sessions(trained, tested)])
     if found.pairs:
         return found
     by_split: dict[tuple[str, str], list[Side]] = {}

@@ -63,7 +63,7 @@ def asked_of(questions: Mapping[str, Question]) -> dict[str, int]:
     return dict(sorted(Counter(question.fields[FIELDS.index("kind")] for question in questions.values()).items()))
 
 
-def misasked(rows: Sequence[Mapping[str, str]], questions: Mapping[str, Question]) -> list[str]:
+def question_differences(rows: Sequence[Mapping[str, str]], questions: Mapping[str, Question]) -> list[str]:
     """Where samples are not the questions of the dataset, one line for each kind of difference."""
     found: dict[str, str] = {}
     for row in rows:
@@ -82,7 +82,7 @@ def misasked(rows: Sequence[Mapping[str, str]], questions: Mapping[str, Question
     return list(found.values())
 
 
-def mispictured(
+def thumbnail_differences(
     rows: Sequence[Mapping[str, str]],
     questions: Mapping[str, Question],
     thumbnails: Mapping[str, str | None],

@@ -16,7 +16,7 @@ from deckbench.language import LANGS
 from deckbench.predictions import answer_notes
 from deckbench.record.lineage import Lineage, contradictions
 from deckbench.record.metrics import measure
-from deckbench.record.questions import Question, asked_of, misasked, mispictured
+from deckbench.record.questions import Question, asked_of, question_differences, thumbnail_differences
 from deckbench.record.read import Run, read_lineage, read_ontology, read_questions, read_samples, read_thumbnails
 from deckbench.record.schema import Record, shown
 from deckbench.record.table import grade_table, predictions_sha256
@@ -40,7 +40,7 @@ def differences(run: Run) -> tuple[str, ...]:
     """Why a record does not follow from what is in it, one line each; empty when it does. Found once for a run."""
     if run.found is None:
         try:
-            found = unproven(run.record, contents_of(run))
+            found = record_differences(run.record, contents_of(run))
         except InputError as error:
             found = (error.message().splitlines()[0],)
         run.keep(found)
@@ -53,20 +53,20 @@ def contents_of(run: Run) -> Contents:
     return Contents(read_lineage(run), read_questions(run), read_samples(run), read_ontology(run), read_thumbnails(run))
 
 
-def unproven(record: Record, contents: Contents) -> tuple[str, ...]:
+def record_differences(record: Record, contents: Contents) -> tuple[str, ...]:
     """What of a record does not follow from its contents, one line each: from its lineage, questions and samples."""
     found = contradictions(record, contents.lineage)
     try:
         images = contents.lineage.dataset["files"]
-        found += mispictured(contents.rows, contents.questions, contents.thumbnails, images)
+        found += thumbnail_differences(contents.rows, contents.questions, contents.thumbnails, images)
     except (LookupError, TypeError, AttributeError) as error:
         found.append(f"its lineage cannot be followed ({type(error).__name__})")
     if record.metrics is None:
         return tuple(found)
-    return (*found, *misasked(contents.rows, contents.questions), *unmeasured(record, contents))
+    return (*found, *question_differences(contents.rows, contents.questions), *metric_differences(record, contents))
 
 
-def unmeasured(record: Record, contents: Contents) -> tuple[str, ...]:
+def metric_differences(record: Record, contents: Contents) -> tuple[str, ...]:
     """What of a record's metrics does not follow from its samples, one line each.
 
     Every answer is parsed and graded again and compared with the columns; every metric, interval and count is measured
@@ -77,7 +77,7 @@ def unmeasured(record: Record, contents: Contents) -> tuple[str, ...]:
     if metrics is None or not rows:
         return () if metrics is None else ("it has no samples",)
     table = pd.DataFrame({name: [row[name] for row in rows] for name in rows[0]}, dtype=object)
-    found = [*misplaced(record, table), *miscounted(table, contents)]
+    found = [*part_differences(record, table), *count_differences(table, contents)]
     graded = grade_table(table, inferred=False)
     for name in GRADES:
         wrong = (graded[name] != table[name]).to_numpy().nonzero()[0]
@@ -104,7 +104,7 @@ def unmeasured(record: Record, contents: Contents) -> tuple[str, ...]:
     return tuple(found)
 
 
-def misplaced(record: Record, table: pd.DataFrame) -> list[str]:
+def part_differences(record: Record, table: pd.DataFrame) -> list[str]:
     """Why samples are not those of the record's questions: its whole test part, each sample once."""
     twice = table["id"][table["id"].duplicated()]
     found = [f"the sample {twice.iloc[0]} occurs twice"] if len(twice) else []
@@ -116,7 +116,7 @@ def misplaced(record: Record, table: pd.DataFrame) -> list[str]:
     return found
 
 
-def miscounted(table: pd.DataFrame, contents: Contents) -> list[str]:
+def count_differences(table: pd.DataFrame, contents: Contents) -> list[str]:
     """Why samples are not all that was answered: a server's manifest lists what it left out, a dataset's counts."""
     found = []
     missing = sorted({*contents.questions} - {*table["id"]})

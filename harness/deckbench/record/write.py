@@ -21,7 +21,7 @@ from deckbench.record.lineage import TEST, Lineage, lineage_bytes
 from deckbench.record.metrics_schema import Metrics
 from deckbench.record.questions import parse_questions
 from deckbench.record.read import MAX_QUESTION_BYTES, MAX_ROWS
-from deckbench.record.recompute import Contents, unproven
+from deckbench.record.recompute import Contents, record_differences
 from deckbench.record.samples import (
     SAMPLE_COLUMNS,
     graded_samples,
@@ -152,7 +152,7 @@ def write_record(
         "the record",
     )
     thumbnails = {name: shown_image(data_bytes) for name, data_bytes in pictures.items()}
-    if why := unproven(record, Contents(lineage, questions, rows or (), terms, thumbnails)):
+    if why := record_differences(record, Contents(lineage, questions, rows or (), terms, thumbnails)):
         what = f"the record would not follow from what it is made from: {why[0]}"
         raise InputError(what, score or data, "run `deckbench score` again")
     body = record.model_dump(mode="json", by_alias=True)

@@ -29,7 +29,7 @@ from deckbench.errors import InputError
 from deckbench.progress import format_bytes
 from deckbench.record.metrics_schema import Block
 from deckbench.record.read import Run, read_record, record_folders
-from deckbench.record.recompute import contents_of, differences, unproven
+from deckbench.record.recompute import contents_of, differences, record_differences
 from deckbench.record.schema import SAMPLES
 from deckbench.report import board as boards
 from deckbench.report import charts, gates
@@ -304,7 +304,7 @@ def check_run(run: Run) -> Sequence[Mapping[str, str]]:
     except InputError as error:
         run.keep((error.message().splitlines()[0],))
         return ()
-    run.keep(unproven(run.record, contents))
+    run.keep(record_differences(run.record, contents))
     return contents.rows
 
 
