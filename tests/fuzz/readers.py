@@ -81,6 +81,9 @@ def scan(pool: Path) -> None:
     read_pool(pool, workers=1)
 
 
+CHECKS_HEADER = "frame,step,phase,check,check_zh,expected,verdict,anomaly,region,caption\n"
+
+
 def pool_file(name: str) -> Callable[[Path], Target]:
     def make(folder: Path) -> Target:
         pool = small_pool(folder)
@@ -92,6 +95,10 @@ def pool_file(name: str) -> Callable[[Path], Target]:
             (pool / "obj.names").unlink()
             listed = [{"id": number, "name": name} for number, name in enumerate(names)]
             file.write_text(json.dumps({"categories": listed, "info": {"year": 2026}}))
+        if name == "checks.csv":
+            frame = sorted((pool / "images").iterdir())[0].name
+            row = f"{frame},load,pre,Is a plate in slot 1?,有板吗,A plate.,anomaly,missing,0 0 0.5 0.5;0.1 0.1 1 1,No plate.\n"
+            file.write_text(CHECKS_HEADER + row, encoding="utf-8")
         return Target(file, lambda: scan(pool))
 
     return make
@@ -351,6 +358,7 @@ READERS: Makers = {
     "labels": pool_file("labels"),
     "dataset-yaml": pool_file("dataset.yaml"),
     "frames-csv": pool_file("frames.csv"),
+    "checks-csv": pool_file("checks.csv"),
     "pool-without-yaml": pool_file("notes.json"),
     "ontology": yaml_file("ontology/ot2.yaml", read_ontology),
     "questions": yaml_file("ot2-guided/v1/questions.yaml", read_bank),

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deckbench.yolo.frame import KINDS
-from deckbench.yolo.framescsv import FrameIndex, read_frames_csv
+from deckbench.yolo.framescsv import read_frames_csv
 from deckbench.yolo.labels import parse_labels
+from deckbench.yolo.table import FrameIndex
 
 NAMES = ("plate", "rack", "tip")
 UNIT = st.floats(0, 1, allow_nan=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deckbench.yolo.frame import ERROR, WHOLE_POOL, Problem
+from deckbench.yolo.frame import ERROR, VERDICTS, WHOLE_POOL, Problem
 from deckbench.yolo.read import Scan, scan_pool
 
 
@@ -52,6 +52,22 @@ class CheckReport:
         """Group -> frames, as frames.csv has it; empty when it says nothing."""
         return dict(sorted(Counter(frame.group for frame in self.scan.frames if frame.group is not None).items()))
 
+    @property
+    def checks(self) -> dict[str, Any]:
+        """How many checks the usable frames have, their verdicts and kinds of anomaly, and frames with both answers."""
+        frames = [frame for frame in self.scan.frames if frame.checks]
+        checks = [check for frame in frames for check in frame.checks]
+        verdicts = Counter(check.verdict for check in checks)
+        both = sum({"normal", "anomaly"} <= {check.verdict for check in frame.checks} for frame in frames)
+        return {
+            "checks": len(checks),
+            "frames": len(frames),
+            "steps": len({check.key[0] for check in checks}),
+            "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
+            "anomalies": dict(Counter(kind for check in checks for kind in check.anomaly).most_common()),
+            "normal_and_anomaly": both,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """For --json: counts first, then every problem."""
         scan = self.scan
@@ -71,6 +87,7 @@ class CheckReport:
             "sizes": dict(Counter(f"{frame.width}x{frame.height}" for frame in scan.frames).most_common()),
             "groups": self.groups,
             "steps": dict(sorted(Counter(frame.step for frame in scan.frames if frame.step).items())),
+            "checks": self.checks,
             "errors": len(scan.errors),
             "notices": len(self.problems) - len(scan.errors),
             "by_kind": self.by_kind,
@@ -95,6 +112,12 @@ class CheckReport:
         lines.append(
             f"groups: {len(data['groups'])}" if data["groups"] else "groups: none (no frames.csv, or no group)"
         )
+        if (checks := data["checks"])["checks"]:
+            verdicts = ", ".join(f"{count} {verdict}" for verdict, count in checks["verdicts"].items())
+            lines.append(
+                f"checks: {checks['checks']} of {checks['frames']} frames at {checks['steps']} steps ({verdicts}); "
+                f"{checks['normal_and_anomaly']} frames are normal in one check and an anomaly in another"
+            )
         lines.append(f"{data['errors']} errors, {data['notices']} notices")
         return lines
 

@@ -28,7 +28,7 @@ STAMP = re.compile(r"(?<!\d)(20\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_ T.]?(\d\d)[-_.:h
 def group_pool(path: Path, *, by: str, out: Path) -> dict[str, str]:
     """Propose groups for a pool that has none, as a frames.csv for a person to look over.
 
-    What an existing frames.csv says about time, step and anomalies is kept.
+    What an existing frames.csv says about time, step, anomalies and view is kept.
 
     Args:
         path: The pool's folder or its yaml.
@@ -56,11 +56,14 @@ def group_pool(path: Path, *, by: str, out: Path) -> dict[str, str]:
     groups = method(sorted(scan.frames, key=lambda frame: natural(frame.id)))
     # An empty cell of anomalies says "none"; without the column nothing is said.
     labelled = "anomalies" in scan.columns
-    rows: list[tuple[str, ...]] = [("frame", "group", "time_s", "step", *(("anomalies",) if labelled else ()))]
+    viewed = "view" in scan.columns
+    more = (*(("anomalies",) if labelled else ()), *(("view",) if viewed else ()))
+    rows: list[tuple[str, ...]] = [("frame", "group", "time_s", "step", *more)]
     for frame in scan.frames:
         time_s = "" if frame.time_s is None else repr(frame.time_s)
         anomalies = (";".join(frame.anomalies or ()),) if labelled else ()
-        rows.append((frame.id, groups[frame.id], time_s, frame.step or "", *anomalies))
+        view = (frame.view or "",) if viewed else ()
+        rows.append((frame.id, groups[frame.id], time_s, frame.step or "", *anomalies, *view))
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(rows)
     atomic_write(out, table.getvalue())

@@ -17,7 +17,7 @@ from deckbench.yamlfile import kind_of
 from deckbench.yolo.dataset_yaml import PoolYaml
 from deckbench.yolo.discover import child, tails
 from deckbench.yolo.frame import Problem
-from deckbench.yolo.framescsv import normal
+from deckbench.yolo.table import normal
 
 MAX_LIST_BYTES = 16 << 20
 COPY = "`cp -rL POOL COPY` makes a copy that holds the files themselves"

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from deckbench.language import AnyText
+
+Verdict = Literal["normal", "anomaly", "unknown"]
+VERDICTS: tuple[Verdict, ...] = ("normal", "anomaly", "unknown")
+Box4 = tuple[float, float, float, float]  # x0, y0, x1, y1 in fractions of the upright frame
 ERROR = "error"
 NOTICE = "notice"
 
@@ -64,6 +70,18 @@ KINDS: dict[str, str] = {
     "frames-csv-repeated-frame": ERROR,
     "frames-csv-time": ERROR,
     "frames-csv-no-group": ERROR,
+    # checks.csv
+    "checks-csv": ERROR,
+    "checks-csv-unknown-column": NOTICE,
+    "checks-csv-unknown-frame": ERROR,
+    "checks-csv-ambiguous-frame": ERROR,
+    "checks-csv-text": ERROR,
+    "checks-csv-verdict": ERROR,
+    "checks-csv-anomaly": ERROR,
+    "checks-csv-region": ERROR,
+    "checks-csv-repeated": NOTICE,
+    "checks-csv-differs": ERROR,
+    "checks-csv-two-verdicts": ERROR,
 }
 # What is wrong with every label at once: leaving frames out does not help.
 WHOLE_POOL = frozenset({"labels-count-from-1", "keypoints-undeclared"})
@@ -116,12 +134,39 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One thing that a frame is checked for at a protocol step, as checks.csv has it; None where it does not say.
+
+    phase: when within the step, such as pre and post. expected: what stands there when all is well. anomaly: kinds of
+    anomaly, none unless the verdict is anomaly. anomaly_zh: the same in Chinese. regions: where the verdict is seen.
+    caption: what the frame shows. line: in checks.csv.
+    """
+
+    step: AnyText | None
+    phase: AnyText | None
+    check: AnyText
+    expected: AnyText | None
+    verdict: Verdict
+    anomaly: tuple[str, ...]
+    regions: tuple[Box4, ...]
+    caption: AnyText | None
+    line: int
+    anomaly_zh: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Step, phase and check: what a frame has one verdict for."""
+        return self.step.any if self.step else "", self.phase.any if self.phase else "", self.check.any
+
+
+@dataclass(frozen=True)
 class Frame:
     """A camera picture with its labels.
 
     id: path of the picture relative to the pool's root, posix, without extension; unique in the pool.
     labels: the label file, None when there is none. width, height: pixels of the upright picture.
-    split: as the pool's yaml has it. group, time_s, step, anomalies: from frames.csv, None where it does not say.
+    split: as the pool's yaml has it. group, time_s, step, anomalies, view: from frames.csv, None where it does not say.
+    checks: from checks.csv; a frame that has some takes its verdicts from them alone.
     """
 
     id: str
@@ -136,14 +181,16 @@ class Frame:
     step: str | None
     anomalies: tuple[str, ...] | None
     sha256: str
+    view: str | None = None
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pool:
     """A pool that was read. frames: sorted by id. left_out: the errors that `skip_bad` went past.
 
-    content_hash: sha256 over names and frames (pictures, boxes, split, group, time, step, anomalies); paths and
-    left-out files have no part in it.
+    content_hash: sha256 over names and frames (pictures, boxes, split, group, time, step, anomalies, view,
+    checks); paths and left-out files have no part in it.
     """
 
     root: Path

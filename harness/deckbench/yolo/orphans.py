@@ -16,8 +16,8 @@ from urllib.parse import unquote
 
 from deckbench.yolo.discover import is_picture, names_below
 from deckbench.yolo.find import Finder, ImageFile, images_at
-from deckbench.yolo.framescsv import normal
 from deckbench.yolo.labels import RowError, numbers
+from deckbench.yolo.table import normal
 
 # Texts that labelling tools leave in a labels folder; they are no label files.
 NOT_LABELS = frozenset({"classes.txt", "labels.txt", "notes.txt", "readme.txt", "predefined_classes.txt"})

@@ -10,22 +10,26 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deckbench import progress
 from deckbench.artifact import canonical
 from deckbench.cores import in_processes, in_threads, usable_cores
 from deckbench.errors import InputError
 from deckbench.picture import PictureError, PictureFacts, inspect_picture
+from deckbench.yolo.checkscsv import NAME as CHECKS_CSV
+from deckbench.yolo.checkscsv import read_checks_csv
 from deckbench.yolo.dataset_yaml import PoolYaml, read_yaml
 from deckbench.yolo.find import Finder, ImageFile, display_path, why_unusable
-from deckbench.yolo.frame import ERROR, KINDS, NOTICE, WHOLE_POOL, Box, Frame, Pool, Problem
+from deckbench.yolo.frame import ERROR, KINDS, NOTICE, WHOLE_POOL, Box, Check, Frame, Pool, Problem
 from deckbench.yolo.framescsv import NAME as FRAMES_CSV
-from deckbench.yolo.framescsv import FrameIndex, FrameInfo, read_frames_csv
+from deckbench.yolo.framescsv import FrameInfo, read_frames_csv
 from deckbench.yolo.labels import MAX_BYTES, LabelFile, parse_labels
 from deckbench.yolo.orphans import match_names
+from deckbench.yolo.table import FrameIndex
 
 __all__ = ["KINDS", "Box", "Frame", "Pool", "Problem", "Scan", "read_pool", "scan_pool"]
 
@@ -193,12 +197,14 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     problems = finder.problems
     match_names(finder)
     said = {"label-name-mismatch", "link-leaves-pool"} & {problem.kind for problem in problems}
-    if not said and all(item.labels is None for item in found.values()):
+    checked = table_of(pool, CHECKS_CSV) is not None
+    if not said and not checked and all(item.labels is None for item in found.values()):
         text = f"no label file was found for any of {len(found)} images; labels stand in labels/ beside images/"
         problems.append(Problem("no-labels", text, pool.file.name))
     if pool.file.suffix.lower() not in {".yaml", ".yml"}:
         pool = with_keypoints(pool, found.values())
     infos, columns = read_infos(finder, problems)
+    checks = read_checks(finder, problems)
     if not groups:
         problems[:] = [problem for problem in problems if problem.kind != "frames-csv-no-group"]
     spoiled = {p.frame for p in problems if p.severity == ERROR and p.frame is not None}
@@ -218,8 +224,8 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
         by_sha.setdefault(frame.sha256, frame.id)
         info = infos.get(frame.id)
         if info is not None:
-            frame = replace(frame, group=info.group, time_s=info.time_s, step=info.step, anomalies=info.anomalies)
-        frames.append(frame)
+            frame = replace(frame, **vars(info))
+        frames.append(replace(frame, checks=checks[frame.id]) if frame.id in checks else frame)
     whole = labels.problems(pool)
     if any(problem.severity == ERROR for problem in whole):
         # One fault, said once: what single rows have wrong follows from it.
@@ -236,26 +242,45 @@ def scan_pool(path: Path, *, full: bool = False, groups: bool = True, workers: i
     )
 
 
+def table_of(pool: PoolYaml, name: str) -> Path | None:
+    """A table of the pool, looked for in its root and beside its yaml."""
+    files = (folder / name for folder in dict.fromkeys((pool.root, pool.file.parent)))
+    return next((file for file in files if os.path.lexists(file)), None)
+
+
+def index_of(finder: Finder) -> FrameIndex:
+    """The pool's pictures by what a table may call them."""
+    return FrameIndex({**finder.unused, **{key: item.path.name for key, item in finder.found.items()}}.items())
+
+
 def read_infos(finder: Finder, problems: list[Problem]) -> tuple[dict[str, FrameInfo], frozenset[str]]:
-    """What frames.csv says, looked for in the pool's root and beside its yaml."""
-    pool, found = finder.pool, finder.found
-    for folder in dict.fromkeys((pool.root, pool.file.parent)):
-        file = folder / FRAMES_CSV
-        if not os.path.lexists(file):
-            continue
-        if (why := why_unusable(file)) is not None:
-            problems.append(Problem("frames-csv", why, display_path(file, pool.root)))
-            return {}, frozenset()
-        names = {**finder.unused, **{key: item.path.name for key, item in found.items()}}
-        index = FrameIndex(names.items())
-        infos, columns, faults = read_frames_csv(file, index, shown=display_path(file, pool.root))
-        problems += faults
-        if "group" in columns:
-            for key in sorted(found.keys() - infos.keys()):
-                text = f"the frame {key!r} is not listed, so it has no group"
-                problems.append(Problem("frames-csv-no-group", text, display_path(file, pool.root), None, key))
-        return infos, columns
-    return {}, frozenset()
+    """What frames.csv says, and its columns."""
+    if (file := table_of(finder.pool, FRAMES_CSV)) is None:
+        return {}, frozenset()
+    shown = display_path(file, finder.pool.root)
+    if (why := why_unusable(file)) is not None:
+        problems.append(Problem("frames-csv", why, shown))
+        return {}, frozenset()
+    infos, columns, faults = read_frames_csv(file, index_of(finder), shown=shown)
+    problems += faults
+    if "group" in columns:
+        for key in sorted(finder.found.keys() - infos.keys()):
+            text = f"the frame {key!r} is not listed, so it has no group"
+            problems.append(Problem("frames-csv-no-group", text, shown, None, key))
+    return infos, columns
+
+
+def read_checks(finder: Finder, problems: list[Problem]) -> dict[str, tuple[Check, ...]]:
+    """What checks.csv says."""
+    if (file := table_of(finder.pool, CHECKS_CSV)) is None:
+        return {}
+    shown = display_path(file, finder.pool.root)
+    if (why := why_unusable(file)) is not None:
+        problems.append(Problem("checks-csv", why, shown))
+        return {}
+    checks, faults = read_checks_csv(file, index_of(finder), shown=shown)
+    problems += faults
+    return checks
 
 
 def hash_frames(names: tuple[str, ...], frames: list[Frame]) -> str:
@@ -265,7 +290,20 @@ def hash_frames(names: tuple[str, ...], frames: list[Frame]) -> str:
         boxes = [[b.cls, b.x0, b.y0, b.x1, b.y1, [list(p) for p in b.polygon or ()]] for b in frame.boxes]
         anomalies = None if frame.anomalies is None else list(frame.anomalies)
         labelled = frame.labels is not None
-        facts = [frame.id, frame.sha256, frame.split, frame.group, frame.time_s, frame.step, anomalies, labelled, boxes]
+        facts: list[Any] = [
+            frame.id,
+            frame.sha256,
+            frame.split,
+            frame.group,
+            frame.time_s,
+            frame.step,
+            anomalies,
+            labelled,
+            boxes,
+        ]
+        # What a pool does not have is no part of its hash, so that a new column changes no pool without it.
+        if frame.view is not None or frame.checks:
+            facts.append([frame.view, [{**asdict(check), "line": 0} for check in frame.checks]])
         digest.update(hashlib.sha256(canonical(facts)).digest())
     return digest.hexdigest()
 

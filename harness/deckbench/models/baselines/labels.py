@@ -19,9 +19,9 @@ from deckbench.models.baselines.base import dataset_of
 from deckbench.ontology import Ontology, map_classes
 from deckbench.picture import SUFFIXES
 from deckbench.yolo import frame as yolo
-from deckbench.yolo.framescsv import normal
 from deckbench.yolo.labels import RowError, parse_row
 from deckbench.yolo.orphans import decoded
+from deckbench.yolo.table import normal
 
 
 class Box(NamedTuple):
