@@ -82,6 +82,7 @@ def scan(pool: Path) -> None:
 
 
 CHECKS_HEADER = "frame,step,phase,check,check_zh,expected,verdict,anomaly,region,caption\n"
+CHECKS_ROW = "load,pre,Is a plate in slot 1?,有板吗,A plate.,anomaly,missing,0 0 0.5 0.5;0.1 0.1 1 1,No plate.\n"
 
 
 def pool_file(name: str) -> Callable[[Path], Target]:
@@ -97,8 +98,7 @@ def pool_file(name: str) -> Callable[[Path], Target]:
             file.write_text(json.dumps({"categories": listed, "info": {"year": 2026}}))
         if name == "checks.csv":
             frame = sorted((pool / "images").iterdir())[0].name
-            row = f"{frame},load,pre,Is a plate in slot 1?,有板吗,A plate.,anomaly,missing,0 0 0.5 0.5;0.1 0.1 1 1,No plate.\n"
-            file.write_text(CHECKS_HEADER + row, encoding="utf-8")
+            file.write_text(f"{CHECKS_HEADER}{frame},{CHECKS_ROW}", encoding="utf-8")
         return Target(file, lambda: scan(pool))
 
     return make
