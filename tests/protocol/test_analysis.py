@@ -76,10 +76,13 @@ def test_what_is_refused(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b'{"commands": {}}', b"[" * 5000,
-     b'{"a": ' * 3000 + b"1" + b"}" * 3000, b'{"commands": [], "x": NaN}', b'{"commands": [], "x": 1e999}', b'{"commands": [], "x": "\\ud800"}',
-     b'{"commands": [], "x": ' + b"[" * 90 + b"]" * 90 + b"}", b"\x1f\x8b\x08broken", b'{"x": ' + b"9" * 9999 + b"}",
-     b"from opentrons import protocol_api\n"],
+    [
+        b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b'{"commands": {}}', b"[" * 5000,
+        b'{"a": ' * 3000 + b"1" + b"}" * 3000,
+        b'{"commands": [], "x": NaN}', b'{"commands": [], "x": 1e999}', b'{"commands": [], "x": "\\ud800"}',
+        b'{"commands": [], "x": ' + b"[" * 90 + b"]" * 90 + b"}", b"\x1f\x8b\x08broken", b'{"x": ' + b"9" * 9999 + b"}",
+        b"from opentrons import protocol_api\n",
+    ],
 )  # fmt: skip
 def test_what_is_no_analysis(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(raw)
