@@ -1,9 +1,7 @@
-"""What a model's text means: strict, never guessed. An answer is graded here and nowhere else.
+"""Whether an answer is right, and why not. An answer is graded here and nowhere else.
 
-A choice answer is one letter, or one option's text. A scene answer ends with its verdict. Everything else is
-"unparsed": it is counted and stays wrong, because a watcher that cannot say A or B has not said "stop".
-
-The text that is kept is the text that is parsed: control characters are replaced (`clean`) before either.
+An answer that `parse` cannot read is "unparsed": it is counted and stays wrong, because a watcher that cannot say A or
+B has not said "stop".
 """
 
 from __future__ import annotations
@@ -11,106 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
+from deckbench.parse import VERDICTS, answer_text, clean, description, narrow, parse, parse_scene
+
 Kind = Literal["choice", "open", "scene"]
-Letter = Literal["A", "B"]
 Reason = Literal["", "wrong", "empty", "unparsed"]
 Contradiction = Literal["names_anomaly_says_normal", "says_anomaly_names_none"]
 
-# Full-width ASCII (as Chinese keyboards write it) -> ASCII. Not NFKC: that would also turn "Ⓐ" or "ª" into a letter.
-_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
-_LEAD = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is\s*:|\s+is\s|\s*:)\s*"
-    r"|(?:正确)?(?:答案|选项)\s*(?:是\s*:?|为\s*:?|:)\s*|(?:应)?选择?\s*(?:项)?\s*:?\s*)",
-    re.IGNORECASE,
-)
-_LETTER = re.compile(r"^(?:\(\s*([AB])\s*\)|([AB]))\s*[.):。、,;!]?$", re.IGNORECASE)
-_LINE = re.compile(r"^(?:\(\s*([AB])\s*\)|([AB])\s*[.):、])\s*(\S.*)$", re.IGNORECASE | re.DOTALL)
-_MARKS = ("**", "__", "`", '"', "'")
-_VERDICT = re.compile(r"(verdict\s*:|结论\s*:)\s*(\w+)", re.IGNORECASE)
-_LAST = re.compile(
-    r"(?:^|[.。!?;\n])\s*(?:verdict\s*:\s*(anomaly|normal)\s*\.?|结论\s*:\s*(异常|正常)\s*[。.]?)$", re.IGNORECASE
-)
-_WORDS = {"anomaly": True, "异常": True, "normal": False, "正常": False}
-_VERDICTS = {True: "anomaly", False: "normal"}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _CLAUSE = re.compile(r"[.;,:!?。,;:!?、\n]+")
 _NEGATION = re.compile(r"\b(?:no|not|never|none|without|nothing)\b|n't\b|没有|未见|未发现|并无|无|不")
-
-
-def narrow(text: str) -> str:
-    """`text` with full-width ASCII characters and the ideographic space replaced by plain ones."""
-    return text.translate(_NARROW)
-
-
-def _unmark(text: str) -> str:
-    """Strip white space and balanced markdown or quote marks around the whole text."""
-    text = text.strip()
-    for mark in _MARKS:
-        if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
-            text = text[len(mark) : -len(mark)].strip()
-    return text
-
-
-def _plain(text: str) -> str:
-    """An option's text as it is compared: case, white space and one closing full stop do not matter."""
-    return re.sub(r"\s+", " ", _unmark(narrow(text))).casefold().rstrip(".。!").strip()
-
-
-def _letter(text: str) -> Letter | None:
-    match = _LETTER.match(text)
-    if not match:
-        return None
-    return "A" if (match[1] or match[2]).upper() == "A" else "B"
-
-
-def _option(text: str, option_a: str, option_b: str) -> Letter | None:
-    plain, a, b = _plain(text), _plain(option_a), _plain(option_b)
-    if not plain or a == b:
-        return None
-    return "A" if plain == a else "B" if plain == b else None
-
-
-@lru_cache(maxsize=4096)
-def parse_choice(text: str, option_a: str, option_b: str) -> Letter | None:
-    """The option a text chooses, or None when it does not clearly choose one.
-
-    Accepted, with white space, markdown bold or quotes around it and full-width characters: one letter (`A`, `a`,
-    `A.`, `A)`, `(A)`, `Answer: A`, `**A**`, `答案:A`, `选A`), exactly one option's text, or the option's line as the
-    prompt prints it (`A. yes`) when letter and text agree. A text that can be read both ways is None.
-    """
-    text = _unmark(narrow(text))
-    whole = _option(text, option_a, option_b)
-    body = _unmark(_LEAD.sub("", text, count=1))
-    readings = {whole, _option(body, option_a, option_b), _letter(body)} - {None}
-    line = _LINE.match(body)
-    if not readings and line:
-        letter = _letter(line[1] or line[2])
-        if letter is not None and _option(line[3], option_a, option_b) == letter:
-            return letter
-    return readings.pop() if len(readings) == 1 else None
-
-
-def parse_scene(text: str) -> bool | None:
-    """The verdict of a scene description: True anomaly, False normal, None when the last sentence is no verdict.
-
-    The last sentence must be `Verdict: anomaly.` or `Verdict: normal.` (`结论:异常。`, `结论:正常。`); an earlier
-    verdict that says something else makes the text None.
-    """
-    text = narrow(text).strip()
-    last = _LAST.search(text)
-    if not last:
-        return None
-    verdict = _WORDS[(last[1] or last[2]).casefold()]
-    said = {_WORDS.get(match[2].casefold()) for match in _VERDICT.finditer(text)}
-    return verdict if said == {verdict} else None
-
-
-def description(text: str) -> str:
-    """A scene text without its verdict sentences."""
-    return re.sub(_VERDICT.pattern + r"\s*[.。]?", "", narrow(text), flags=re.IGNORECASE).strip()
 
 
 def mentions(text: str, terms: Sequence[str]) -> list[str]:
@@ -151,8 +59,8 @@ def contradiction(text: str, terms: Sequence[str], *, reasons: Sequence[str] | N
 
 
 def tokens(text: str) -> list[str]:
-    """Words in lower case; every Chinese character is one token; punctuation is dropped."""
-    return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", narrow(text).casefold())
+    """Words of an answer in lower case; every Chinese character is one token; punctuation is dropped."""
+    return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", answer_text(text).casefold())
 
 
 def plain(text: str) -> str:
@@ -173,23 +81,6 @@ class Graded:
     right: bool
     substring: bool
     reason: Reason
-
-
-def clean(text: str) -> str:
-    """A text as it is kept and parsed: line ends are line feeds, other control characters but tabs are U+FFFD.
-
-    CSV readers stumble over control characters, and a model that writes one has not written a letter.
-    """
-    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def parse(text: str, kind: str, options: tuple[str, str] = ("", "")) -> str:
-    """The column `parsed` of an answer: see `Graded`. options: empty texts where they are unknown."""
-    text = clean(text)
-    if kind == "choice":
-        return parse_choice(text, *options) or ""
-    verdict = parse_scene(text) if kind == "scene" else None
-    return "" if verdict is None else _VERDICTS[verdict]
 
 
 def grade(
@@ -222,7 +113,7 @@ def grade(
     else:
         truth = verdict_truth(gold, kind, anomaly)
         readable = bool(parsed)
-        right = parsed == (gold if kind == "choice" else "" if truth is None else _VERDICTS[truth])
+        right = parsed == (gold if kind == "choice" else "" if truth is None else VERDICTS[truth])
     right = right and readable
     reason: Reason = "" if right else "wrong" if readable else "unparsed" if text.strip() else "empty"
     return Graded(parsed, right, substring, reason)

@@ -18,7 +18,8 @@ from deckbench.build.pictures import PLAIN_COLOUR
 from deckbench.build.rows import COLUMNS
 from deckbench.dataset import read_samples
 from deckbench.errors import InputError
-from deckbench.grade import options_of, parse_scene
+from deckbench.grade import options_of
+from deckbench.parse import parse_scene
 from tests.build.build_helpers import NAMES, SCENES, SIZE, WRONG, picture, write_pool
 
 TASKS = {"S1": "ot2-concept@1", "S2": "ot2-guided@1", "S3": "ot2-scene@1"}

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deckbench import artifact, grade
+from deckbench import artifact
 from deckbench.dataset import Sample, csv_records
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import ask, infer, predict, workers
 from deckbench.journal import read_journal
+from deckbench.parse import clean
 from deckbench.predictions import COLUMNS, csv_bytes
 from tests.train import micro_world
 
@@ -384,7 +385,7 @@ def test_ask(model: Path, data: Path) -> None:
 
 @given(st.lists(st.lists(st.text(), min_size=3, max_size=3), max_size=5))
 def test_any_text_survives_the_table(rows: list[list[str]]) -> None:
-    cleaned = [[grade.clean(value) for value in row] for row in rows]
+    cleaned = [[clean(value) for value in row] for row in rows]
     text = csv_bytes(("a", "b", "c"), cleaned).decode()
     import io
 
@@ -392,4 +393,4 @@ def test_any_text_survives_the_table(rows: list[list[str]]) -> None:
 
 
 def test_control_characters_are_marked() -> None:
-    assert grade.clean("a\0b\rc\r\nd\te") == "a\ufffdb\nc\nd\te"
+    assert clean("a\0b\rc\r\nd\te") == "a\ufffdb\nc\nd\te"

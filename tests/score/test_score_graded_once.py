@@ -11,6 +11,7 @@ import pytest
 
 from deckbench import artifact, grade
 from deckbench.errors import InputError
+from deckbench.parse import clean, parse
 from deckbench.record.read import read_record, read_samples
 from deckbench.record.scores import scored_path
 from deckbench.record.table import SCORED_COLUMNS
@@ -29,10 +30,10 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_the_kept_text_is_the_parsed_text() -> None:
     """What `infer` parses and what a record parses again from the text that was kept are the same."""
     for text in ODD:
-        assert grade.parse(text, "choice", ("yes", "no")) == grade.parse(grade.clean(text), "choice", ("yes", "no"))
+        assert parse(text, "choice", ("yes", "no")) == parse(clean(text), "choice", ("yes", "no"))
         first = grade.grade(text, "A", "choice", options=("yes", "no"))
-        assert grade.grade(grade.clean(text), "A", "choice", options=("yes", "no")) == first
-    assert grade.parse("\x1fA", "choice") == "" and grade.parse("A\r\n", "choice") == "A"
+        assert grade.grade(clean(text), "A", "choice", options=("yes", "no")) == first
+    assert parse("\x1fA", "choice") == "" and parse("A\r\n", "choice") == "A"
 
 
 def infer_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:

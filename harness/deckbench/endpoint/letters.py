@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from deckbench.endpoint.wrapping import BOX, END
+from deckbench.wrapping import BOX, END
 
 ROUNDING = 0.01  # how far listed probabilities may add up to more than 1
 UNLISTED = 0.01  # P is kept where a letter that is not listed holds less than this

@@ -10,7 +10,7 @@ from typing import Any
 from deckbench.endpoint.faults import FILTER, Again, ErrorReply, NotAnswered, Refused
 from deckbench.endpoint.letters import read_letters
 from deckbench.endpoint.text import html_text, short, whole
-from deckbench.endpoint.wrapping import unwrap
+from deckbench.wrapping import unwrap
 
 # The reasons for which a model's own answer ends, in the words of the servers, compared without case. Whatever is in
 # neither list, nor a filter's, was not ended by the model: it is asked again.

@@ -20,6 +20,7 @@ from deckbench.infer.workers import answer_all, answer_in_threads, one_thread, p
 from deckbench.journal import Journal, open_journal
 from deckbench.machine import hardware
 from deckbench.models.interface import Model
+from deckbench.parse import clean, parse
 from deckbench.picture import open_picture
 from deckbench.predictions import (
     COLUMNS,
@@ -214,7 +215,7 @@ def row_of(sample: Sample, answer: Answer) -> list[str]:
     p_anomaly = None
     if sample.kind == "choice" and sample.anomaly is not None and sample.gold in {"A", "B"}:
         p_anomaly = answer.p_a if (sample.gold == "A") == sample.anomaly else answer.p_b
-    text = grade.clean(answer.text)
+    text = clean(answer.text)
     options = grade.sample_options(sample.question, sample.option_a, sample.option_b)
     return [
         sample.id,
@@ -223,7 +224,7 @@ def row_of(sample: Sample, answer: Answer) -> list[str]:
         sample.question,
         sample.gold,
         text,
-        grade.parse(text, sample.kind, options),
+        parse(text, sample.kind, options),
         share(answer.p_a),
         share(answer.p_b),
         share(p_anomaly),
@@ -326,9 +327,7 @@ def check_complete(files: PredictionFiles, missing: Sequence[tuple[str, str]]) -
     if not missing:
         listed.unlink(missing_ok=True)
         return
-    artifact.atomic_write(
-        listed, csv_bytes(UNANSWERED_COLUMNS, [(key, grade.clean(reason)) for key, reason in missing])
-    )
+    artifact.atomic_write(listed, csv_bytes(UNANSWERED_COLUMNS, [(key, clean(reason)) for key, reason in missing]))
     key, reason = missing[0]
     raise OutsideError(
         f"{len(missing)} questions got no answer; the first, {key}: {reason}",
@@ -348,7 +347,7 @@ def publish(
     """Timings and manifest first, then FILE.csv, whose presence means done; then the journal goes."""
     rows = [row for entry in entries for row in entry["rows"]]
     times = [row for entry in entries for row in entry["times"]]
-    missing = [(key, grade.clean(reason)) for entry in entries for key, reason in entry.get("unanswered", [])]
+    missing = [(key, clean(reason)) for entry in entries for key, reason in entry.get("unanswered", [])]
     if not rows:
         what = f"no question got an answer; the first, {missing[0][0]}: {missing[0][1]}"
         raise OutsideError(what, files.partial, "fix it at the server, then run again")

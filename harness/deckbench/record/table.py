@@ -16,6 +16,7 @@ import pandas as pd
 
 from deckbench import dataset, grade
 from deckbench.errors import InputError
+from deckbench.parse import parse_scene
 from deckbench.predictions import COLUMNS, csv_bytes
 
 # What the dataset knows of a sample; `anomaly` is true, false or empty.
@@ -113,7 +114,7 @@ def _guess(table: pd.DataFrame) -> pd.DataFrame:
         table[name] = ""
     for at, row in _fill_options(table).iterrows():
         if row["kind"] == "scene":
-            table.at[at, "anomaly"] = cell(grade.parse_scene(str(row["gold"])))
+            table.at[at, "anomaly"] = cell(parse_scene(str(row["gold"])))
         elif row["kind"] == "choice" and row["p_anomaly"] and float(row["p_a"] or -1) != float(row["p_b"] or -1):
             stop, a, b = (float(row[name] or -1) for name in ("p_anomaly", "p_a", "p_b"))
             means = "A" if stop == a else "B" if stop == b else None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deckbench import grade
+from deckbench.parse import description
 from deckbench.record.answers import Answers, mean, proportion
 from deckbench.record.metrics_schema import Estimate
 from deckbench.stats import Ints
@@ -57,5 +58,5 @@ def overlap_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
 
 def statements(text: str) -> list[str]:
     """The sentences of a scene description without its verdict, each as `plain` text."""
-    parts = re.split(r"[.;。;\n]+", grade.description(text))
+    parts = re.split(r"[.;。;\n]+", description(text))
     return [sentence for part in parts if (sentence := grade.plain(part))]

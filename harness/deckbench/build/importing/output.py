@@ -17,7 +17,8 @@ from deckbench.build.importing.refused import KEPT, REASONS
 from deckbench.build.importing.sources import OldSample, UnmatchedRow
 from deckbench.build.pictures import copy_frame, copy_suffix
 from deckbench.build.rows import SPLITS, Row, shuffled, write_tables
-from deckbench.grade import options_of, parse_scene
+from deckbench.grade import options_of
+from deckbench.parse import parse_scene
 from deckbench.picture import open_picture
 from deckbench.yolo.frame import Frame, Pool
 

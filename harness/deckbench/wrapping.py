@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-TAGS = ("think", "thinking", "thought", "thoughts", "reasoning", "reason", "seed:think", "reflection", "analysis")
 # Pairs of marks that models think between: DeepSeek, Qwen, Magistral, Kimi, Seed, Cohere, MedGemma, Gemma, gpt-oss ...
 THINKING = (
     *(
