@@ -87,6 +87,7 @@ TEXTS = {
     "run": {"only"},
     "verify": {"since"},
     "schema": {"name"},
+    "steps": {"lang"},
     "pool synth": {"size", "emphasis"},
     "pool group": {"by"},
     "pool split": {"split"},

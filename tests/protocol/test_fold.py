@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deckbench.errors import InputError
-from deckbench.protocol import DeckState, Step, fold, initial_state, read_analysis
+from deckbench.protocol import DeckState, Step, fold, read_analysis
 from deckbench.protocol.state import slot_at
 from tests.protocol.builder import COLUMNS, Builder
 
@@ -31,8 +32,10 @@ def gone(state: DeckState, slot: str) -> set[str]:
     return {well for column in COLUMNS for well in column} - tips(state, slot)
 
 
-def test_before_anything_there_is_the_fixed_trash_alone() -> None:
-    start = initial_state()
+def test_before_anything_there_is_the_fixed_trash_alone(folded: Any) -> None:
+    made = Builder()
+    made.add("comment")
+    start = folded(made)[0].before
     assert [slot.name for slot in start.slots if not slot.is_empty] == ["12"]
     assert start.at(12).top is not None and start.at(12).top.kind == "trash"
     assert start.gantry.place == "unknown"
@@ -188,7 +191,7 @@ def test_a_command_of_a_later_version_is_said(folded: Any) -> None:
     made = Builder()
     made.add("singAndDance", {"volume": 3})
     (step,) = folded(made)
-    assert not step.known and step.state == initial_state()
+    assert not step.known and step.state == step.before
 
 
 def faults() -> dict[str, Builder]:
@@ -225,3 +228,34 @@ def test_a_command_that_does_not_fit_the_deck(message: str, folded: Any) -> None
     with pytest.raises(InputError, match=message) as caught:
         folded(faults()[message])
     assert "analysis.json: command " in str(caught.value) and caught.value.fix
+
+
+def test_what_is_loaded_before_anything_moves_stands_there_from_the_start(folded: Any) -> None:
+    made = Builder()
+    made.add("home")
+    cycler = made.module("thermocyclerModuleV1", "7")
+    made.add("thermocycler/openLid", {"moduleId": cycler})
+    rack, pipette = made.rack("4"), made.pipette()
+    made.at("pickUpTip", pipette, rack)
+    first, *_, last = folded(made)
+    assert first.before.at(4).top is not None and first.before.at(7).module is not None
+    assert first.before.gantry.place == "unknown" and first.state.gantry.place == "home"
+    assert first.before.at(7).module.lid is None and last.state.at(7).module.lid == "open"
+
+
+def test_what_is_loaded_later_into_an_empty_slot_may_stand_there_already(folded: Any) -> None:
+    made = Builder()
+    rack, pipette = made.rack("4"), made.pipette()
+    made.at("pickUpTip", pipette, rack)
+    made.add("dropTipInPlace", {"pipetteId": pipette})
+    move = {"labwareId": rack, "newLocation": "offDeck", "strategy": "manualMoveWithPause"}
+    made.add("moveLabware", move)
+    made.rack("4")
+    made.labware({"slotName": "5"})
+    made.add("home")
+    steps = folded(made)
+    later = [[slot.name for slot in step.state.slots if slot.later] for step in steps]
+    assert later == [["5"], ["5"], ["5"], ["5"], ["4", "5"], ["5"], [], []]
+    assert [slot.name for slot in steps[0].before.slots if slot.later] == ["5"]
+    assert all(one.state == other.before for one, other in pairwise(steps))
+    assert tips(steps[-1].state, "4") and len(steps[-1].state.off_deck) == 1

@@ -41,6 +41,8 @@ KINDS = {
     "score": Kind("score.json", "deckbench.record.metrics_schema:Metrics"),
     "record": Kind("record.json of a record", "deckbench.record.schema:Record"),
     "observed": Kind("`observed` in the manifest of a record", "deckbench.record.schema:Observed"),
+    "steps": Kind("the file that `deckbench steps` writes", "deckbench.protocol.stepsfile:StepsFile"),
+    "texts": Kind("templates of the texts for `deckbench steps` (yaml)", "deckbench.protocol.texts:Texts"),
     "image": Kind(
         "containers.toml: the container images",
         "deckbench.containers.spec:Image",
