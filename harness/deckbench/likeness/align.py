@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,9 @@ def warp(pictures: Floats, params: Params, margin: int) -> tuple[Floats, Floats]
 
     Also the mask of what both pictures show, without a margin along the edges of either: what a shift brought in
     (black, a repeated edge) spoils the band-pass a little beyond its border. Shifts are in pixels of this level. Scale
-    and shift are separable, so rows and columns are picked one after the other.
+    and shift are separable, so rows and columns are picked one after the other, as products with matrices.
     """
-    n, height, width = pictures.shape
+    _, height, width = pictures.shape
     y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) * params[:, 1:2] + params[:, 3:4] + (height - 1) / 2
     x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) * params[:, 0:1] + params[:, 2:3] + (width - 1) / 2
     rows_in = (y >= margin) & (y <= height - 1 - margin)
@@ -41,54 +42,97 @@ def warp(pictures: Floats, params: Params, margin: int) -> tuple[Floats, Floats]
         inside[:, :margin] = False
         inside[:, inside.shape[1] - margin :] = False
     mask = (rows_in[:, :, None] & columns_in[:, None, :]).astype(np.float32)
-    y, x = np.clip(y, 0, height - 1.001), np.clip(x, 0, width - 1.001)
-    y0, x0 = y.astype(np.intp), x.astype(np.intp)
-    fy, fx = (y - y0)[:, :, None], (x - x0)[:, None, :]
-    each = np.arange(n)[:, None]
-    rows = pictures[each, y0] * (1 - fy) + pictures[each, y0 + 1] * fy
-    columns = rows.transpose(0, 2, 1)
-    out = columns[each, x0].transpose(0, 2, 1) * (1 - fx) + columns[each, x0 + 1].transpose(0, 2, 1) * fx
-    return np.asarray(out, np.float32), mask
+    return bilinear(y, height) @ (pictures @ bilinear(x, width).transpose(0, 2, 1)), mask
+
+
+def bilinear(at: Floats, size: int) -> Floats:
+    """(n, m, size): weights that sample a line of pixels at places (n, m) between them."""
+    weights = np.clip(at, 0, size - 1, dtype=np.float32)[:, :, None] - np.arange(size, dtype=np.float32)
+    np.abs(weights, out=weights)
+    np.subtract(1, weights, out=weights)
+    return np.asarray(np.maximum(weights, 0, out=weights))
+
+
+def dot(a: Floats, b: Floats) -> Floats:
+    """(n,): sums of products, per pair."""
+    return np.asarray(np.einsum("ij,ij->i", a.reshape(len(a), -1), b.reshape(len(b), -1)), np.float32)
 
 
 def correlation(a: Floats, b: Floats, mask: Floats) -> npt.NDArray[np.float64]:
     """Normalised cross-correlation inside the mask, per pair (n,)."""
-    count = np.maximum(mask.sum(axis=(1, 2)), 1)
+    return correlation_and_gain(a, b, mask)[0]
+
+
+def correlation_and_gain(a: Floats, b: Floats, mask: Floats) -> tuple[npt.NDArray[np.float64], Floats]:
+    """Normalised cross-correlation inside the mask, and how many times as strong the first picture is, per pair."""
+    count = np.maximum(mask.reshape(len(a), -1).sum(axis=1), 1)
     a, b = a * mask, b * mask
-    sum_a, sum_b = a.sum(axis=(1, 2)), b.sum(axis=(1, 2))
-    cross = (a * b).sum(axis=(1, 2)) - sum_a * sum_b / count
-    energy_a = np.maximum((a * a).sum(axis=(1, 2)) - sum_a**2 / count, 0)
-    energy_b = np.maximum((b * b).sum(axis=(1, 2)) - sum_b**2 / count, 0)
-    length = np.sqrt(energy_a * energy_b)
-    return np.asarray(np.where(length > 1e-6, cross / np.maximum(length, 1e-6), 0.0), np.float64)
+    sum_a, sum_b = (each.reshape(len(a), -1).sum(axis=1) for each in (a, b))
+    product, square_a, square_b = dot(a, b), dot(a, a), dot(b, b)
+    length = np.sqrt(np.maximum(square_a - sum_a**2 / count, 0) * np.maximum(square_b - sum_b**2 / count, 0))
+    value = np.where(length > 1e-6, (product - sum_a * sum_b / count) / np.maximum(length, 1e-6), 0.0)
+    return value.astype(np.float64), product / (square_b + 1e-9)
+
+
+@lru_cache(maxsize=4)
+def moments(width: int) -> tuple[Floats, ...]:
+    """What the products of two gradients are summed by: along x, across, along y; and of one gradient with the rest."""
+    y, x = (part.ravel() for part in centred(width))
+    one = np.ones_like(x)
+    return tuple(
+        np.stack(parts, axis=1) for parts in ((x * x, x, one), (x * y, x, y, one), (y * y, y, one), (x, one), (y, one))
+    )
 
 
 def refine(a: Floats, b: Floats, params: Params, rounds: int) -> tuple[Params, npt.NDArray[np.float64]]:
     """Gauss-Newton on scale and shift of each pair; returns the best parameters seen and their correlation."""
     n, _, width = a.shape
-    y, x = centred(width)
     best, best_value = params.copy(), np.full(n, -1.0)
     params = params.copy()
+    limit = np.array([0.05, 0.05, 0.04 * width, 0.04 * width])
     for turn in range(rounds + 1):
         warped, mask = warp(b, params, MARGIN)
-        value = correlation(a, warped, mask)
+        value, gain = correlation_and_gain(a, warped, mask)
         better = value > best_value
         best[better], best_value[better] = params[better], value[better]
-        if turn == rounds:
-            break
-        grad_y, grad_x = np.gradient(warped, axis=(1, 2))
-        grad_x = grad_x / params[:, 0, None, None] * mask
-        grad_y = grad_y / params[:, 1, None, None] * mask
-        columns = np.stack([grad_x * x, grad_y * y, grad_x, grad_y], axis=1).reshape(n, 4, -1)
-        gain = (a * warped * mask).sum(axis=(1, 2)) / ((warped * warped * mask).sum(axis=(1, 2)) + 1e-9)
-        residual = ((a / np.maximum(gain, 0.2)[:, None, None] - warped) * mask).reshape(n, -1, 1)
-        normal = (columns @ columns.transpose(0, 2, 1)).astype(np.float64)
-        # A little damping, relative to each parameter's own curvature, for pictures with edges in one direction only.
-        normal += np.einsum("ni,ij->nij", np.einsum("nii->ni", normal) * 1e-3 + 1e-6, np.eye(4))
-        step = np.linalg.solve(normal, (columns @ residual).astype(np.float64))[:, :, 0]
-        limit = np.array([0.05, 0.05, 0.04 * width, 0.04 * width])
-        params = np.asarray(params + np.clip(step, -limit, limit), np.float32)
+        if turn < rounds:
+            residual = np.asarray(a / np.maximum(gain, 0.2)[:, None, None] - warped, np.float32)
+            step = gauss_newton(warped, residual, mask, params)
+            params = np.asarray(params + np.clip(step, -limit, limit), np.float32)
     return best, best_value
+
+
+def gauss_newton(warped: Floats, residual: Floats, mask: Floats, params: Params) -> npt.NDArray[np.float64]:
+    """(n, 4): the step in scale and shift that takes most of the residual away.
+
+    The gradient by a scale is that by the shift times x (or y), so all 14 sums of the normal equations are sums of
+    five products of gradients, weighted by powers of x and y.
+    """
+    n, height, width = warped.shape
+    along, across = np.zeros_like(warped), np.zeros_like(warped)
+    np.subtract(warped[:, :, 2:], warped[:, :, :-2], out=along[:, :, 1:-1])
+    np.subtract(warped[:, 2:], warped[:, :-2], out=across[:, 1:-1])
+    along *= mask * (0.5 / params[:, 0, None, None])  # the mask has no edges, where differences have one side only
+    across *= mask * (0.5 / params[:, 1, None, None])
+    xx, xy, yy, x, y = (
+        product.reshape(n, height * width) @ weights
+        for product, weights in zip(
+            (along * along, along * across, across * across, along * residual, across * residual),
+            moments(width),
+            strict=True,
+        )
+    )
+    normal = np.empty((n, 4, 4))
+    for (i, j), value in zip(
+        ((0, 0), (0, 2), (2, 2), (0, 1), (0, 3), (1, 2), (2, 3), (1, 1), (1, 3), (3, 3)),
+        (*xx.T, *xy.T, *yy.T),
+        strict=True,
+    ):
+        normal[:, i, j] = normal[:, j, i] = value
+    # A little damping, relative to each parameter's own curvature, for pictures with edges in one direction only.
+    normal += np.einsum("ni,ij->nij", np.einsum("nii->ni", normal) * 1e-3 + 1e-6, np.eye(4))
+    right = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1).astype(np.float64)
+    return np.asarray(np.linalg.solve(normal, right[:, :, None])[:, :, 0])
 
 
 def in_reach(params: Params, width: int) -> npt.NDArray[np.bool_]:

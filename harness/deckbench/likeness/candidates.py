@@ -6,16 +6,18 @@ RANK nearest of each picture are compared again on the whole vectors, and a pair
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from deckbench.likeness.cells import Cells
 from deckbench.likeness.thumbnails import (
     HEIGHT,
     WIDTH,
+    Bools,
     Floats,
     Ints,
     Params,
@@ -25,9 +27,13 @@ from deckbench.likeness.thumbnails import (
 )
 
 COARSE_X, COARSE_Y = 32, 18
-COMPONENTS = 64
+COMPONENTS = 128  # of 64, the copy of one in 200 frames was no candidate among 8,000
 RANK = 100  # nearest pictures by principal components that are compared again on whole vectors
-BLOCK = 128  # left pictures that are compared at once
+BLOCK = 256  # left pictures that are compared at once
+MANY = 4096  # pictures; more lie in cells, and a probe visits the nearest ones
+CELLS_PER_ROOT = 2.0  # cells by the root of the number of pictures
+VISITED = 6  # cells
+IN_CELL = 16  # nearest pictures of a cell that are ranked among those of other cells
 # (scale x, scale y, shift x, shift y) tried when proposing; shifts in pixels of a 96x54 picture.
 TRIES = tuple(
     [(1.0, 1.0, float(x), float(y)) for x in (0, -8, -5, -3, -1.5, 1.5, 3, 5, 8) for y in (0, -3.5, -1.5, 1.5, 3.5)]
@@ -56,35 +62,36 @@ class Candidates:
 
 
 class Coarse:
-    """Band-passed 96x54 pictures of one set at one scale, sampled at 32x18 under any small shift."""
+    """Band-passed 96x54 pictures of one set, sampled at 32x18 under any small scale and shift."""
 
-    def __init__(self, thumbs: Thumbs, scale_x: float = 1.0, scale_y: float = 1.0) -> None:
-        height, width = HEIGHT // 2, WIDTH // 2
-        y = np.round((np.arange(height) - (height - 1) / 2) * scale_y + (height - 1) / 2).astype(int)
-        x = np.round((np.arange(width) - (width - 1) / 2) * scale_x + (width - 1) / 2).astype(int)
-        self.rows_in, self.columns_in = (y >= 0) & (y < height), (x >= 0) & (x < width)
-        rows, columns = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
-        self.band = np.empty((len(thumbs), height, width), np.float32)
+    def __init__(self, thumbs: Thumbs) -> None:
+        self.band = np.empty((len(thumbs), HEIGHT // 2, WIDTH // 2), np.float32)
         for start in range(0, len(thumbs), 256):
-            pictures = shrink(thumbs[start : start + 256], width)[:, rows][:, :, columns]
-            self.band[start : start + 256] = band_pass(pictures, 1.2, 4.0)
+            self.band[start : start + 256] = band_pass(shrink(thumbs[start : start + 256], WIDTH // 2), 1.2, 4.0)
 
-    def sample(self, dx: float = 0.0, dy: float = 0.0) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def sample(self, sx: float = 1.0, sy: float = 1.0, dx: float = 0.0, dy: float = 0.0) -> tuple[Floats, Bools]:
         """float32 (n, 18, 32), and the mask (18, 32) of what lies inside. dx, dy: pixels of the 96x54 picture."""
         _, height, width = self.band.shape
-        y = np.round((np.arange(COARSE_Y) + 0.5) * height / COARSE_Y - 0.5 + dy).astype(int)
-        x = np.round((np.arange(COARSE_X) + 0.5) * width / COARSE_X - 0.5 + dx).astype(int)
-        rows, columns = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
-        rows_in = (y == rows) & self.rows_in[rows]
-        columns_in = (x == columns) & self.columns_in[columns]
-        return self.band[:, rows][:, :, columns], without_border(rows_in)[:, None] & without_border(columns_in)
+        rows, rows_in = places(COARSE_Y, height, sy, dy)
+        columns, columns_in = places(COARSE_X, width, sx, dx)
+        sampled = self.band[:, rows[:, None], columns]
+        return sampled, without_border(rows_in)[:, None] & without_border(columns_in)
 
     def vectors(self) -> Floats:
         """float32 (n, 576): the pictures as they stand, as unit vectors."""
         return unit(self.sample()[0].reshape(len(self.band), -1))
 
 
-def without_border(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def places(count: int, size: int, scale: float, shift: float) -> tuple[Ints, Bools]:
+    """Pixels of a line of this size, evenly picked, as a scale about the middle and a shift move them; which exist."""
+    middle = (size - 1) / 2
+    even = np.round((np.arange(count) + 0.5) * size / count - 0.5 + shift)
+    at = np.round((even - middle) * scale + middle).astype(np.intp)
+    known = (at >= 0) & (at < size) & (even >= 0) & (even < size)
+    return np.clip(at, 0, size - 1), known
+
+
+def without_border(inside: Bools) -> Bools:
     """One cell less where something is outside: the band-pass is spoilt a little beyond a border."""
     if inside.all():
         return inside
@@ -115,12 +122,10 @@ def probes(thumbs: Thumbs, tries: Sequence[tuple[float, float, float, float]]) -
     """
     out = np.zeros((len(tries), len(thumbs), COARSE_Y * COARSE_X), np.float32)
     known = np.zeros((len(tries), COARSE_Y * COARSE_X), np.float32)
-    scaled: dict[tuple[float, float], Coarse] = {}
+    coarse = Coarse(thumbs)
     for number, (sx, sy, dx, dy) in enumerate(tries):
         # The left picture is moved here; the opposite move of the right one is what aligns them.
-        if (sx, sy) not in scaled:
-            scaled[sx, sy] = Coarse(thumbs, 1 / sx, 1 / sy)
-        moved, inside = scaled[sx, sy].sample(-dx / sx, -dy / sy)
+        moved, inside = coarse.sample(1 / sx, 1 / sy, -dx / sx, -dy / sy)
         known[number] = inside.ravel()
         out[number][:, inside.ravel()] = unit(moved[:, inside])
     return out, known
@@ -134,14 +139,88 @@ def lengths(vectors: Floats, known: Floats) -> Floats:
 
 
 def principal(thumbs: Thumbs, tries: Sequence[tuple[float, float, float, float]]) -> Floats:
-    """(576, 64): the first principal directions of at most 500 of the pictures, evenly picked, as every try moves them.
+    """(576, 128): the first principal directions of at most 250 pictures, evenly picked, as every try moves them.
 
     Of the pictures as they stand they would not do: where all show one deck, none is moved, and a moved copy lies
     outside of what they span.
     """
-    moved = probes(thumbs[:: -(-len(thumbs) // 500)], tries)[0].reshape(-1, COARSE_X * COARSE_Y)
+    moved = probes(thumbs[:: -(-len(thumbs) // 250)], tries)[0].reshape(-1, COARSE_X * COARSE_Y)
     _, directions = np.linalg.eigh((moved.T @ moved).astype(np.float64))
     return np.asarray(directions[:, ::-1][:, :COMPONENTS], np.float32)
+
+
+class Index:
+    """The pictures among which candidates are looked for: whole vectors, and their principal components."""
+
+    def __init__(self, thumbs: Thumbs, tries: Sequence[tuple[float, float, float, float]]) -> None:
+        self.whole = coarse_vectors(thumbs)
+        self.directions = principal(thumbs, tries)
+        self.short = self.whole @ self.directions
+        self.scale = 1 / lengths(self.whole, probes(thumbs[:1], tries)[1])  # (tries, n)
+        self.cells = None
+        if len(thumbs) > MANY:
+            length = np.maximum(np.linalg.norm(self.short, axis=1, keepdims=True), 1e-6)
+            self.cells = Cells(self.short / length, int(CELLS_PER_ROOT * len(thumbs) ** 0.5))
+
+    def __len__(self) -> int:
+        return len(self.short)
+
+    def ranked(self, moved: Floats, skip: int, allowed: Callable[[Ints], Bools], rank: int) -> tuple[Ints, Floats]:
+        """Numbers of the nearest pictures by principal components (n, rank), unsorted, and likeness; -1: not allowed.
+
+        moved: (tries, n, 576), n pictures as the tries move them. skip: the first number that is looked at. allowed:
+        which of some numbers (m,) may be paired with each of the pictures, (n, m).
+        """
+        short = moved @ self.directions
+        if self.cells is not None:
+            return self.in_cells(self.cells, short, skip, allowed, rank)
+        numbers = np.arange(skip, len(self))
+        likeness = np.full((short.shape[1], len(numbers)), -1.0, np.float32)
+        product = np.empty_like(likeness)
+        for number, probe in enumerate(short):
+            np.matmul(probe, (self.short[skip:] * self.scale[number, skip:, None]).T, out=product)
+            np.maximum(likeness, product, out=likeness)
+        likeness[~allowed(numbers)] = -1.0
+        return top(likeness, numbers, rank)
+
+    def in_cells(
+        self, cells: Cells, short: Floats, skip: int, allowed: Callable[[Ints], Bools], rank: int
+    ) -> tuple[Ints, Floats]:
+        """As `ranked`, where every probe is compared with the pictures of the nearest cells only."""
+        tries, n, _ = short.shape
+        # The probes of one picture are neighbours: the best try is a maximum of consecutive rows.
+        queries = short.transpose(1, 0, 2).reshape(n * tries, -1)
+        pictures, numbers, values = [], [], []
+        for cell, who in cells.visits(queries, VISITED):
+            members = cells.members(cell)
+            members = members[np.searchsorted(members, skip) :]
+            if not len(members):
+                continue
+            picture, number = np.divmod(who, tries)
+            likeness = (queries[who] @ self.short[members].T) * self.scale[number[:, None], members]
+            first = np.flatnonzero(np.diff(picture, prepend=-1))
+            picture, likeness = picture[first], np.maximum.reduceat(likeness, first)
+            likeness[~allowed(members)[picture]] = -1.0
+            best, value = top(likeness, members, IN_CELL)
+            pictures.append(np.repeat(picture, best.shape[1]))
+            numbers.append(best.ravel())
+            values.append(value.ravel())
+        out, likeness = np.zeros((n, rank), np.intp), np.full((n, rank), -1.0, np.float32)
+        if pictures:
+            picture, value = np.concatenate(pictures), np.concatenate(values)
+            order = np.lexsort((-value, picture))
+            place = np.arange(len(order)) - np.searchsorted(picture[order], picture[order])
+            kept = order[place < rank]
+            out[picture[kept], place[place < rank]] = np.concatenate(numbers)[kept]
+            likeness[picture[kept], place[place < rank]] = value[kept]
+        return out, likeness
+
+
+def top(likeness: Floats, numbers: Ints, rank: int) -> tuple[Ints, Floats]:
+    """(n, rank): of each row (n, m) the numbers (m,) of the largest, in any order, and those themselves."""
+    rank = min(rank, likeness.shape[1])
+    places = np.argpartition(likeness, likeness.shape[1] - rank, axis=1)[:, -rank:]
+    return numbers[places], np.take_along_axis(likeness, places, axis=1)
 
 
 def nearest(
@@ -152,41 +231,34 @@ def nearest(
     threshold: float,
     labels: tuple[Ints, Ints] | None = None,
     tries: Sequence[tuple[float, float, float, float]] = TRIES,
-    block: int = BLOCK,
 ) -> Iterator[Candidates]:
     """The nearest pictures of each left picture, block by block of left pictures.
 
     right None: pairs within `left`, each once. labels: of both sides; pairs with one label are left out. keep: at most
-    so many of each left picture, each at least `threshold` alike. Memory is about block x len(right) x 8 bytes.
+    so many of each left picture, each at least `threshold` alike. Memory is about BLOCK x len(right) x 8 bytes.
     """
-    whole = coarse_vectors(left if right is None else right)
-    directions = principal(left if right is None else right, tries)
-    short = whole @ directions
-    scale = 1 / lengths(whole, probes(left[:1], tries)[1])
-    for start in range(0, len(left), block):
-        part = slice(start, min(start + block, len(left)))
+    index = Index(left if right is None else right, tries)
+    for start in range(0, len(left), BLOCK):
+        part = slice(start, min(start + BLOCK, len(left)))
         skip = start if right is None else 0  # a pair is looked at from its smaller number only
+        own = np.arange(part.start, part.stop)[:, None] if right is None else None
+
+        def allowed(numbers: Ints, own: Ints | None = own, part: slice = part) -> Bools:
+            good = np.ones((part.stop - part.start, len(numbers)), bool) if own is None else numbers > own
+            if labels is not None:
+                good &= labels[0][part, None] != labels[1][numbers]
+            return np.asarray(good)
+
         moved = probes(left[part], tries)[0]
-        likeness = np.full((moved.shape[1], len(short) - skip), -1.0, np.float32)
-        product = np.empty_like(likeness)
-        for number, probe in enumerate(moved):
-            np.matmul(probe @ directions, (short[skip:] * scale[number, skip:, None]).T, out=product)
-            np.maximum(likeness, product, out=likeness)
-        if right is None:
-            likeness[np.arange(likeness.shape[1])[None, :] <= np.arange(likeness.shape[0])[:, None]] = -1.0
-        if labels is not None:
-            likeness[labels[0][part, None] == labels[1][None, skip:]] = -1.0
-        rank = min(max(RANK, keep), likeness.shape[1])
-        places = np.argpartition(likeness, likeness.shape[1] - rank, axis=1)[:, -rank:]
-        allowed = np.take_along_axis(likeness, places, axis=1) > -1.0
+        numbers, likeness = index.ranked(moved, skip, allowed, max(RANK, keep))
         # (n, tries, 576) x (n, 576, rank): small products, one a picture
-        again = moved.transpose(1, 0, 2) @ whole[places + skip].transpose(0, 2, 1)
-        again *= scale.T[places + skip].transpose(0, 2, 1)
+        again = moved.transpose(1, 0, 2) @ index.whole[numbers].transpose(0, 2, 1)
+        again *= index.scale.T[numbers].transpose(0, 2, 1)
         which = again.argmax(axis=1)
-        best = np.where(allowed, again.max(axis=1), -1.0)
+        best = np.where(likeness > -1.0, again.max(axis=1), -1.0)
         order = np.argsort(-best, axis=1, kind="stable")[:, :keep]
         rows, columns = np.nonzero(np.take_along_axis(best, order, axis=1) >= threshold)
         at = order[rows, columns]
         params = np.asarray(tries, np.float32)[which[rows, at]].reshape(-1, 4)
         params[:, 2:] *= WIDTH / 96
-        yield Candidates(rows + start, places[rows, at] + skip, best[rows, at].astype(np.float32), params)
+        yield Candidates(rows + start, numbers[rows, at], best[rows, at].astype(np.float32), params)

@@ -24,7 +24,7 @@ COPY_CORRELATION = 0.91
 COPY_AGREES = 0.84
 BLOCK_AGREES_COPY = 0.85
 # (width, rounds of alignment, pairs at once, correlation below which a pair is given up); copies are well above.
-STAGES = ((48, 0, 128, 0.76), (48, 1, 128, 0.88), (96, 2, 32, 0.87), (192, 2, 16, 0.86))
+STAGES = ((48, 0, 64, 0.76), (48, 1, 64, 0.88), (48, 2, 64, 0.89), (96, 1, 16, 0.85), (192, 2, 8, 0.86))
 
 
 @dataclass(frozen=True)

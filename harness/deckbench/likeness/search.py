@@ -16,9 +16,9 @@ from deckbench import progress
 from deckbench.likeness.align import agreement
 from deckbench.likeness.candidates import BLOCK, TRIES, Candidates, nearest
 from deckbench.likeness.decide import Levels, Pair, decide
-from deckbench.likeness.thumbnails import Ints, Thumbs, is_flat
+from deckbench.likeness.thumbnails import Floats, Ints, Thumbs, is_flat
 from deckbench.likeness.views import Views, decide_views, same_place, views_of
-from deckbench.likeness.windows import UPRIGHT, Hits, Windows, look_up
+from deckbench.likeness.windows import ASKED, UPRIGHT, WHOLE, Hits, Windows, look_up
 
 # Decided on synthetic pools, the real pools and planted copies; docs/near-duplicates.md has the numbers.
 LIKE_COPY = 0.71
@@ -34,7 +34,7 @@ SMALL_SIDE = 160  # pixels of the shorter side
 SMALL_CORRELATION = 0.95
 SMALL_AGREES = 0.90
 # Views: mirrored, turned, cropped.
-KEEP_HITS = 8  # windows that are most like one query
+HELD = 1 << 19  # hits that are held before the best of them are picked
 LIKE_VIEW, LIKE_TURNED, LIKE_HALF = 0.60, 0.75, 0.92
 VIEWS_PART, VIEWS_TURNED, VIEWS_HALF = 2, 1, 1  # of each picture, that are looked at
 THOROUGH = 400  # pictures; among fewer, more views of each are looked at
@@ -91,13 +91,12 @@ def join_views(levels: Levels, groups: Groups) -> None:
     thumbs = levels.thumbs
     windows = Windows(thumbs)
     labels = groups.labels.copy()
-    hits = look_up(windows, windows, keep=KEEP_HITS, threshold=LIKE_VIEW, labels=(labels, labels))
     seen = SeenViews(len(labels))
     for again in (False, True):
         views = (
             same_place(thumbs, thumbs, seen.promising(), KEEP_PLACE)
             if again
-            else best_views(hits, labels, thoroughness(len(labels)))
+            else best_views(windows, windows, labels, thoroughness(len(labels)))
         )
         for batch in unsettled(views, lambda part: groups.labels[part.left] != groups.labels[part.right]):
             for pair in seen.decide(thumbs, thumbs, batch):
@@ -140,33 +139,61 @@ def concatenated(parts: Sequence[Views]) -> Views:
     return Views(*(np.concatenate([getattr(part, name) for part in parts]) for name in Views.__dataclass_fields__))
 
 
-def best_views(hits: Iterator[Hits], right_labels: Ints, more: int) -> Views:
-    """The views worth a look, most alike first: the best hits of each left picture, one of each group on the right.
+def limits(more: int) -> Floats:
+    """Least likeness for each kind of query (`ASKED`), as `quotas` has it."""
+    out = np.empty(len(ASKED), np.float32)
+    orientation, window = np.array(ASKED).T
+    for kind, _, least in quotas(orientation, window, more):
+        out[kind] = least
+    return out
+
+
+def quotas(orientation: Ints, window: Ints, more: int) -> Iterator[tuple[npt.NDArray[np.bool_], int, float]]:
+    """Which of some queries are of a kind, how many hits of that kind a picture may have, and how alike they must be.
 
     more: how many times the usual number of them.
     """
-    found = list(hits)
-    if not found:
-        return concatenated([])
-    whole = Hits(*(np.concatenate([getattr(part, name) for part in found]) for name in Hits.__dataclass_fields__))
-    whole = whole.take(np.lexsort((whole.right, whole.left, -whole.likeness)))
+    half, turned = window != WHOLE, orientation != UPRIGHT
+    yield ~half & ~turned, VIEWS_PART * more, LIKE_VIEW
+    yield turned, VIEWS_TURNED * more, LIKE_TURNED if more == 1 else LIKE_VIEW
     # Halves look for other tiles of one picture only: fewer of them, and they must be more alike.
-    half = whole.left_window != 0
+    yield half, VIEWS_HALF * more, LIKE_HALF
+
+
+def best_views(left: Windows, right: Windows, labels: Ints | None, more: int) -> Views:
+    """The views worth a look, most alike first: the best hits of each left picture, one of each group on the right.
+
+    labels: groups of the pictures of both sides, which are one set; None: of two sets. What is found is pruned on the
+    way, so memory does not grow with it.
+    """
+    right_labels = np.arange(len(right.windows)) if labels is None else labels
+    waiting: list[Hits] = []
+    held, room = 0, HELD
+    for part in look_up(left, right, limits=limits(more), labels=None if labels is None else (labels, labels)):
+        waiting.append(part)
+        held += len(part)
+        if held > room:
+            waiting = [best_hits(waiting, right_labels, more)]
+            held = len(waiting[0])
+            room = max(HELD, 2 * held)
+    if not waiting:
+        return concatenated([])
+    hits = best_hits(waiting, right_labels, more)
+    return views_of(hits.take(np.argsort(-hits.likeness, kind="stable")))
+
+
+def best_hits(parts: Sequence[Hits], right_labels: Ints, more: int) -> Hits:
+    """Of each kind of query the best hits of each left picture, one of each group on the right."""
+    whole = Hits(*(np.concatenate([getattr(part, name) for part in parts]) for name in Hits.__dataclass_fields__))
+    whole = whole.take(np.lexsort((whole.right_window, whole.right, whole.left, -whole.likeness)))
     kept = []
-    turned = whole.orientation != UPRIGHT
-    quotas = (
-        (~half & ~turned, VIEWS_PART * more, LIKE_VIEW),
-        (turned, VIEWS_TURNED * more, LIKE_TURNED if more == 1 else LIKE_VIEW),
-        (half, VIEWS_HALF * more, LIKE_HALF),
-    )
-    for kind, count, least in quotas:
-        part = whole.take(kind & (whole.likeness >= least))
-        _, first = np.unique(np.stack([part.left, right_labels[part.right]]), axis=1, return_index=True)
+    for kind, count, _ in quotas(whole.orientation, whole.left_window, more):
+        part = whole.take(kind)
+        _, first = np.unique(part.left * (right_labels.max() + 1) + right_labels[part.right], return_index=True)
         part = part.take(np.sort(first))
         part = part.take(np.argsort(part.left, kind="stable"))
         kept.append(part.take(np.arange(len(part)) - np.searchsorted(part.left, part.left) < count))
-    whole = Hits(*(np.concatenate([getattr(part, name) for part in kept]) for name in Hits.__dataclass_fields__))
-    return views_of(whole.take(np.argsort(-whole.likeness, kind="stable")))
+    return Hits(*(np.concatenate([getattr(part, name) for part in kept]) for name in Hits.__dataclass_fields__))
 
 
 def unsettled(views: Views, wanted: Callable[[Views], npt.NDArray[np.bool_]]) -> Iterator[Views]:
@@ -311,28 +338,24 @@ def matching_views(
     windows = Windows(right)
     others = Windows(left, windows.basis)
     for one, two, swapped in ((others, windows, False), (windows, others, True)):
-        hits = look_up(one, two, keep=KEEP_HITS, threshold=LIKE_VIEW, labels=None)
         thumbs = (right, left) if swapped else (left, right)
-        for pair in copies_among(hits, *thumbs, settled, swapped):
+        views = best_views(one, two, None, thoroughness(max(len(left), len(right))))
+        for pair in copies_among(views, *thumbs, settled, swapped):
             a, b = (pair.right, pair.left) if swapped else (pair.left, pair.right)
             yield replace(pair, left=int(left_numbers[a]), right=int(right_numbers[b]))
 
 
-def copies_among(hits: Iterator[Hits], one: Thumbs, two: Thumbs, found: set[int], swapped: bool) -> Iterator[Pair]:
-    """The copies among hits, until each has been found once. found: numbers of `one`, swapped: of `two`."""
+def copies_among(views: Views, one: Thumbs, two: Thumbs, found: set[int], swapped: bool) -> Iterator[Pair]:
+    """The copies among views, until each has been found once. found: numbers of `one`, swapped: of `two`."""
 
     def wanted(part: Views) -> npt.NDArray[np.bool_]:
         return ~np.isin(part.right if swapped else part.left, list(found))
 
-    pictures = max(len(one), len(two))
-    seen = SeenViews(pictures)
+    seen = SeenViews(max(len(one), len(two)))
     for again in (False, True):
-        promising = seen.promising()
-        views = (
-            same_place(one, two, promising.take(wanted(promising)), KEEP_PLACE)
-            if again
-            else best_views(hits, np.arange(len(two)), thoroughness(pictures))
-        )
+        if again:
+            promising = seen.promising()
+            views = same_place(one, two, promising.take(wanted(promising)), KEEP_PLACE)
         for batch in unsettled(views, wanted):
             for pair in seen.decide(one, two, batch):
                 found.add(pair.right if swapped else pair.left)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter1d
 
 from deckbench import progress
 from deckbench.cores import in_threads
@@ -20,6 +21,7 @@ Thumbs = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Params = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.intp]
+Bools = npt.NDArray[np.bool_]
 
 
 def fingerprint(paths: Sequence[Path]) -> Thumbs:
@@ -57,9 +59,19 @@ def shrink(thumbs: Thumbs, width: int) -> Floats:
 
 
 def band_pass(pictures: Floats, fine: float, wide: float) -> Floats:
-    """Difference of two Gaussian blurs of the logarithm, per picture."""
-    logs = np.log(pictures + 16.0)
-    return np.asarray(gaussian_filter(logs, (0, fine, fine)) - gaussian_filter(logs, (0, wide, wide)), np.float32)
+    """Difference of two Gaussian blurs of the logarithm, per picture (n, h, w)."""
+    n, height, width = pictures.shape
+    logs = np.log(pictures + np.float32(16)).reshape(n * height, width)
+    out = np.zeros((n, height, width), np.float32)
+    for sigma, sign in ((fine, 1), (wide, -1)):
+        out += sign * (blur(height, sigma) @ (logs @ blur(width, sigma).T).reshape(n, height, width))
+    return out
+
+
+@lru_cache(maxsize=32)
+def blur(size: int, sigma: float) -> Floats:
+    """(size, size): a Gaussian blur of a line of pixels as a matrix: faster than a filter on small pictures."""
+    return np.asarray(gaussian_filter1d(np.eye(size), sigma, axis=0), np.float32)
 
 
 def level(thumbs: Thumbs, width: int) -> Floats:

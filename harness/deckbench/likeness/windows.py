@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deckbench.likeness.cells import Cells
 from deckbench.likeness.thumbnails import HEIGHT, WIDTH, Floats, Ints, Thumbs
 
 SIDE = 64  # of the square
@@ -32,9 +33,12 @@ HALVES = ((WHOLE, FIRST), (WHOLE, LAST), (FIRST, WHOLE), (LAST, WHOLE))
 # (transposed, flipped along y, flipped along x), in this order
 ORIENTATIONS = tuple((bool(n & 4), bool(n & 2), bool(n & 1)) for n in range(8))
 UPRIGHT = 0
+# What is looked up of each picture: the orientation and the window.
+ASKED = (*((turn, WHOLE) for turn in range(len(ORIENTATIONS))), *((UPRIGHT, y * len(SPANS) + x) for y, x in HALVES))
 BRUTE_FORCE = 60_000  # windows; fewer are all compared
-CELL_SIZE = 400  # windows in a k-means cell
+CELLS_PER_ROOT = 2.0  # cells by the root of the number of windows: neither cells nor what is in them become too many
 SEARCHED = 12  # cells that are searched for each query
+TABLE, QUERIES = 8192, 512  # compared at once
 
 
 @dataclass(frozen=True)
@@ -134,15 +138,12 @@ class Windows:
         self.basis = basis or self.principal(thumbs)
         n, spans = len(thumbs), len(SPANS)
         self.windows = np.empty((n, spans * spans, DIMENSIONS), np.float16)
-        self.asked = [(turn, WHOLE * spans + WHOLE) for turn in range(8)] + [
-            (UPRIGHT, y * spans + x) for y, x in HALVES
-        ]
-        self.queries = np.empty((n, len(self.asked), DIMENSIONS), np.float16)
+        self.queries = np.empty((n, len(ASKED), DIMENSIONS), np.float16)
         for start in range(0, n, 256):
             cells = describe(thumbs[start : start + 256])
             part = slice(start, start + len(cells))
             self.windows[part] = self.project(cells.reshape(len(cells), spans * spans, -1))
-            for number, (turn, window) in enumerate(self.asked):
+            for number, (turn, window) in enumerate(ASKED):
                 view = turned(cells.reshape(len(cells), spans * spans, *cells.shape[3:])[:, window], turn)
                 self.queries[part, number] = self.project(view.reshape(len(cells), -1))
 
@@ -163,80 +164,42 @@ class Windows:
         return np.asarray(short / (np.linalg.norm(short, axis=-1, keepdims=True) + 1e-6), np.float32)
 
 
-def centres(windows: npt.NDArray[Any], count: int) -> Floats:
-    """(count, 48): k-means centres of unit vectors, from evenly picked ones; the same for the same input."""
-    sample = windows[:: max(1, len(windows) // (32 * count))].astype(np.float32)
-    middle = sample[:: max(1, len(sample) // count)][:count].copy()
-    for _ in range(6):
-        nearest = np.concatenate(
-            [(part @ middle.T).argmax(axis=1) for part in np.array_split(sample, len(sample) // 4096 + 1)]
-        )
-        order = np.argsort(nearest, kind="stable")
-        starts = np.flatnonzero(np.diff(nearest[order], prepend=-1))
-        sums = np.add.reduceat(sample[order], starts, axis=0)
-        middle[nearest[order][starts]] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-6)
-    return np.asarray(middle, np.float32)
+def look_up(left: Windows, right: Windows, *, limits: Floats, labels: tuple[Ints, Ints] | None) -> Iterator[Hits]:
+    """The windows of right pictures that are like the queries of left pictures, in small parts.
 
-
-def look_up(
-    left: Windows, right: Windows, *, keep: int, threshold: float, labels: tuple[Ints, Ints] | None
-) -> Iterator[Hits]:
-    """The windows of right pictures that are most like the queries of left pictures, in blocks.
-
-    keep: at most so many of each query and cell. labels: of both sides; pairs with one label are left out. What two
-    pictures of one view have in common is left out, too: `candidates` finds those.
+    limits: (12,), least likeness for each kind of query (`ASKED`). labels: of both sides; pairs with one label are left
+    out. What two pictures of one view have in common is left out, too: `candidates` finds those.
     """
     spans2 = right.windows.shape[1]
     windows = right.windows.reshape(-1, DIMENSIONS)
     queries = left.queries.reshape(-1, DIMENSIONS)
-    cells = 1 if len(windows) < BRUTE_FORCE else len(windows) // CELL_SIZE
-    if cells == 1:
-        order, bounds = np.arange(len(windows)), np.array([0, len(windows)])
-        visits = np.zeros((len(queries), 1), np.intp)
-    else:
-        middle = centres(windows, cells)
-        home = np.concatenate([(p.astype(np.float32) @ middle.T).argmax(axis=1) for p in blocks(windows)])
-        order = np.argsort(home, kind="stable")
-        bounds = np.searchsorted(home[order], np.arange(len(middle) + 1))
-        near = [
-            np.argpartition(-(p.astype(np.float32) @ middle.T), SEARCHED, axis=1)[:, :SEARCHED] for p in blocks(queries)
-        ]
-        visits = np.concatenate(near)
-    visitors = np.argsort(visits.ravel(), kind="stable")
-    cell_of = visits.ravel()[visitors]
-    asked = len(left.asked)
-    orientation, window = np.array(left.asked).T
+    orientation, window = np.array(ASKED).T
     alike = np.concatenate([nearly_same_place(), np.zeros((spans2, spans2), bool)])
-    for cell in np.unique(cell_of):
-        members = order[bounds[cell] : bounds[cell + 1]]
-        if not len(members):
-            continue
-        table = windows[members].astype(np.float32)
-        who = visitors[slice(*np.searchsorted(cell_of, [cell, cell + 1]))] // visits.shape[1]
-        for start in range(0, len(who), 1024):
-            query = who[start : start + 1024]
-            picture, kind = query // asked, query % asked
-            likeness = queries[query].astype(np.float32) @ table.T
-            likeness[alike[window[kind] + spans2 * (orientation[kind] != UPRIGHT)][:, members % spans2]] = -1
+    excluded = alike[window + spans2 * (orientation != UPRIGHT)]
+    for members, who in visits(windows, queries):
+        table = windows[members].astype(np.float32).T
+        for start in range(0, len(who), QUERIES):
+            query = who[start : start + QUERIES]
+            picture, kind = np.divmod(query, len(ASKED))
+            likeness = queries[query].astype(np.float32) @ table
+            rows, columns = np.nonzero(likeness >= limits[kind][:, None])
+            other, place = np.divmod(members[columns], spans2)
+            wanted = ~excluded[kind[rows], place]
             if labels is not None:
-                likeness[labels[0][picture][:, None] == labels[1][members // spans2][None, :]] = -1
-            # The best of every 8 first: picking the best of few is what takes time. Neighbours are of one picture.
-            eights = np.pad(likeness, ((0, 0), (0, -len(members) % 8)), constant_values=-1).reshape(len(query), -1, 8)
-            top = eights.max(axis=2)
-            rank = min(keep, top.shape[1])
-            best = np.argpartition(top, top.shape[1] - rank, axis=1)[:, -rank:]
-            value = np.take_along_axis(top, best, axis=1)
-            best = best * 8 + np.take_along_axis(eights, best[:, :, None], axis=1).argmax(axis=2)
-            rows, columns = np.nonzero(value >= threshold)
-            member = members[best[rows, columns]]
-            yield Hits(
-                picture[rows],
-                member // spans2,
-                orientation[kind[rows]],
-                window[kind[rows]],
-                member % spans2,
-                value[rows, columns],
-            )
+                wanted &= labels[0][picture[rows]] != labels[1][other]
+            rows, other, place, value = rows[wanted], other[wanted], place[wanted], likeness[rows, columns][wanted]
+            yield Hits(picture[rows], other, orientation[kind[rows]], window[kind[rows]], place, value)
+
+
+def visits(windows: npt.NDArray[Any], queries: npt.NDArray[Any]) -> Iterator[tuple[Ints, Ints]]:
+    """Which windows are compared with which queries, by number: few with all, many with those of cells near to them."""
+    if len(windows) < BRUTE_FORCE:
+        for start in range(0, len(windows), TABLE):
+            yield np.arange(start, min(start + TABLE, len(windows))), np.arange(len(queries))
+        return
+    cells = Cells(windows, int(CELLS_PER_ROOT * len(windows) ** 0.5))
+    for cell, who in cells.visits(queries, SEARCHED):
+        yield cells.members(cell), who
 
 
 def nearly_same_place() -> npt.NDArray[np.bool_]:
@@ -247,9 +210,3 @@ def nearly_same_place() -> npt.NDArray[np.bool_]:
     shift = (start - 0.5)[:, None] - ((start - 0.5)[None, :] * ratio)
     one = (np.abs(np.log(ratio)) < 0.15) & (np.abs(shift) < 0.2)
     return np.asarray((one[:, None, :, None] & one[None, :, None, :]).reshape(len(SPANS) ** 2, -1))
-
-
-def blocks(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Slices of 8,192 rows."""
-    for start in range(0, len(rows), 8192):
-        yield rows[start : start + 8192]
