@@ -177,9 +177,9 @@ def checked_slot(name: str) -> str:
 
 
 def position_of(value: Any) -> tuple[float, float, float] | None:
-    """A position in deck millimetres."""
+    """A position in deck millimetres. Analyses of protocols up to API 2.13 have the origin everywhere: not known."""
     if isinstance(value, Mapping):
         parts = tuple(value.get(axis) for axis in "xyz")
-        if all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts):
+        if any(parts) and all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts):
             return tuple(round(float(part), 3) for part in parts)  # type: ignore[arg-type, return-value]
     return None

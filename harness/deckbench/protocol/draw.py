@@ -100,7 +100,7 @@ def labware_box(name: str, module: Module | None) -> Box:
     x0, y0, x1, y1 = slot_box(name)
     if module is not None and module.kind == "thermocycler":
         y0, y1 = y0 - PITCH[1] // 3, y1 - PITCH[1] // 3
-    return x0 + 7, y0 + 7, x1 - 7, y1 - (7 if module is None else LINE + 1)
+    return x0 + 7, y0 + 5, x1 - 7, y1 - LINE - 1
 
 
 def draw_module(pen: Any, module: Module, texts: Texts) -> None:
@@ -110,7 +110,7 @@ def draw_module(pen: Any, module: Module, texts: Texts) -> None:
     pen.rectangle(body, fill=LID_FILL if module.lid == "closed" else MODULE_FILL, outline=INK)
     parts = [module_name(module, texts, "en")]
     parts += [f"{name} {value}" for name, value in (("lid", module.lid), ("latch", module.latch)) if value]
-    parts += [f"magnets {'up' if module.magnet == 'engaged' else 'down'}"] if module.magnet else []
+    parts += ["up" if module.magnet == "engaged" else "down"] if module.magnet else []
     parts += [f"{value:g} °C" for value in (module.block_c, module.lid_c) if value is not None]
     parts += [f"{module.rpm:g} rpm"] if module.rpm is not None else []
     x, y = body[0] + 20, body[3] - LINE + 1
