@@ -119,6 +119,7 @@ def build_dataset(
         "lang": lang,
         **split_params,
         "synthetic": frames.synthetic,
+        **({"credit": frames.credit.model_dump(mode="json", exclude_none=True)} if frames.credit else {}),
         "ontology": definition.ontology.name,
         "options": definition.options.model_dump(mode="json"),
         **({"export": list(export)} if export else {}),

@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 pool_app = typer.Typer(
     no_args_is_help=True,
-    help="Pools of frames with YOLO labels: render, check, group, split.",
+    help="Pools of frames: render, import, check, group, split.",
     epilog="Example: deckbench pool check pools/mine",
 )
 models_app = typer.Typer(

@@ -6,7 +6,7 @@ import typer
 
 from deckbench.cli.app import pool_app
 from deckbench.cli.dispatch import writes_output
-from deckbench.cli.options import Json, Out, OutputPath, PoolPath, Seed, SkipBad, Text, Texts, Workers
+from deckbench.cli.options import InputPath, Json, Out, OutputPath, PoolPath, Seed, SkipBad, Text, Texts, Workers
 from deckbench.cli.parse import parse_factors, parse_size
 from deckbench.cli.show import show
 from deckbench.errors import InputError
@@ -34,6 +34,24 @@ def pool_synth(
     more = parse_factors(emphasis or [])
     synth_pool(out, frames=frames, size=parse_size(size), seed=seed, shifted=shifted, workers=workers, emphasis=more)
     say(f"pool: {out}")
+
+
+@pool_app.command("import", epilog="Example: deckbench pool import sdls downloads/sdls --out pools/sdls")
+@writes_output
+def pool_import(
+    name: Annotated[Text, typer.Argument(metavar="FORMAT", help="Which data set: sdls.")],
+    source: Annotated[InputPath, typer.Argument(help="The folder with the data set's own files.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Import another data set's own files as a pool with checks.
+
+    Every record that gives no check is listed in POOL/refused.csv.
+    """
+    from deckbench.pool.importing.run import import_pool
+
+    counts = import_pool(name, source, out=out)
+    show({"out": str(out), **counts}, as_json, [f"pool: {out}"])
 
 
 @pool_app.command("check", epilog="Example: deckbench pool check pools/mine --json")

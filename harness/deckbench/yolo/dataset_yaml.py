@@ -12,6 +12,7 @@ from deckbench.disk import real_path
 from deckbench.errors import InputError
 from deckbench.schema import repeated
 from deckbench.yamlfile import Document, kind_of, read_document
+from deckbench.yolo.credit import Credit, read_credit
 from deckbench.yolo.discover import (
     MAX_CLASSES,
     child,
@@ -45,6 +46,7 @@ class PoolYaml:
     entries: dict[str, tuple[Path, ...]]
     keypoints: Keypoints | None = None
     problems: list[Problem] = field(default_factory=list)
+    credit: Credit | None = None
 
 
 def find_yaml(path: Path) -> tuple[Path | None, list[str]]:
@@ -119,6 +121,11 @@ def read_yaml(path: Path) -> PoolYaml:
     written = read_entries(document)
     root, entries = choose_places(document, file, written, problems)
     name = data.get("name")
+    credit = None
+    try:
+        credit = read_credit(data.get("credit"))
+    except ValueError as error:
+        problems.append(Problem("credit-unreadable", f"{error}; it is not used", file.name))
     return PoolYaml(
         file=file,
         root=root,
@@ -128,6 +135,7 @@ def read_yaml(path: Path) -> PoolYaml:
         entries=entries,
         keypoints=read_keypoints(document),
         problems=problems,
+        credit=credit,
     )
 
 

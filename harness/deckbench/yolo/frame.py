@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from deckbench.language import AnyText
+from deckbench.yolo.credit import Credit
 
 Verdict = Literal["normal", "anomaly", "unknown"]
 VERDICTS: tuple[Verdict, ...] = ("normal", "anomaly", "unknown")
@@ -30,6 +31,7 @@ KINDS: dict[str, str] = {
     "split-list-missing": ERROR,
     "val-is-train": NOTICE,
     "split-overlap": NOTICE,
+    "credit-unreadable": NOTICE,
     # pictures
     "picture-unreadable": ERROR,
     "picture-truncated": ERROR,
@@ -201,6 +203,7 @@ class Pool:
     content_hash: str
     left_out: tuple[Problem, ...]
     notices: tuple[Problem, ...] = ()
+    credit: Credit | None = None
 
     @property
     def notice_counts(self) -> dict[str, int]:

@@ -366,4 +366,5 @@ def read_pool(path: Path, *, skip_bad: bool = False, workers: int | None = None)
         content_hash=scan.content_hash,
         left_out=tuple(errors),
         notices=tuple(problem for problem in scan.problems if problem.severity == NOTICE),
+        credit=scan.yaml.credit,
     )
