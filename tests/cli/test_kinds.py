@@ -90,6 +90,7 @@ TEXTS = {
     "steps": {"lang"},
     "pool synth": {"size", "emphasis"},
     "pool group": {"by"},
+    "pool import": {"name"},
     "pool split": {"split"},
 }
 SHARED_TEXTS = {"runner", "image", "limits", "curriculum", "condition"}
