@@ -27,8 +27,10 @@ def mentions(text: str, terms: Sequence[str]) -> list[str]:
     "no spill, one damaged tip" states `damaged tip` only. A term inside a longer stated term is not counted again.
     """
     found: list[str] = []
-    clauses = [clause for clause in _CLAUSE.split(narrow(text).casefold()) if clause]
-    for term in sorted({narrow(term).casefold().strip() for term in terms} - {""}, key=lambda t: (-len(t), t)):
+    text = narrow(text).casefold()
+    clauses = [clause for clause in _CLAUSE.split(text) if clause]
+    named = {term for term in (narrow(term).casefold().strip() for term in terms) if term and term in text}
+    for term in sorted(named, key=lambda t: (-len(t), t)):
         pattern = re.escape(term)
         if term.isascii():
             pattern = rf"(?<!\w){pattern}s?(?!\w)"

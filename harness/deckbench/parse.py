@@ -21,6 +21,7 @@ from deckbench.wrapping import unwrap
 Letter = Literal["A", "B"]
 
 MAX_JSON = 2000  # characters of an answer that is tried as a JSON object
+MAX_AROUND = 2000  # characters around the options' texts; who writes more explains
 # Full-width ASCII (as Chinese keyboards write it) -> ASCII. Not NFKC: that would also turn "Ⓐ" or "ª" into a letter.
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
 # Pairs of marks that may stand around a whole answer. An answer that holds one of them inside stays as it is.
@@ -70,9 +71,7 @@ _LINE = re.compile(
 _EMPHASISED = re.compile(r"^(\*\*|__|`)([^*_`\n]{1,60})\1(?=.)", re.DOTALL)  # the first words alone
 _EMPHASIS = re.compile(r"\*+|__|`")
 _VERDICT = re.compile(r"(verdict\s*:|结论\s*:)\s*(\w+)", re.IGNORECASE)
-_LAST = re.compile(
-    r"(?:^|[.。!?;\n])\s*(?:verdict\s*:\s*(anomaly|normal)\s*\.?|结论\s*:\s*(异常|正常)\s*[。.]?)$", re.IGNORECASE
-)
+_LAST = re.compile(r"(?:verdict\s*:\s*(anomaly|normal)\s*\.?|结论\s*:\s*(异常|正常)\s*[。.]?)$", re.IGNORECASE)
 _WORDS = {"anomaly": True, "异常": True, "normal": False, "正常": False}
 VERDICTS = {True: "anomaly", False: "normal"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -117,15 +116,23 @@ def parse(text: str, kind: str, options: tuple[str, str] = ("", "")) -> str:
     return "" if verdict is None else VERDICTS[verdict]
 
 
-@lru_cache(maxsize=4096)
 def parse_choice(text: str, option_a: str, option_b: str) -> Letter | None:
     """The option a text chooses, or None when it does not clearly choose one.
 
     A text is read as it is, and again after each mark or phrase around it was taken off. Each reading is one letter,
     exactly one option's text, or the option's line (`B. damaged`, `B - damaged`) when letter and text agree. A text
-    that can be read both ways is None.
+    that can be read both ways is None, and so is one with over 2,000 characters beside the options' texts.
     """
-    readings = {reading for form in _forms(answer_text(text)) for reading in _readings(form, option_a, option_b)}
+    read = _parse_choice if len(text) <= MAX_AROUND else _parse_choice.__wrapped__  # kept: short texts alone
+    return read(text, option_a, option_b)
+
+
+@lru_cache(maxsize=4096)
+def _parse_choice(text: str, option_a: str, option_b: str) -> Letter | None:
+    text = answer_text(text)
+    if len(text) > MAX_AROUND + len(option_a) + len(option_b):
+        return None
+    readings = {reading for form in _forms(text) for reading in _readings(form, option_a, option_b)}
     return readings.pop() if len(readings) == 1 else None
 
 
@@ -137,11 +144,17 @@ def parse_scene(text: str) -> bool | None:
     """
     text = _EMPHASIS.sub("", answer_text(text)).strip()
     last = _LAST.search(text)
-    if not last:
+    if not last or not _starts_sentence(text, last.start()):
         return None
     verdict = _WORDS[(last[1] or last[2]).casefold()]
     stated = {_WORDS.get(match[2].casefold()) for match in _VERDICT.finditer(text)}
     return verdict if stated == {verdict} else None
+
+
+def _starts_sentence(text: str, place: int) -> bool:
+    """Whether a sentence or a line starts here. A pattern for it would take hours for 200 KB of blank lines."""
+    before = text[:place].rstrip()
+    return not before or before[-1] in ".。!?;" or "\n" in text[len(before) : place]
 
 
 def description(text: str) -> str:

@@ -22,7 +22,7 @@ THINKING = (
 BOX = re.compile(r"<\|(?:begin|end)_of_box\|>|<\|(?:START|END)_RESPONSE\|>|<\|(?:begin|end)_of_solution\|>")
 # Tokens that end an answer, where a server did not take them off.
 END = re.compile(
-    r"\s*(?:</s>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|end\|>|<\|return\|>|<end_of_turn>|<turn\|>|<eos>"
+    r"(?:</s>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|end\|>|<\|return\|>|<end_of_turn>|<turn\|>|<eos>"
     r"|<\|user\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>)\s*$"
 )
 

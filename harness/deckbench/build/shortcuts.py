@@ -21,7 +21,7 @@ MARGIN = 0.10
 NEIGHBOURS = 15
 FEWEST = 20  # train rows below which a family of questions teaches nothing
 Floats = npt.NDArray[np.float64]
-OPTION = re.compile(r"^\s*([AB])\s*[.):.)::、]\s*(.+?)\s*$", re.MULTILINE)
+OPTION = re.compile(r"^[^\S\n]*([AB])\s*[.):.)::、]\s*(\S(?:.*\S)?)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def position_of(positions: list[Any], answer: str, wrapped: bool) -> dict[str, A
             raise ValueError("probabilities in no known form")
         token = spelling(entry)
         text = token + text
+        if len(text) < len(answer):
+            continue
         plain = END.sub("", BOX.sub("", text)).strip()
         if len(plain) > len(answer):
             break

@@ -109,10 +109,12 @@ class Pair:
     answer: str
 
 
-_LEAD = r"^[\s>#*-]*(?:\d+\s*[.)、:]\s*)?\**\s*"
-_QUESTION = re.compile(_LEAD + r"(?:Q|Question|问题|问|提问)\s*\d*\s*\**\s*[:：]\s*\**\s*(.*)$", re.IGNORECASE)
-_ANSWER = re.compile(_LEAD + r"(?:Answer|答案|回答|答)\s*\d*\s*\**\s*[:：]\s*\**\s*(.*)$", re.IGNORECASE)
-_LETTER = re.compile(_LEAD + r"A\s*\d*\s*\**\s*[:：]\s*\**\s*(.*)$", re.IGNORECASE)
+# No two neighbours take the same characters: else a long line of blanks or stars takes hours.
+_LEAD = r"^[\s>#*-]*(?:\d+\s*[.)、:][\s*]*)?"
+_MARK = r"(?:\s*\d+)?[\s*]*[:：][\s*]*(.*)$"
+_QUESTION = re.compile(_LEAD + r"(?:Q|Question|问题|问|提问)" + _MARK, re.IGNORECASE)
+_ANSWER = re.compile(_LEAD + r"(?:Answer|答案|回答|答)" + _MARK, re.IGNORECASE)
+_LETTER = re.compile(_LEAD + r"A" + _MARK, re.IGNORECASE)
 
 
 def question_pairs(text: str) -> list[Pair]:
