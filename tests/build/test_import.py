@@ -315,7 +315,10 @@ def test_pictures_other_readers_cannot_open_are_encoded_anew(folder: Path, tmp_p
     Image.new("RGB", (30, 20)).save(folder / "pics" / "c.bmp")
     write_jsonl(folder / "x.jsonl", [{**QA, "images": [f"pics/{name}"]} for name in ("turned.jpg", "c.bmp")])
     single(folder, tmp_path / "out")
-    sizes = {Image.open(path).size for path in (tmp_path / "out" / "images").glob("*.png")}
+    sizes = set()
+    for path in (tmp_path / "out" / "images").glob("*.png"):
+        with Image.open(path) as image:
+            sizes.add(image.size)
     assert sizes == {(20, 30), (30, 20)}
 
 

@@ -6,30 +6,13 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deckbench.cli.app import main
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended. stderr: what it said."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    def refused(self, *words: str, code: int = 2) -> bool:
-        """Whether it ended with one message that holds `words`, and no traceback."""
-        assert self.code == code, self.stderr
-        assert "Traceback" not in self.stderr
-        assert all(word in self.stderr for word in words), self.stderr
-        return True
-
+from tests.measure import Done
 
 Cli = Callable[..., Done]
 

@@ -16,6 +16,7 @@ import pytest
 from deckbench import artifact, disk
 from deckbench.errors import InputError, OutsideError
 from tests.faults.conftest import Cli
+from tests.measure import measured
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -61,9 +62,8 @@ WRITERS = [
 def test_the_second_command_on_one_output_is_refused_at_its_start(tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "deep" / "out.csv"
     with other_process(out):
-        for words in WRITERS:
-            found = cli(*(str(out) if word == "OUT" else word for word in words))
-            assert found.refused("another process is writing this output", str(out), "fix:", code=3)
+        for done in measured(*([out if word == "OUT" else word for word in words] for words in WRITERS)):
+            assert done.refused("another process is writing this output", str(out), "fix:", code=3)
     assert disk.lock_of(out).is_file()
     assert cli("mix", "nowhere", "--out", out).refused("nowhere")
     assert list(out.parent.iterdir()) == []
@@ -150,24 +150,30 @@ def killed_while(stage: str, out: Path) -> None:
         (draft.path / "index.html").write_text("new")
 
 
-@pytest.mark.parametrize("stage", ["file", "before the swap", "after the swap"])
-def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path, stage: str) -> None:
-    out = tmp_path / "out"
-    if stage != "file":
-        with artifact.writing(out, "site") as draft:
-            (draft.path / "index.html").write_text("old")
-    process = SPAWN.Process(target=killed_while, args=(stage, out))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".*"))) == 1
-    if stage != "file":
-        assert (out / "index.html").read_text() == ("old" if stage == "before the swap" else "new")
-        with artifact.writing(out, "site", replace=True) as draft:
-            (draft.path / "index.html").write_text("new")
-    else:
-        artifact.atomic_write(out, "x")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path, small_pool: Path) -> None:
+    from tests.record import fake  # not in the processes that this one starts
+
+    fake.record(tmp_path / "records", tmp_path / "work")
+    report = ("report", "--records", tmp_path / "records", "--out")
+    group = ("pool", "group", small_pool, "--by", "regex:(.)", "--out")
+    next_writers = {"file": group, "before the swap": report, "after the swap": report}
+    for stage in next_writers:
+        out = tmp_path / stage / "out"
+        out.parent.mkdir()
+        if stage != "file":
+            with artifact.writing(out, "site") as draft:
+                (draft.path / "index.html").write_text("old")
+        process = SPAWN.Process(target=killed_while, args=(stage, out))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert len(list(out.parent.glob(".*"))) == 1
+        if stage != "file":
+            assert (out / "index.html").read_text() == ("old" if stage == "before the swap" else "new")
+    for done in measured(*((*words, tmp_path / stage / "out") for stage, words in next_writers.items())):
+        assert done.code == 0, done
+    for stage in next_writers:
+        assert [path.name for path in (tmp_path / stage).iterdir()] == ["out"]
 
 
 def test_a_work_folder_is_swept(tmp_path: Path) -> None:
