@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 # Named here because Pillow loads its readers lazily, which is not safe in threads.
@@ -27,7 +28,8 @@ MAX_PIXELS = 100_000_000  # a 100-megapixel picture is 300 MB as RGB; no deck ca
 MIN_SIDE = 10  # as Ultralytics
 EXIF_ORIENTATION = 0x0112
 EXIF_DETAILS = 0x8769
-EXIF_TAKEN, EXIF_TAKEN_FRACTION = 0x9003, 0x9291  # DateTimeOriginal, SubSecTimeOriginal
+# DateTimeOriginal, SubSecTimeOriginal, OffsetTimeOriginal
+EXIF_TAKEN, EXIF_TAKEN_FRACTION, EXIF_TAKEN_OFFSET = 0x9003, 0x9291, 0x9011
 ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})
 # EXIF orientation -> what brings the picture upright (TIFF 6.0, tag Orientation).
 UPRIGHT = {
@@ -191,13 +193,25 @@ def grey_thumbnail(path: Path, size: tuple[int, int]) -> Image.Image:
         raise InputError(str(error), path, "check the path, or replace this image") from error
 
 
-def taken_at(path: Path) -> float | None:
-    """When the camera took it (EXIF DateTimeOriginal, as seconds, its zone taken as UTC); None when it does not say."""
+def taken(path: Path) -> datetime | None:
+    """When the camera took it (EXIF DateTimeOriginal and SubSecTimeOriginal), with its zone where OffsetTimeOriginal
+    gives one; None when it does not say."""
     try:
         details = _open(_read(path)).getexif().get_ifd(EXIF_DETAILS)
         moment = datetime.strptime(str(details[EXIF_TAKEN]).strip("\0 "), "%Y:%m:%d %H:%M:%S")
-        fraction = str(details.get(EXIF_TAKEN_FRACTION, "")).strip("\0 ")
+        fraction, offset = (str(details.get(tag, "")).strip("\0 ") for tag in (EXIF_TAKEN_FRACTION, EXIF_TAKEN_OFFSET))
     except (PictureError, *DAMAGED):
         return None
-    part = float(f"0.{fraction}") if fraction.isascii() and fraction.isdigit() else 0.0
-    return moment.replace(tzinfo=timezone.utc).timestamp() + part
+    if fraction.isascii() and fraction.isdigit():
+        moment = moment.replace(microsecond=int(fraction[:6].ljust(6, "0")))
+    match = re.fullmatch(r"([+-])(\d\d):(\d\d)", offset, re.ASCII)
+    if match is None or int(match[2]) > 14 or int(match[3]) > 59:
+        return moment
+    ahead = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return moment.replace(tzinfo=timezone(ahead if match[1] == "+" else -ahead))
+
+
+def taken_at(path: Path) -> float | None:
+    """When the camera took it as seconds, its zone taken as UTC; None when it does not say."""
+    moment = taken(path)
+    return None if moment is None else moment.replace(tzinfo=timezone.utc).timestamp()

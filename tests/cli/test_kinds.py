@@ -92,6 +92,7 @@ TEXTS = {
     "pool group": {"by"},
     "pool import": {"name"},
     "pool split": {"split"},
+    "pool from-run": {"times", "zone", "checks"},
 }
 SHARED_TEXTS = {"runner", "image", "limits", "curriculum", "condition"}
 

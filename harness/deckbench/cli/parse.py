@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from deckbench.errors import InputError
 
 
@@ -21,3 +23,12 @@ def parse_factors(pairs: list[str]) -> dict[str, float]:
     except ValueError:
         fix = "write KIND=FACTOR, such as --emphasis damaged_tip=10"
         raise InputError(f"cannot read {', '.join(pairs)!r}", "--emphasis", fix) from None
+
+
+def parse_checks(text: str) -> Literal["step", "all"]:
+    """Which checks a frame of a run has. Raises InputError."""
+    if text == "step":
+        return "step"
+    if text == "all":
+        return "all"
+    raise InputError(f"{text!r} says nothing of checks", "--checks", "write step or all")

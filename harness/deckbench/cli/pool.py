@@ -6,8 +6,22 @@ import typer
 
 from deckbench.cli.app import pool_app
 from deckbench.cli.dispatch import writes_output
-from deckbench.cli.options import InputPath, Json, Out, OutputPath, PoolPath, Seed, SkipBad, Text, Texts, Workers
-from deckbench.cli.parse import parse_factors, parse_size
+from deckbench.cli.options import (
+    FileOrAddress,
+    InputPath,
+    Json,
+    OptionalInput,
+    OptionalText,
+    Out,
+    OutputPath,
+    PoolPath,
+    Seed,
+    SkipBad,
+    Text,
+    Texts,
+    Workers,
+)
+from deckbench.cli.parse import parse_checks, parse_factors, parse_size
 from deckbench.cli.show import show
 from deckbench.errors import InputError
 from deckbench.progress import say
@@ -100,3 +114,46 @@ def pool_split(
 
     split_pool(pool, out=out, split=split, seed=seed, skip_bad=skip_bad, workers=workers)
     say(f"split: {out}")
+
+
+@pool_app.command(
+    "from-run",
+    epilog="Example: deckbench pool from-run --protocol analysis.json --run run.json --frames frames --out pools/run1",
+)
+@writes_output
+def pool_from_run(
+    protocol: Annotated[InputPath, typer.Option(help="The protocol's analysis: of the robot, the app or opentrons.")],
+    run: Annotated[
+        FileOrAddress, typer.Option(help="The run log: saved commands of the run, or http://HOST:31950/runs/ID.")
+    ],
+    frames: Annotated[InputPath, typer.Option(help="Folder of the frames.")],
+    out: Out,
+    times: Annotated[
+        OptionalText, typer.Option(help="Frame times: exif, name, or name:PATTERN like name:cam_%Y%m%d-%H%M%S.")
+    ] = None,
+    times_csv: Annotated[OptionalInput, typer.Option(help="Frame times: a csv `frame,time` instead.")] = None,
+    zone: Annotated[
+        OptionalText, typer.Option(help="The camera's time zone: UTC, +08:00 or Asia/Shanghai; default: UTC.")
+    ] = None,
+    offset: Annotated[
+        float | None, typer.Option(help="Seconds added to frame times to have the robot's; default: estimated.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Frames so near to a command's start or end are ambiguous, in seconds.")
+    ] = None,
+    max_offset: Annotated[float, typer.Option(help="Largest offset that is tried, in seconds.")] = 120.0,
+    labels: Annotated[OptionalInput, typer.Option(help="Verdicts: a csv `frame,check,verdict`.")] = None,
+    checks: Annotated[
+        Text, typer.Option(help="step: what the command is about; all: everything that can be seen.")
+    ] = "step",
+    texts: Annotated[OptionalInput, typer.Option(help="Templates of steps and checks; default: the package's.")] = None,
+) -> None:
+    """Make a pool with checks from the frames of a robot run."""
+    from deckbench.pool.run import pool_from_run
+
+    pool_from_run(
+        protocol=protocol, run=run, frames=frames, out=out, times=times, times_csv=times_csv, zone=zone,
+        offset_s=offset, margin_s=margin, max_offset_s=max_offset, labels=labels, checks=parse_checks(checks),
+        texts=texts,
+    )  # fmt: skip
+    say(f"pool: {out}")

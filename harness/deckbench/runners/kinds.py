@@ -20,7 +20,7 @@ class Kind(Enum):
     DATA = "a dataset or a data file, with the images that the file names"
     WEIGHTED_DATA = "DATASET or DATASET:WEIGHT"
     RENAMED_FOLDER = "OLD=NEW, where NEW is an existing folder"
-    LINKS = "a folder or an address with wheels"
+    LINKS = "a file, a folder, or an address"
     SPLIT = "how to split a pool, or the folder of a split that was made"
     PREDICTIONS = "a prediction file, with its siblings"
     TASK = "a task: a name, or the folder of one of one's own"

@@ -11,6 +11,7 @@ from deckbench.pool.synth.scene import Colour, Item, Look, Station
 
 Array = NDArray[np.float64]
 
+STACKED_MM = 3.0  # labware sinks so far into what it stands on
 CAPS: tuple[Colour, ...] = ((200, 60, 50), (60, 100, 190), (230, 190, 60), (80, 160, 90), (235, 235, 230))
 
 
@@ -64,6 +65,8 @@ def draw_labware(brush: Brush, item: Item, at: tuple[float, float, float], ident
         "tip rack": draw_tip_rack,
         "tube rack": draw_tube_rack,
         "reservoir": draw_reservoir,
+        "block": draw_block,
+        "adapter": draw_adapter,
     }[item.kind](brush, item, brush.look, ident, rng)
     return labware_bounds(item, at)
 
@@ -172,6 +175,31 @@ def draw_reservoir(brush: Brush, item: Item, look: Look, ident: int, rng: np.ran
         colours.append(brush.lit(scaled(colour, 0.95)) if rng.random() < 0.8 else brush.lit((176, 180, 184)))
     brush.discs(centres, radii, [brush.lit((150, 153, 157))] * len(centres), square=True)
     brush.discs(centres + np.array([-0.6, 0, 0.1]), radii * np.array([0.8, 0.96]), colours, square=True)
+
+
+def draw_block(brush: Brush, item: Item, look: Look, ident: int, rng: np.random.Generator) -> None:
+    """An aluminium block with wells; the coloured caps of its tubes where it holds some."""
+    labware = geo.load_labware(*item.model)
+    x, y, z = labware.size
+    tubes = "nest" in labware.name or "screwcap" in labware.name or "snapcap" in labware.name
+    top = min(z, 30.0) if tubes else z
+    body: Colour = (150, 153, 158)
+    brush.solid(geo.box_corners((x, y, top), 0.8), body, ident, scaled(body, 1.1))
+    centres, radii = well_arrays(labware, top + 0.2)
+    brush.discs(centres, radii, [brush.lit(scaled(body, 0.55))] * len(centres), square=not labware.round)
+    if tubes and len(centres) <= 24:
+        for centre, radius in zip(centres, radii, strict=True):
+            colour = CAPS[int(rng.integers(len(CAPS)))]
+            brush.stubs(centre[None], float(radius[0]) + 1.0, 6.0, brush.lit(scaled(colour, 0.8), (-1, 0, 0)),
+                        [brush.lit(colour)])  # fmt: skip
+
+
+def draw_adapter(brush: Brush, item: Item, look: Look, ident: int, rng: np.random.Generator) -> None:
+    """A plain frame that other labware stands on."""
+    x, y, z = geo.load_labware(*item.model).size
+    body: Colour = (120, 123, 128)
+    brush.solid(geo.box_corners((x, y, max(4.0, z)), 1.5), body, ident, scaled(body, 1.1))
+    brush.plate(8, 8, x - 8, y - 8, max(4.0, z) + 0.1, scaled(body, 0.7))
 
 
 def draw_magnetic(brush: Brush, slot: int, item: Item, ident: int) -> tuple[Array, tuple[float, float, float]]:
@@ -354,24 +382,33 @@ CIRCLE_16 = [(float(np.cos(a)), float(np.sin(a))) for a in np.linspace(0, 2 * np
 
 def draw_station(brush: Brush, station: Station) -> dict[int, Array]:
     """Everything in a slot; returns bounding points in world axes by id."""
-    if station.slot == 7:
-        return draw_thermocycler(brush, station)
     if station.base is None:
         return {}
-    if station.slot == geo.TRASH_SLOT:
+    if station.base.kind == "thermocycler":
+        return draw_thermocycler(brush, station)
+    if station.base.kind == "trash bin":
         return {base_ident(geo.TRASH_SLOT): draw_trash(brush, station.base)}
     slot, ident = station.slot, base_ident(station.slot)
     found: dict[int, Array] = {}
     seat = slot_seat(slot)
     if station.base.kind == "magnetic module":
         found[ident], seat = draw_magnetic(brush, slot, station.base, ident)
-    elif station.base.kind == "temperature module":
+    elif station.base.kind in ("temperature module", "heater-shaker"):
         found[ident], seat = draw_temperature(brush, slot, station.base, ident)
     else:
         found[ident] = draw_labware(brush, station.base, seat, ident)
+        seat = above(seat, station.base)
+    for item in station.between:  # one thing with what it stands on
+        found[ident] = np.concatenate([found[ident], draw_labware(brush, item, seat, ident)])
+        seat = above(seat, item)
     if station.on is not None:
         found[on_ident(slot)] = draw_labware(brush, station.on, seat, on_ident(slot))
     return found
+
+
+def above(seat: tuple[float, float, float], item: Item) -> tuple[float, float, float]:
+    """Where labware stands on another."""
+    return seat[0], seat[1], seat[2] + geo.load_labware(*item.model).size[2] - STACKED_MM
 
 
 def slot_seat(slot: int) -> tuple[float, float, float]:

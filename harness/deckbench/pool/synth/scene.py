@@ -73,11 +73,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Station:
-    """A slot's content: a module or labware, and what stands on the module."""
+    """A slot's content: a module or labware, and what stands on it; `between`: what stands between the two."""
 
     slot: int
     base: Item | None
     on: Item | None = None
+    between: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,15 @@ class Puddle:
 
 @dataclass(frozen=True)
 class Hand:
-    """The pipette in a frame: where its middle nozzle is, over what, and its tips (empty = none)."""
+    """The pipette in a frame: where its middle nozzle is, over what, and its tips (empty = none).
+
+    channels: 1 or 8, where it is another pipette than the session's.
+    """
 
     place: tuple[float, float, float]
     over: str
     tips: tuple[Tip, ...]
+    channels: int | None = None
 
 
 @dataclass(frozen=True)

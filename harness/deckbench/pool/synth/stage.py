@@ -54,6 +54,7 @@ class Stage:
         self.wide = (self.camera.size[0] * SUPER, self.camera.size[1] * SUPER)
         self.small = (-(-self.wide[0] // IDS), -(-self.wide[1] // IDS))
         self.sprites: OrderedDict[Station, Sprite] = OrderedDict()
+        self.has_cycler = any(s.base is not None and s.base.kind == "thermocycler" for s in plan.stations)
         self.order = self.sort_slots()
         brush = Brush(self.camera, self.look)
         draw_room(brush, self.look.clutter)
@@ -78,12 +79,13 @@ class Stage:
         """Slots far to near, so that painting in this order hides rightly (a separating plane for each pair)."""
         boxes: dict[int, tuple[float, float, float, float]] = {}
         width, depth = geo.slot_size()
-        for slot in (1, 2, 3, 4, 5, 6, 7, 9, 12):
+        for slot in (station.slot for station in self.plan.stations):
             x, y = geo.slot_corner(slot)
             boxes[slot] = (x, y, x + width, y + depth)
-        cycler = geo.load_module("thermocyclerModuleV1")
-        x, y = geo.slot_corner(7)
-        boxes[7] = (x + cycler.corner[0], y, x + 128, y + cycler.size[1])
+        if self.has_cycler:
+            cycler = geo.load_module("thermocyclerModuleV1")
+            x, y = geo.slot_corner(7)
+            boxes[7] = (x + cycler.corner[0], y, x + 128, y + cycler.size[1])
         eye = self.camera.place
 
         def hides(a: int, b: int) -> bool:
@@ -164,6 +166,10 @@ class Stage:
 
     # The pipette
 
+    def channels(self, hand: Hand) -> int:
+        """Nozzles of the pipette that is seen."""
+        return hand.channels or self.plan.channels
+
     def body(self, hand: Hand) -> Brush:
         """The pipette without its tips."""
         look = self.look
@@ -172,8 +178,7 @@ class Stage:
         brush.place(np.eye(3), np.array([x, y, z]))
         metal: Colour = (176, 179, 184)
         shell = look.pipette
-        many = self.plan.channels == 8
-        if many:
+        if self.channels(hand) == 8:
             brush.solid(geo.box_corners((34, 84, 90)) + np.array([-13, -42, 60]), scaled(shell, 0.9), HAND_ID)
             brush.solid(geo.box_corners((30, 90, 34)) + np.array([-15, -45, 26]), metal, HAND_ID)
             brush.solid(geo.box_corners((26, 80, 12)) + np.array([-13, -40, 14]), scaled(metal, 0.5), HAND_ID)
@@ -186,7 +191,7 @@ class Stage:
             brush.solid(geo.box_corners((34, 36, 300)) + np.array([-14, -18, 52]), shell, HAND_ID)
             stripe = np.array([(-14.3, -6, 66), (-14.3, 6, 66), (-14.3, 6, 160), (-14.3, -6, 160)])
             brush.face(stripe, scaled(shell, 0.7), (-1, 0, 0))
-        for dy in geo.nozzles(self.plan.channels):
+        for dy in geo.nozzles(self.channels(hand)):
             cone = geo.box_corners((5.4, 5.4, 16), -0.8) + np.array([-2.7, dy - 2.7, -1.0])
             brush.solid(cone, scaled(metal, 0.82), HAND_ID)
         return brush
@@ -194,7 +199,7 @@ class Stage:
     def tip_shapes(self, hand: Hand) -> list[TipShape]:
         """Outlines of the tips on the nozzles, in pixels of the picture."""
         shapes = []
-        for tip, dy in zip(hand.tips, geo.nozzles(self.plan.channels), strict=False):
+        for tip, dy in zip(hand.tips, geo.nozzles(self.channels(hand)), strict=False):
             top = np.array([hand.place[0], hand.place[1] + dy, hand.place[2] + self.plan.tip_mm])
             straight = self.tip_outline(top, Tip("straight"))
             outline = straight if tip.state != "bent" else self.tip_outline(top, tip)
@@ -331,7 +336,7 @@ class Stage:
         for slot, height in heights:
             x, y = geo.slot_corner(slot)
             low, high = np.array([x, y]), np.array([x + width, y + depth])
-            if slot == 7:
+            if slot == 7 and self.has_cycler:
                 low, high = low - np.array([22, 0]), high + np.array([22, 172])
             foot = np.array([(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])])
             push = -light[:2] / light[2] * height
@@ -351,7 +356,7 @@ class Stage:
         light = self.look.light
         x, y, z = hand.place
         push = np.array([-light[0], -light[1]]) / light[2] * z
-        half = 44 if self.plan.channels == 8 else 16
+        half = 44 if self.channels(hand) == 8 else 16
         points = np.array([(x - 16, y - half), (x + 16, y - half), (x + 16, y + half), (x - 16, y + half)]) + push
         pixels = self.camera.project(np.column_stack([points, np.zeros(4)])) * SUPER
         low = np.maximum(pixels.min(axis=0) - 24, 0).astype(int)

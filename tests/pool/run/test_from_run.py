@@ -1,0 +1,287 @@
+"""`pool from-run`: which command a frame shows, what should be seen in it, and what is left unsaid."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deckbench.errors import InputError
+from deckbench.pool.run import pool_from_run
+from deckbench.pool.run.log import follow, parse_time, read_run
+from deckbench.pool.run.timeline import Timeline
+from deckbench.pool.run.times import parse_zone
+from deckbench.protocol import Analysis, fold, read_analysis
+from deckbench.yolo.read import read_pool
+from tests.pool.run.simulate import START, Simulated, log_of, simulate
+from tests.protocol.builder import Builder
+
+
+def protocol(folder: Path) -> Path:
+    """A small PCR set-up: tips, transfers, a thermocycler, waits, and labware that a person moves."""
+    b = Builder()
+    b.add("home")
+    rack = b.rack("4")
+    spare = b.rack("5")
+    cycler = b.module("thermocyclerModuleV1", "7")
+    plate = b.labware({"moduleId": cycler}, "nest_96_wellplate_100ul_pcr_full_skirt")
+    source = b.labware({"slotName": "2"}, "nest_12_reservoir_15ml", "reservoir")
+    other = b.labware({"slotName": "1"}, "nest_96_wellplate_200ul_flat")
+    pipette = b.pipette()
+
+    def at(kind: str, labware: str, well: str, x: float, y: float) -> None:
+        params = {"pipetteId": pipette, "labwareId": labware, "wellName": well}
+        b.add(kind, params, {"position": {"x": x, "y": y, "z": 60.0}})
+
+    def drop() -> None:
+        params = {"pipetteId": pipette, "addressableAreaName": "fixedTrash"}
+        b.add("moveToAddressableAreaForDropTip", params, {"position": {"x": 330.0, "y": 351.0, "z": 82.0}})
+        b.add("dropTipInPlace", {"pipetteId": pipette})
+
+    b.add("thermocycler/openLid", {"moduleId": cycler})
+    for turn in range(3):
+        at("pickUpTip", rack, f"A{turn + 1}", 14.0 + 9 * turn, 165.0)
+        at("aspirate", source, f"A{turn + 1}", 147.0 + 9 * turn, 74.0)
+        at(
+            "dispense",
+            (plate, other, plate)[turn],
+            f"A{turn + 1}",
+            (60.0, 14.0, 78.0)[turn],
+            (250.0, 74.0, 250.0)[turn],
+        )
+        b.add("waitForDuration", {"seconds": 15.0})
+        drop()
+    b.add("thermocycler/closeLid", {"moduleId": cycler})
+    b.add("thermocycler/runProfile", {"moduleId": cycler, "profile": []})
+    b.add("thermocycler/openLid", {"moduleId": cycler})
+    b.add("moveLabware", {"labwareId": spare, "newLocation": {"slotName": "6"}, "strategy": "manualMoveWithPause"})
+    b.add("waitForResume", {})
+    b.add("home")
+    return b.write(folder / "analysis.json")
+
+
+@pytest.fixture(scope="module")
+def analysis_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return protocol(tmp_path_factory.mktemp("analysis"))
+
+
+@pytest.fixture(scope="module")
+def analysis(analysis_file: Path) -> Analysis:
+    return read_analysis(analysis_file)
+
+
+@pytest.fixture(scope="module")
+def sim(tmp_path_factory: pytest.TempPathFactory, analysis: Analysis) -> Simulated:
+    """A camera whose clock is 7 s behind the robot's."""
+    return simulate(tmp_path_factory.mktemp("sim"), analysis, offset_s=7.0, jitter_s=0.3, every_s=2.0, seed=3)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory, sim: Simulated, analysis_file: Path) -> Path:
+    out = tmp_path_factory.mktemp("from-run") / "pool"
+    pool_from_run(protocol=analysis_file, run=str(sim.log), frames=sim.folder, out=out)
+    return out
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table))
+
+
+def test_frames_with_a_7_s_offset_and_jitter_get_the_right_command(pool: Path, sim: Simulated) -> None:
+    clock = json.loads((pool / "manifest.json").read_text())["content"]["params"]["clock"]
+    marks = rows_of(pool / "run.csv")
+    assert len(marks) == len(sim.truth)
+    certain = [row for row in marks if row["phase"] == "after"]
+    truth = [sim.truth[f"{row['frame'].removeprefix('images/')}.jpg"] for row in certain]
+    right = sum(int(row["command"]) == command for row, (command, _) in zip(certain, truth, strict=True))
+    moving = sum(moving for _, moving in truth)
+    print(f"offset {clock['offset_s']} +- {clock['uncertainty_s']}; {right} of {len(certain)} unambiguous frames right")
+    print(f"{moving} of them taken in motion; {Counter(row['phase'] for row in marks)}")
+    assert abs(clock["offset_s"] - 7.0) <= clock["uncertainty_s"] <= 3.0
+    assert len(certain) >= 0.15 * len(marks)
+    assert right >= 0.98 * len(certain)
+    assert moving <= 0.02 * len(certain)
+
+
+def test_ambiguous_frames_are_marked_and_have_no_checks(pool: Path) -> None:
+    read = {frame.id: frame for frame in read_pool(pool).frames}
+    marks = rows_of(pool / "run.csv")
+    assert {row["phase"] for row in marks} <= {"after", "ambiguous", "outside", "left"}
+    for row in marks:
+        frame = read[row["frame"]]
+        assert bool(frame.checks) == (row["phase"] == "after"), row
+        assert all(check.verdict == "unknown" for check in frame.checks)
+        assert frame.group == "run"
+        assert bool(frame.step) == bool(row["command"]) and (frame.step or row["phase"] != "after")
+
+
+def test_while_the_robot_waits_everything_is_checked(pool: Path) -> None:
+    read = read_pool(pool).frames
+    waits = [frame for frame in read if frame.step == "Wait."]
+    texts = {check.check.en for frame in waits for check in frame.checks}
+    assert any("slot 4" in text for text in texts) and any("lid" in text for text in texts), texts
+    closed = [frame for frame in read if frame.step == "Run the thermocycler profile."]
+    expected = {check.expected.en for frame in closed for check in frame.checks if check.expected}
+    assert any(text.endswith("lid is closed.") for text in expected), expected
+
+
+def test_the_same_again(pool: Path, sim: Simulated, analysis_file: Path, tmp_path: Path) -> None:
+    pool_from_run(protocol=analysis_file, run=str(pool / "run.json"), frames=sim.folder, out=tmp_path / "again")
+    one, two = (json.loads((p / "manifest.json").read_text())["content"]["files"] for p in (pool, tmp_path / "again"))
+    assert {n: f for n, f in one.items() if n != "frames.csv"} == {n: f for n, f in two.items() if n != "frames.csv"}
+
+
+def stated(analysis_file: Path, sim: Simulated, out: Path, **more: Any) -> Path:
+    given = {"protocol": analysis_file, "run": str(sim.log), "frames": sim.folder, "offset_s": 7.0, "margin_s": 1.0}
+    pool_from_run(**{**given, "out": out, **more})
+    return out
+
+
+def test_labels_of_a_lab(analysis_file: Path, sim: Simulated, tmp_path: Path) -> None:
+    first = stated(analysis_file, sim, tmp_path / "first")
+    rows = rows_of(first / "checks.csv")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(
+        "frame,check,verdict,anomaly,region\n"
+        f'{rows[0]["frame"]},"{rows[0]["check"]}",normal,,\n'
+        f'{rows[1]["frame"]},"{rows[1]["check"]}",anomaly,missing,0.1 0.1 0.4 0.4\n'
+    )
+    done = rows_of(stated(analysis_file, sim, tmp_path / "second", labels=labels) / "checks.csv")
+    assert Counter(row["verdict"] for row in done) == {"unknown": len(rows) - 2, "normal": 1, "anomaly": 1}
+    assert next(row for row in done if row["verdict"] == "anomaly")["region"] == "0.1000 0.1000 0.4000 0.4000"
+    labels.write_text(f"frame,check,verdict\n{rows[0]['frame']},Is it raining?,normal\n")
+    with pytest.raises(InputError, match=r"labels.csv:2: 1 labels fit no check .*raining"):
+        stated(analysis_file, sim, tmp_path / "third", labels=labels)
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_run_that_leaves_its_analysis_is_said(
+    analysis_file: Path, analysis: Analysis, sim: Simulated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = json.loads(sim.log.read_text())
+    at = next(n for n, c in enumerate(log["data"]) if c["commandType"] == "thermocycler/closeLid")
+    for entry in log["data"][at:]:
+        entry["key"] = f"other-{entry['key']}"
+    place = tmp_path / "other.json"
+    place.write_text(json.dumps(log))
+    out = stated(analysis_file, sim, tmp_path / "pool", run=str(place))
+    assert f"the run has left the analysis: command {at}" in capsys.readouterr().err
+    left = parse_time(log["data"][at]["startedAt"], "")
+    marks = rows_of(out / "run.csv")
+    checked = {row["frame"] for row in rows_of(out / "checks.csv")}
+    late = [row for row in marks if float(row["time_s"]) + 7.0 + 1.0 >= left]
+    assert late and {row["phase"] for row in late} == {"left"}
+    assert not checked & {row["frame"] for row in late}
+
+
+def test_another_protocol_is_refused(analysis: Analysis, sim: Simulated, tmp_path: Path) -> None:
+    b = Builder()
+    b.rack("1")
+    other = b.write(tmp_path / "other.json")
+    with pytest.raises(InputError, match="the run is not of this protocol"):
+        stated(other, sim, tmp_path / "pool")
+
+
+def test_frames_of_another_zone_are_refused_with_the_zone_that_fits(
+    analysis_file: Path, sim: Simulated, tmp_path: Path
+) -> None:
+    table = tmp_path / "times.csv"
+    ahead = START + timedelta(hours=8)
+    rows = [f"{name},{ahead + timedelta(seconds=at):%Y-%m-%dT%H:%M:%S.%f}" for name, at in sim.times.items()]
+    table.write_text("frame,time\n" + "\n".join(rows) + "\n")
+    given = {"times_csv": table, "offset_s": None, "margin_s": None}
+    with pytest.raises(InputError, match=r"UTC \(assumed\)[\s\S]*\+08:00 would fit"):
+        stated(analysis_file, sim, tmp_path / "pool", **given)
+    out = stated(analysis_file, sim, tmp_path / "pool", **given, zone="+08:00")
+    clock = json.loads((out / "manifest.json").read_text())["content"]["params"]["clock"]
+    assert abs(clock["offset_s"]) <= clock["uncertainty_s"]
+    moment = datetime(2026, 11, 30, 18, tzinfo=parse_zone("Asia/Shanghai"))
+    assert moment == datetime(2026, 11, 30, 18, tzinfo=parse_zone("+08:00"))
+    with pytest.raises(InputError, match="is no time zone"):
+        parse_zone("Mars/Olympus")
+
+
+def test_frames_that_do_not_tell_are_not_guessed(analysis_file: Path, sim: Simulated, tmp_path: Path) -> None:
+    same = next(iter(sorted(sim.folder.iterdir()))).read_bytes()
+    for name in sim.times:
+        (tmp_path / "frames").mkdir(exist_ok=True)
+        (tmp_path / "frames" / name).write_bytes(same)
+    with pytest.raises(InputError, match="--offset"):
+        stated(analysis_file, sim, tmp_path / "pool", frames=tmp_path / "frames", offset_s=None)
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in list(sim.times)[40:45]:
+        (few / name).write_bytes(same)
+    with pytest.raises(InputError, match="too few"):
+        stated(analysis_file, sim, tmp_path / "pool", frames=few, offset_s=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda log: {"meta": log["meta"]}, "no list of commands"),
+        (lambda log: {**log, "data": log["data"][:5]}, "holds 5 of"),
+        (lambda log: {"data": [{"id": 3}]}, "entry 0 is no command"),
+        (lambda log: {"data": []}, "no commands"),
+        (lambda log: [dict(log["data"][0], startedAt="yesterday")], "no ISO time|not an ISO time"),
+        (lambda log: [dict(log["data"][0], startedAt="2026-11-30T10:00:00")], "no zone"),
+        (lambda log: [dict(log["data"][0], completedAt="2020-01-01T10:00:00+00:00")], "backwards"),
+        (lambda log: [dict(log["data"][0], startedAt=None)], "no command of the run has started"),
+        (lambda log: [1, 2], "entry 0|no list"),
+    ],
+)
+def test_broken_run_logs(change: Any, text: str, sim: Simulated, tmp_path: Path) -> None:
+    place = tmp_path / "log.json"
+    place.write_text(json.dumps(change(json.loads(sim.log.read_text()))))
+    with pytest.raises(InputError, match=text):
+        read_run(str(place))
+
+
+def test_a_log_in_pages_is_the_log(sim: Simulated, tmp_path: Path) -> None:
+    log = json.loads(sim.log.read_text())
+    data, total = log["data"], len(log["data"])
+    pages = [{"data": data[k : k + 7], "meta": {"cursor": k, "totalLength": total}} for k in range(0, total, 7)]
+    place = tmp_path / "pages.json"
+    whole = read_run(str(sim.log)).commands
+    for value in (pages, pages[::-1], data, {"commands": data}, {"data": {"commands": {"data": data}}}):
+        place.write_text(json.dumps(value))
+        assert read_run(str(place)).commands == whole
+
+
+def test_places_in_time(analysis: Analysis, tmp_path: Path) -> None:
+    """Every kind of place, by hand: before, during a motion, after it, while waiting, near a boundary."""
+    log, spans = log_of(analysis)
+    place = tmp_path / "run.json"
+    place.write_text(json.dumps(log))
+    steps = fold(analysis)
+    timeline = Timeline(follow(read_run(str(place)), analysis), steps)
+    zero = START.timestamp()
+    assert timeline.place(zero - 5, 0.5).phase == "outside"
+    assert timeline.place(zero + spans[-1][1] + 5, 0.5).phase == "outside"
+    kinds = [command.command_type for command in analysis.commands]
+    wait = kinds.index("waitForDuration")
+    middle = zero + sum(spans[wait]) / 2
+    found = timeline.place(middle, 0.5)
+    assert (found.phase, found.step) == ("after", steps[wait])
+    assert timeline.place(zero + spans[wait][0] + 0.3, 0.5).phase == "ambiguous"
+    lid = kinds.index("thermocycler/closeLid")
+    found = timeline.place(zero + sum(spans[lid]) / 2, 0.5)
+    assert (found.phase, found.step) == ("ambiguous", steps[lid])
+    left = Timeline(replace(follow(read_run(str(place)), analysis), left_at=middle + 1), steps)
+    assert left.place(middle + 0.6, 0.5).phase == "left"
+    assert left.place(middle, 0.5).phase == "after"
+    running = json.loads(place.read_text())
+    del running["data"][wait]["completedAt"]
+    running["data"] = running["data"][: wait + 1]
+    running["meta"]["totalLength"] = wait + 1
+    place.write_text(json.dumps(running))
+    live = Timeline(follow(read_run(str(place)), analysis), steps)
+    assert math.isinf(live.ends[-1]) and live.place(middle + 1000, 0.5).step == steps[wait]
