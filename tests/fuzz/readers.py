@@ -14,9 +14,11 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.protocol.texts import OURS
 from tests.record import fake, forge
 
 TASKS = Path(__file__).resolve().parents[2] / "tasks"
+PROTOCOLS = Path(__file__).resolve().parents[1] / "protocol" / "data"
 
 
 @dataclass(frozen=True)
@@ -351,6 +353,21 @@ def lock_file(name: str) -> Callable[[Path], Target]:
     return make
 
 
+def analysis_file(folder: Path) -> Target:
+    """A protocol analysis, read, folded and put into words."""
+    from deckbench.protocol.make import make_steps
+
+    file = folder / "analysis.json"
+    file.write_bytes(gzip.decompress((PROTOCOLS / "lids_and_places.json.gz").read_bytes()))
+    return Target(file, lambda: make_steps(file, out=folder / "steps.json"))
+
+
+def read_texts(file: Path) -> None:
+    from deckbench.protocol.texts import load_texts
+
+    load_texts(file)
+
+
 SUITE = "suites/smoke.yaml"
 TRAINING = "epochs: 2\nlr: 1e-3\nbatch: 4\nrank: 8\nalpha: 16\ntargets: [q_proj, v_proj]\n"
 ENDPOINT = "model: m\nbase_url: http://127.0.0.1:9/v1\nconcurrency: 4\npicture: jpeg\ntimeout_s: 10\n"
@@ -386,6 +403,8 @@ READERS: Makers = {
     "reply": reply,
     "adapter-config": adapter_file("adapter_config.json"),
     "adapter-weights": adapter_file("adapter_model.safetensors"),
+    "analysis": analysis_file,
+    "check-texts": yaml_file(str(OURS), read_texts),
     "container-images": lock_file("containers.toml"),
     "container-wheels": lock_file("x86-cpu/requirements.lock"),
     "container-wanted": lock_file("x86-cpu/requirements.in"),

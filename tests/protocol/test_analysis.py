@@ -59,6 +59,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "parameters": ({"result": "parameter-value-required"}, "needs values of its parameters"),
     "pending": ({"status": "pending"}, "status is pending"),
     "no commands": ({"commands": None}, "it has no commands"),
+    "an empty list": ({"commands": []}, "it has no commands"),
+    "nothing but an error": ({"commands": [], "errors": [FAILED]}, "the protocol fails: NameError"),
     "a command that is none": ({"commands": [3]}, "commands.0: a command is a JSON object"),
     "no type": ({"commands": [{"id": "a", "key": "b", "params": {}, "status": "succeeded"}]}, "commandType"),
     "a number for an id": ({"commands": [{"id": 1, "commandType": "home", "status": "succeeded"}]}, "'id'"),

@@ -150,11 +150,13 @@ def unusable(value: Any) -> str | None:
 
 def check_analysis(data: Mapping[str, Any], where: Path | str) -> Analysis:
     """An analysis, from its parsed JSON. Raises InputError as `read_analysis` does."""
-    if not isinstance(data.get("commands"), list):
+    raw = data.get("commands")
+    if not isinstance(raw, list):
         raise InputError("no protocol analysis: it has no commands", where, SEE)
     check_robot(data, where)
     check_result(data, where)
-    raw = data["commands"]
+    if not raw:
+        raise InputError("no protocol analysis: it has no commands", where, SEE)
     if len(raw) > MAX_COMMANDS:
         raise InputError(f"{len(raw):,} commands; the limit is {MAX_COMMANDS:,}", where, "split the protocol")
     commands = tuple(command_of(one, number, where) for number, one in enumerate(raw))

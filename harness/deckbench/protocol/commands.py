@@ -49,9 +49,8 @@ def labware_of(definition: Any, params: Mapping[str, Any]) -> Labware:
     parameters = as_map(definition.get("parameters"))
     metadata = as_map(definition.get("metadata"))
     name = str(parameters.get("loadName") or params.get("loadName") or "unknown")
-    ordering = definition.get("ordering")
-    columns = tuple(tuple(map(str, column)) for column in ordering if isinstance(column, list)) if ordering else ()
-    roles = definition.get("allowedRoles") or []
+    columns = tuple(tuple(map(str, as_list(column))) for column in as_list(definition.get("ordering")))
+    roles = as_list(definition.get("allowedRoles"))
     kind = LABWARE_KINDS.get(str(metadata.get("displayCategory")), "other")
     for role in ("adapter", "lid"):
         if role in roles and kind not in ("block", "plate"):
@@ -87,6 +86,11 @@ def number_of(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def as_list(value: Any) -> list[Any]:
+    """A list, or an empty one in place of what is none."""
+    return value if isinstance(value, list) else []
+
+
 def text_of(values: Mapping[str, Any], name: str) -> str:
     """A text field that a command must have."""
     value = values.get(name)
@@ -107,7 +111,7 @@ def load_lid_stack(deck: Deck, command: Command) -> None:
     """A stack of lids: nothing but the lids is seen, the first of them at the bottom."""
     on = deck.location(command.params.get("location"))
     lid = replace(labware_of(command.result.get("definition"), command.params), kind="lid")
-    for key in command.result.get("labwareIds") or ():
+    for key in as_list(command.result.get("labwareIds")):
         deck.pieces[str(key)] = Piece(lid, on)
         on = ("labware", str(key))
 
@@ -211,7 +215,7 @@ def release(deck: Deck, key: str, labware: Any, well: str) -> None:
 def set_tip_state(deck: Deck, command: Command) -> None:
     """The protocol says that wells of a rack hold tips again, or none. A used tip that was put back is a tip."""
     piece = deck.piece(command.params.get("labwareId"))
-    wells = frozenset(map(str, command.params.get("wellNames") or ()))
+    wells = frozenset(map(str, as_list(command.params.get("wellNames"))))
     if piece.labware.tips is None:
         raise CommandFault(f"{piece.labware.name} is no tip rack")
     every = frozenset(well for column in piece.labware.columns for well in column)
@@ -233,7 +237,7 @@ def move_labware(deck: Deck, command: Command) -> None:
 
 def home(deck: Deck, command: Command) -> None:
     axes = command.params.get("axes")
-    if not axes or {"x", "y"} & set(map(str, axes)):
+    if not axes or {"x", "y"} & set(map(str, as_list(axes))):
         deck.gantry = Gantry("home")
 
 

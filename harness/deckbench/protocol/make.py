@@ -16,7 +16,7 @@ from deckbench.protocol.analyse import analyse
 from deckbench.protocol.analysis import MAX_BYTES, Analysis, check_analysis, parse, read_file
 from deckbench.protocol.draw import check_sheet_place, write_sheet
 from deckbench.protocol.fold import Step, fold
-from deckbench.protocol.stepsfile import check_steps_place, steps_file, to_json
+from deckbench.protocol.stepsfile import check_steps_place, steps_json
 from deckbench.protocol.texts import load_texts
 
 PROTOCOL_SCHEMA = "#/protocol/schemas/"
@@ -60,8 +60,8 @@ def make_steps(
         check_sheet_place(sheet)
     analysis = analysis_of(source, python, labware)
     steps = fold(analysis)
-    file = steps_file(analysis, steps, templates, LANGS if lang == "both" else [one for one in LANGS if one == lang])
-    data = to_json(file)
+    langs = LANGS if lang == "both" else tuple(one for one in LANGS if one == lang)
+    data, checks = steps_json(analysis, steps, templates, langs)
     if sheet is not None:
         write_sheet(analysis, steps, templates, sheet)
         say(f"sheet: {sheet}")
@@ -71,7 +71,7 @@ def make_steps(
         "sha256": analysis.sha256,
         "commands": len(steps),
         "needs_person": sum(step.needs_person for step in steps),
-        "checks": sum(len(step.checks) for step in file.steps),
+        "checks": checks,
         "notes": notes_on(analysis, steps),
     }
 

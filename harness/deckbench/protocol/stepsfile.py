@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from deckbench import __version__, artifact
 from deckbench.artifact import hash_json
 from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.language import LANGS, Lang, Text
-from deckbench.protocol.analysis import Analysis
+from deckbench.progress import track
+from deckbench.protocol.analysis import Analysis, Command
 from deckbench.protocol.fold import Step
 from deckbench.protocol.state import DeckState, Labware, Slot
 from deckbench.protocol.texts import Texts, checks_of, step_text
@@ -155,45 +156,60 @@ class StepsFile(Strict):
     steps: tuple[StepState, ...]
 
 
-def steps_file(analysis: Analysis, steps: Sequence[Step], texts: Texts, langs: Sequence[Lang] = LANGS) -> StepsFile:
-    """The steps of an analysis as a steps file.
+def steps_json(
+    analysis: Analysis, steps: Sequence[Step], texts: Texts, langs: Sequence[Lang] = LANGS
+) -> tuple[bytes, int]:
+    """The steps of an analysis as the bytes of a steps file: one step a line; what is not known or empty is left out.
 
     Args:
         analysis: As `read_analysis` gives it.
         steps: What `fold` made of it.
         texts: Templates.
         langs: Languages of the texts.
+
+    Returns:
+        The bytes, and how many checks they hold.
     """
+    whole = StepsFile(
+        protocol=Protocol(
+            name=analysis.name, api=analysis.api, sha256=analysis.sha256, commands=len(analysis.commands)
+        ),
+        made_by=Maker(deckbench=__version__, texts_sha256=hash_json(texts.model_dump(mode="json"))),
+        languages=tuple(lang for lang in LANGS if lang in langs),
+        start=state_of(steps[0].before if steps else DeckState()),
+        steps=(),
+    )
+    head = json.dumps(whole.model_dump(mode="json", exclude_none=True, exclude={"steps"}), ensure_ascii=False, indent=1)
+    lines: list[bytes] = []
+    checks = 0
+    for step, command in track(zip(steps, analysis.commands, strict=True), "steps", total=len(steps)):
+        state = step_state(step, command, texts, langs)
+        checks += len(state.checks)
+        data = state.model_dump(mode="json", exclude_defaults=True)
+        end = "\n" if len(lines) == len(steps) - 1 else ",\n"
+        lines.append((json.dumps(data, ensure_ascii=False, separators=(",", ":")) + end).encode())
+    return b"".join([f'{head[:-2]},\n "steps": [\n'.encode(), *lines, b" ]\n}\n"]), checks
+
+
+def step_state(step: Step, command: Command, texts: Texts, langs: Sequence[Lang]) -> StepState:
+    """One step as it is written."""
 
     def words(text: Text) -> Words:
         return Words(**{lang: text.get(lang) for lang in langs})
 
-    found = []
-    for step, command in zip(steps, analysis.commands, strict=True):
-        checks = tuple(
+    return StepState(
+        number=step.number,
+        key=step.key,
+        command=step.command_type,
+        text=words(step_text(step, command, texts)),
+        needs_person=step.needs_person or None,
+        unknown_command=None if step.known else True,
+        refilled=step.refilled or None,
+        checks=tuple(
             CheckState(id=one.id, phase=one.phase, check=words(one.check), expected=words(one.expected))
             for one in checks_of(step, texts)
-        )
-        found.append(
-            StepState(
-                number=step.number,
-                key=step.key,
-                command=step.command_type,
-                text=words(step_text(step, command, texts)),
-                needs_person=step.needs_person or None,
-                unknown_command=None if step.known else True,
-                refilled=step.refilled or None,
-                checks=checks,
-                state=state_of(step.state),
-            )
-        )
-    api, name = analysis.api, analysis.name
-    return StepsFile(
-        protocol=Protocol(name=name, api=api, sha256=analysis.sha256, commands=len(analysis.commands)),
-        made_by=Maker(deckbench=__version__, texts_sha256=hash_json(texts.model_dump(mode="json"))),
-        languages=tuple(lang for lang in LANGS if lang in langs),
-        start=state_of(steps[0].before if steps else DeckState()),
-        steps=tuple(found),
+        ),
+        state=state_of(step.state),
     )
 
 
@@ -246,17 +262,6 @@ def labware_of(labware: Labware) -> LabwareState:
         empty_columns=columns or None,
         empty_wells=wells or None,
     )
-
-
-def to_json(file: StepsFile) -> str:
-    """The bytes of a steps file: one step a line; what is not known or empty is left out."""
-    data: dict[str, Any] = file.model_dump(mode="json", exclude_none=True, exclude={"steps"})
-    head = json.dumps(data, ensure_ascii=False, indent=1)
-    lines = ",\n".join(
-        json.dumps(step.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False, separators=(",", ":"))
-        for step in file.steps
-    )
-    return f'{head[:-2]},\n "steps": [\n{lines}\n ]\n}}\n'
 
 
 def check_steps_place(out: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -151,12 +151,12 @@ def labware_name(labware: Labware, texts: Texts, lang: Lang) -> str:
     volume = "" if labware.volume is None else number(labware.volume)
     values = {"wells": sum(map(len, labware.columns)), "volume": volume, "display": labware.display}
     text = texts.labware.get(labware.name) or texts.kinds[kind]
-    return " ".join(render(text.get(lang), values).split())
+    return " ".join(rendered(text.get(lang), tuple(values.items())).split())
 
 
 def module_name(module: Module, texts: Texts, lang: Lang) -> str:
     """What a module is called in one language."""
-    return render(texts.modules[module.kind].get(lang), {"model": module.model})
+    return rendered(texts.modules[module.kind].get(lang), (("model", module.model),))
 
 
 def number(value: float) -> str:
@@ -338,9 +338,15 @@ def made(
     return [ExpectedCheck(name, kind, phase, fill(both.check, values), fill(both.expected[state], values))]
 
 
+@lru_cache(maxsize=1 << 14)
+def rendered(source: str, values: tuple[tuple[str, Any], ...]) -> str:
+    """A template with its values; protocols repeat themselves."""
+    return render(source, dict(values))
+
+
 def fill(text: Text, values: Callable[[Lang], Values]) -> Text:
     """A template in every language, with its values, spaced as is usual; a sentence begins with a capital letter."""
-    filled = {lang: " ".join(render(text.get(lang), values(lang)).split()) for lang in LANGS}
+    filled = {lang: " ".join(rendered(text.get(lang), tuple(values(lang).items())).split()) for lang in LANGS}
     return Text(en=filled["en"][:1].upper() + filled["en"][1:], zh=LOOSE.sub(" ", TIGHT.sub("", filled["zh"])))
 
 
