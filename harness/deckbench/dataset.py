@@ -55,6 +55,10 @@ class Row(BaseModel):
     anomaly: bool | None = None
     cls: str | None = Field(default=None, alias="class")
     step: str | None = None
+    phase: str | None = None
+    check: str | None = None
+    context: str | None = None
+    view: str | None = None
     images: list[str] | None = None
 
 
@@ -71,6 +75,8 @@ class Sample:
     gold: "A" or "B" for a choice, else the text; empty where the file holds no answer.
     image: an existing file inside the dataset folder.
     box: pixels x0 y0 x1 y1 of the asked object in the picture, where samples.csv holds it.
+    phase, check, context: of a question about a check, with its step, and how much of it the question says.
+    view: from where the camera looks.
     """
 
     id: str
@@ -92,6 +98,10 @@ class Sample:
     split: str
     lang: str | None = None
     box: Box | None = None
+    phase: str | None = None
+    check: str | None = None
+    context: str | None = None
+    view: str | None = None
 
 
 def _first_fault(error: ValidationError) -> str:
@@ -224,6 +234,10 @@ def _samples_of(number: int, row: Row, path: Path, split: str, pictures: _Pictur
             task=row.task,
             stage=row.stage,
             split=split,
+            phase=row.phase,
+            check=row.check,
+            context=row.context,
+            view=row.view,
         )
 
 

@@ -6,6 +6,7 @@ bank beside it:
 - `labels.jsonl`, one line a frame: `{"task": "ot2-scene@1", "frame": "images/f0", "width": 704, "height": 396, "step":
   "transfer", "anomalies": ["tip_damaged"], "boxes": [{"class": "tip_damaged", "box": [x0, y0, x1, y1]}]}`. `class` is
   the ontology's, `box` is in fractions of the frame; `step` and `anomalies` are null where frames.csv does not say.
+  `checks` are the frame's, as checks.csv has them; only a frame that has some has the key.
 - `tasks.json`: task -> all that decides what it asks. The canonical hash of an entry is the manifest's `inputs.task`.
 """
 
@@ -24,6 +25,7 @@ from deckbench.errors import InputError
 from deckbench.ontology import Ontology
 from deckbench.questions import Bank
 from deckbench.task import Options, Task, TaskSpec
+from deckbench.yolo.frame import Check
 
 LABELS = "labels.jsonl"
 TASKS = "tasks.json"
@@ -50,6 +52,7 @@ class FrameLabels(BaseModel):
     step: str | None
     anomalies: tuple[str, ...] | None
     boxes: tuple[LabelledBox, ...]
+    checks: tuple[Check, ...] = ()
 
 
 def write_gold(folder: Path, tasks: Mapping[str, Mapping[str, Any]], labels: Iterable[Mapping[str, Any]]) -> None:

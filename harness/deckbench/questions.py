@@ -23,6 +23,7 @@ OPTION_KEYS: dict[str, tuple[str, str]] = {
     "scene": ("normal", "anomaly"),
     "presence": ("present", "absent"),
     "place": ("low", "high"),
+    "check": ("normal", "anomaly"),
 }
 # Region -> x0 y0 x1 y1 of the frame, normalised.
 REGIONS: dict[str, tuple[float, float, float, float]] = {
@@ -42,14 +43,15 @@ class BankQuestion(Strict):
     """One question of a bank. Texts are Jinja templates.
 
     about: what the answer depends on. kind, state: the class's kind or state; fact: one of its facts; verdict: normal
-    or anomaly; scene: the whole description; presence: is a class there; place: in which half it is (`axis`).
+    or anomaly; scene: the whole description; presence: is a class there; place: in which half it is (`axis`); check:
+    the verdict of a check of the pool (checks.csv), or what was seen and then the verdict.
     options: texts of the two values (normal/anomaly, present/absent, low/high); kind and state questions take theirs
     from the ontology. regions: where presence is asked for. classes: only questions about these.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     kind: Literal["choice", "open", "scene"]
-    about: Literal["kind", "state", "fact", "verdict", "scene", "presence", "place"]
+    about: Literal["kind", "state", "fact", "verdict", "scene", "presence", "place", "check"]
     ask: Text
     answer: Text | None = None
     options: dict[str, Text] = Field(default_factory=dict)
@@ -62,8 +64,8 @@ class BankQuestion(Strict):
     def fields_fit(self) -> BankQuestion:
         allowed = {
             "open": {"kind", "state", "fact"},
-            "choice": {"kind", "state", "verdict", "presence", "place"},
-            "scene": {"scene"},
+            "choice": {"kind", "state", "verdict", "presence", "place", "check"},
+            "scene": {"scene", "check"},
         }
         if self.about not in allowed[self.kind]:
             raise ValueError(f"a question of kind {self.kind!r} cannot be about {self.about!r}")
@@ -76,6 +78,8 @@ class BankQuestion(Strict):
             texts = [self.options[key].get(lang) for key in keys]
             if len(set(texts)) != len(texts):
                 raise ValueError(f"the two options have the same text ({lang})")
+        if self.about == "check" and self.classes is not None:
+            raise ValueError("a question about checks has no `classes`")
         if (self.fact is None) == (self.about == "fact"):
             raise ValueError("`fact` goes with `about: fact`, and only with it")
         if (self.axis is None) == (self.about == "place"):
@@ -92,6 +96,16 @@ class Bank(Strict):
     """A question bank: `questions.yaml`, or the rows of CSV files."""
 
     questions: tuple[BankQuestion, ...] = Field(min_length=1)
+
+    @property
+    def asks_checks(self) -> bool:
+        """Whether any question is about checks."""
+        return any(question.about == "check" for question in self.questions)
+
+    @property
+    def asks_labels(self) -> bool:
+        """Whether any question is about labels."""
+        return any(question.about != "check" for question in self.questions)
 
     @model_validator(mode="after")
     def ids_unique(self) -> Bank:
@@ -173,7 +187,7 @@ def _csv_bank(path: Path) -> list[tuple[BankQuestion, str]]:
 
 def _try_templates(question: BankQuestion, where: str) -> None:
     """Render each template once with placeholder values, so that a typo is found before anything is built."""
-    values = dict.fromkeys(("kind", "state", "noun", "region", "fact", "name", "verdict", "step"), "x")
+    values = dict.fromkeys(("kind", "state", "noun", "region", "fact", "name", "verdict", "step", "caption"), "x")
     context = {**values, "parts": [{"noun": "x", "states": ["x"]}], "wrong": ["x"]}
     for name, text in (("ask", question.ask), ("answer", question.answer)):
         for lang in LANGS:

@@ -43,6 +43,13 @@ LIMITS = frozenset(
 )
 
 
+# What later versions added: no part of a definition that does not use it, so that older hashes stay.
+LATER_OPTIONS = frozenset({"context"})
+LATER_PROMPTS = frozenset({"check", "expected"})
+# How much of a check stands in the question.
+ContextLevel = Literal["none", "step", "step+check", "step+check+expected"]
+
+
 class Options(Strict):
     """Task options: defaults here, then the task's own, then the caller's.
 
@@ -54,6 +61,7 @@ class Options(Strict):
     11 pixels of a frame 704 wide. box_width: line width in pixels of a frame 704 wide. rotate_degrees, speckle:
     maximum random rotation (degrees) and multiplicative noise (standard deviation) of training crops. scene_counts:
     numbers in descriptions. presence: when presence and place are asked (`auto`: for an ontology without verdicts).
+    context: what a question about a check says of it; empty: all. The samples are the same at each level.
     """
 
     max_train: int | None = Field(default=None, ge=1)
@@ -72,6 +80,7 @@ class Options(Strict):
     speckle: float = Field(default=0.0, ge=0, le=1)
     scene_counts: bool = False
     presence: Literal["auto", "always", "never"] = "auto"
+    context: ContextLevel | None = None
 
     @model_validator(mode="after")
     def margin_in_order(self) -> Options:
@@ -79,6 +88,11 @@ class Options(Strict):
         if not 0 <= low <= high <= 2:
             raise ValueError("box_margin: two numbers, 0 <= minimum <= maximum <= 2")
         return self
+
+    def plain(self) -> dict[str, Any]:
+        """The options as plain data, without later ones that are not set."""
+        data = self.model_dump(mode="json")
+        return {key: value for key, value in data.items() if value is not None or key not in LATER_OPTIONS}
 
     def most(self, split: str) -> int | None:
         value = {"train": self.max_train, "val": self.max_val, "test": self.max_test}[split]
@@ -89,10 +103,16 @@ class Options(Strict):
 
 
 class PromptSpec(Strict):
-    """Prompt templates. choice: from question, option_a, option_b; step: the line before it."""
+    """Prompt templates. choice: from question, option_a, option_b; step: the line before it.
+
+    check, expected: further lines before a question about a check, from the values of the same names; the line `step`
+    of such a question has `step` and `phase`, one of which may be empty.
+    """
 
     choice: Text
     step: Text
+    check: Text | None = None
+    expected: Text | None = None
 
 
 class MetricSpec(Strict):
@@ -137,6 +157,11 @@ class Task:
     @property
     def stage(self) -> str:
         return self.spec.stage
+
+    @property
+    def context(self) -> ContextLevel:
+        """How much of a check stands in a question about it."""
+        return self.options.context or "step+check+expected"
 
     def definition(self) -> dict[str, Any]:
         """Everything that decides what is asked, as plain data; `content_hash` is its canonical hash."""
@@ -239,6 +264,9 @@ def load_task(
             if cls not in own_ontology.classes:
                 what = f"questions.{question.id}.classes: {cls!r} is not in the ontology {own_ontology.name!r}"
                 raise InputError(what, qa or bank_path, f"its classes: {', '.join(own_ontology.classes)}")
+    if own_bank.asks_checks and (spec.prompt.check is None or spec.prompt.expected is None):
+        what = "questions about checks need the templates `prompt.check` and `prompt.expected`"
+        raise InputError(what, document.where("prompt"), "see tasks/ot2-check/v1/task.yaml")
     merged = {**spec.options, **dict(options or {})}
     own_options = check(merged, Options, "options", SEE)
 
@@ -260,9 +288,13 @@ def load_task(
 
 def _identity(spec: TaskSpec, ontology: Ontology, bank: Bank, options: Options) -> dict[str, Any]:
     """Everything that decides the samples, as plain data."""
-    kept = {key: value for key, value in options.model_dump(mode="json").items() if key not in LIMITS}
+    kept = {key: value for key, value in options.plain().items() if key not in LIMITS}
+    plain = spec.model_dump(mode="json", exclude={"options"})
+    plain["prompt"] = {
+        key: value for key, value in plain["prompt"].items() if value is not None or key not in LATER_PROMPTS
+    }
     return {
-        "spec": spec.model_dump(mode="json", exclude={"options"}),
+        "spec": plain,
         "ontology": ontology.model_dump(mode="json"),
         "questions": bank.model_dump(mode="json"),
         "options": kept,

@@ -123,18 +123,18 @@ def match(
         many = rng.sample(many, max(MATCH_AMONG, 2 * len(few)))
     if not few:
         return []
-    table = np.array([_shape(view.box) for view in many])
+    table = np.array([shape_of(view.box) for view in many])
     free = np.ones(len(many), dtype=bool)
     pairs = []
     for view in few:
-        far = np.abs(table - np.array(_shape(view.box))).sum(axis=1)
+        far = np.abs(table - np.array(shape_of(view.box))).sum(axis=1)
         place = int(np.where(free, far, np.inf).argmin())
         free[place] = False
         pairs.append((many[place], view) if anomalies_are_few else (view, many[place]))
     return pairs
 
 
-def _shape(box: Box4 | None) -> tuple[float, float, float, float]:
+def shape_of(box: Box4 | None) -> tuple[float, float, float, float]:
     """Centre and half the logarithm of the sides."""
     assert box is not None
     x0, y0, x1, y1 = box

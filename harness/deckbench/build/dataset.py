@@ -8,11 +8,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
-from deckbench.build import boxes, crops, scenes
+from deckbench.build import boxes, checks, crops, scenes
 from deckbench.build.export import write_exports
 from deckbench.build.pictures import (
     ANOMALY_COLOUR,
@@ -26,12 +27,13 @@ from deckbench.build.pictures import (
     line_width,
     making,
 )
-from deckbench.build.plan import Context, Unit, View, trim
+from deckbench.build.plan import Context, Unit, View, ViewQuestion, round_robin, trim
 from deckbench.build.rows import COLUMNS, SPLITS, Row, Writer, languages, shuffled, write_tables
 from deckbench.cores import usable_cores
 from deckbench.errors import InputError
 from deckbench.gold import write_gold
-from deckbench.ontology import map_classes
+from deckbench.language import Lang
+from deckbench.ontology import CropSpec, map_classes
 from deckbench.progress import say, track
 from deckbench.task import Task, load_task
 from deckbench.yolo.frame import Pool
@@ -105,10 +107,10 @@ def build_dataset(
     artifact.check_free(Path(out))
     frames = read_pool(Path(pool), skip_bad=skip_bad, workers=workers)
     used = [box.cls for frame in frames.frames for box in frame.boxes]
-    classes = map_classes(frames.names, used, definition.ontology, pool)
+    classes = map_classes(frames.names, used, definition.ontology, pool) if definition.bank.asks_labels else None
     parts, split_params = read_or_split(frames, split, seed)
     ctx = _context(definition, frames, classes, parts, seed)
-    planned = {part: _plan(ctx, part) for part in SPLITS}
+    planned = {part: _plan(ctx, part, languages(lang)) for part in SPLITS}
     if not any(planned.values()):
         _refuse_empty(ctx, definition, pool)
 
@@ -121,7 +123,7 @@ def build_dataset(
         "synthetic": frames.synthetic,
         **({"credit": frames.credit.model_dump(mode="json", exclude_none=True)} if frames.credit else {}),
         "ontology": definition.ontology.name,
-        "options": definition.options.model_dump(mode="json"),
+        "options": definition.options.plain(),
         **({"export": list(export)} if export else {}),
     }
     with artifact.writing(Path(out), "dataset", inputs=inputs, params=params, seed=seed) as draft:
@@ -152,11 +154,12 @@ def build_dataset(
     return artifact.read(Path(out), "dataset")
 
 
-def _context(task: Task, pool: Pool, classes: Mapping[int, str], parts: Split, seed: int) -> Context:
+def _context(task: Task, pool: Pool, classes: Mapping[int, str] | None, parts: Split, seed: int) -> Context:
+    """classes: class id of the pool -> class of the ontology; None for a task that asks nothing about labels."""
     ctx = Context(
         task=task,
         frames=pool.frames,
-        classes=[[classes[box.cls] for box in frame.boxes] for frame in pool.frames],
+        classes=[[] if classes is None else [classes[box.cls] for box in frame.boxes] for frame in pool.frames],
         split=[parts.parts.get(frame.id) for frame in pool.frames],
         groups=[parts.groups.get(frame.id, frame.id) for frame in pool.frames],
         synthetic=pool.synthetic,
@@ -165,12 +168,16 @@ def _context(task: Task, pool: Pool, classes: Mapping[int, str], parts: Split, s
     for frame, part in zip(ctx.frames, ctx.split, strict=True):
         if part is None:
             ctx.left.add("in a gap between blocks", "", "frame", frame.id)
+            for check in frame.checks if task.bank.asks_checks else ():
+                ctx.left.add_check("in a gap between blocks", "", check, frame.id)
     return ctx
 
 
-def _plan(ctx: Context, split: str) -> list[Unit]:
-    units = PLANNERS[ctx.task.spec.picture](ctx, split)
-    return trim(units, split, ctx.task.options.most(split), ctx.left)
+def _plan(ctx: Context, split: str, langs: Sequence[Lang]) -> list[Unit]:
+    units = PLANNERS[ctx.task.spec.picture](ctx, split) if ctx.task.bank.asks_labels else []
+    if ctx.task.bank.asks_checks:
+        units = round_robin({"labels": units, "checks": checks.plan(ctx, split, langs)})
+    return trim(units, split, ctx.task.options.most(split), ctx.left, ctx.frames)
 
 
 def _refuse_empty(ctx: Context, task: Task, pool: Path) -> None:
@@ -178,7 +185,11 @@ def _refuse_empty(ctx: Context, task: Task, pool: Path) -> None:
     what = f"the pool gives no sample for {task.ref}"
     if reasons:
         what += " (" + "; ".join(reasons[:4]) + (f"; and {len(reasons) - 4} more" if len(reasons) > 4 else "") + ")"
-    raise InputError(what, pool, "give a pool with labels of both answers, or another task or ontology")
+    fix = "give a pool with labels of both answers, or another task or ontology"
+    if task.bank.asks_checks and not any(frame.checks for frame in ctx.frames):
+        what += "; it has no checks"
+        fix = "write its checks.csv (docs/pools.md)"
+    raise InputError(what, pool, fix)
 
 
 def slug(frame_id: str) -> str:
@@ -207,7 +218,7 @@ def _pictures(ctx: Context, units: list[Unit], split: str) -> dict[View, Picture
             elif ctx.task.spec.picture == "crop":
                 # A decoy is cropped as its twin is.
                 cls = view.cls or (unit[0].view.cls if unit[0].view.cls else None)
-                spec = ctx.ontology.classes[str(cls)].crop
+                spec = CropSpec() if asked.check is not None else ctx.ontology.classes[str(cls)].crop
                 rect = crop_rect(view.box, frame.width, frame.height, spec.margin, spec.min_size, rng)
                 training = split == "train"
                 found[view] = Picture(
@@ -222,8 +233,7 @@ def _pictures(ctx: Context, units: list[Unit], split: str) -> dict[View, Picture
             else:
                 colour = PLAIN_COLOUR
                 if options.box_style == "source-lab":
-                    wrong = view.cls is not None and ctx.verdict(view.frame, view.cls) == "anomaly"
-                    colour = ANOMALY_COLOUR if wrong else NORMAL_COLOUR
+                    colour = ANOMALY_COLOUR if _wrong(ctx, asked) else NORMAL_COLOUR
                 found[view] = Picture(
                     f"{stem}.jpg",
                     frame.width,
@@ -233,6 +243,14 @@ def _pictures(ctx: Context, units: list[Unit], split: str) -> dict[View, Picture
                     line=line_width(frame.width, options.box_width),
                 )
     return found
+
+
+def _wrong(ctx: Context, asked: ViewQuestion) -> bool:
+    """Whether the asked object, or region, is an anomaly."""
+    view = asked.view
+    if asked.check is not None:
+        return asked.check.verdict == "anomaly"
+    return view.cls is not None and ctx.verdict(view.frame, view.cls) == "anomaly"
 
 
 def _short(key: str) -> str:
@@ -257,10 +275,12 @@ def _labels(ctx: Context, planned: Iterable[list[Unit]]) -> Iterator[dict[str, A
     used = {asked.view.frame for units in planned for unit in units for asked in unit}
     for index in sorted(used):
         frame = ctx.frames[index]
+        # A task that asks nothing about labels knows no classes.
         boxes = [
             {"class": cls, "box": [box.x0, box.y0, box.x1, box.y1]}
-            for box, cls in zip(frame.boxes, ctx.classes[index], strict=True)
+            for box, cls in zip(frame.boxes, ctx.classes[index], strict=False)
         ]
+        table = [{**asdict(check), "line": 0} for check in frame.checks]
         yield {
             "task": ctx.task.ref,
             "frame": frame.id,
@@ -269,6 +289,7 @@ def _labels(ctx: Context, planned: Iterable[list[Unit]]) -> Iterator[dict[str, A
             "step": frame.step,
             "anomalies": None if frame.anomalies is None else list(frame.anomalies),
             "boxes": boxes,
+            **({"checks": table} if table else {}),
         }
 
 

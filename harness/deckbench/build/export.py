@@ -56,7 +56,7 @@ def write_exports(folder: Path, rows: Sequence[Row], formats: Sequence[str]) -> 
         target = folder / FOLDER / name
         target.mkdir(parents=True)
         for split in SPLITS:
-            records = (FORMATS[name](dict(zip(COLUMNS, row, strict=True))) for row in rows if row[place] == split)
+            records = (FORMATS[name](dict(zip(COLUMNS, row, strict=False))) for row in rows if row[place] == split)
             lines = [json.dumps(record, ensure_ascii=False) for record in records]
             if not lines:
                 continue

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench import artifact
-from deckbench.build.rows import COLUMNS, SPLITS, Row, shuffled, write_tables
+from deckbench.build.rows import CHECK_COLUMNS, COLUMNS, SPLITS, Row, shuffled, write_tables
 from deckbench.build.shortcuts import OPTION
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError
@@ -97,7 +97,8 @@ def _read(path: Path) -> list[Row]:
     for number, record in csv_records(table, required=COLUMNS):
         if record["split"] not in SPLITS:
             raise InputError(f"the split {record['split']!r} is not known", f"{table}:{number}", "build it again")
-        rows.append(tuple(record[name] for name in COLUMNS))
+        more = tuple(record.get(name, "") for name in CHECK_COLUMNS)
+        rows.append((*(record[name] for name in COLUMNS), *(more if any(more) else ())))
     return rows
 
 

@@ -12,14 +12,16 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TypeVar
 
 from deckbench.ontology import Ontology, Verdict
 from deckbench.questions import BankQuestion
 from deckbench.task import Task
-from deckbench.yolo.frame import Frame
+from deckbench.yolo.frame import Box4, Check, Frame
 
-Box4 = tuple[float, float, float, float]
+__all__ = ["Box4", "Context", "LeftOut", "Unit", "View", "ViewQuestion"]
+
 T = TypeVar("T")
 EXAMPLES = 5
 BLOCK = 24  # views among which twins are sought: one or two of each class
@@ -27,7 +29,8 @@ BLOCK = 24  # views among which twins are sought: one or two of each class
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A picture to make: a whole frame (key ""), a crop or a drawn box (`b<number of the label>`, `d...` for a decoy).
+    """A picture to make: a whole frame (key ""), a crop or a drawn box (`b<number of the label>`, `d...` for a decoy,
+    `r<number>` for a region of the frame's checks).
 
     frame: index into Context.frames. cls: class of the asked object, None for a whole frame or a decoy.
     box: x0 y0 x1 y1 of the label, fractions of the frame.
@@ -44,7 +47,7 @@ class ViewQuestion:
     """One question about one view.
 
     value, other: the right and the wrong option (class ids for kind and state questions, else keys of the question's
-    options); other is None for open and scene questions.
+    options); other is None for open and scene questions. check: the frame's check that is asked about.
     """
 
     view: View
@@ -56,6 +59,7 @@ class ViewQuestion:
     step: str | None = None
     anomaly: bool | None = None
     cls: str | None = None
+    check: Check | None = None
 
 
 Unit = tuple[ViewQuestion, ...]  # twins, or one open question: kept or left as a whole
@@ -67,6 +71,12 @@ class LeftOut:
 
     counts: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
     examples: dict[tuple[str, str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add_check(self, reason: str, split: str, check: Check, frame: str) -> None:
+        """One check of a frame; every frame is named."""
+        key = (reason, split, " / ".join(filter(None, check.key)))
+        self.counts[key] += 1
+        self.examples[key].append(frame)
 
     def add(self, reason: str, split: str, about: str = "", example: str = "", count: int = 1) -> None:
         key = (reason, split, about)
@@ -113,12 +123,15 @@ class Context:
         ]
 
     def verdict(self, index: int, cls: str) -> Verdict | None:
+        """The verdict on a label; none in a frame that has checks, which takes its verdicts from them alone."""
+        if self.frames[index].checks:
+            return None
         return self.ontology.verdict(cls, self.frames[index].step)
 
     def said(self, index: int) -> list[str] | None:
         """The anomalies that frames.csv names: the ontology's classes by any spelling, other words as they stand."""
         said = self.frames[index].anomalies
-        if said is None:
+        if said is None or self.frames[index].checks:
             return None
         words = [item.partition("@")[0].strip() for item in said]
         return [self.ontology.class_of(word) or word for word in words]
@@ -209,17 +222,26 @@ def rows_of(unit: Unit, split: str) -> int:
     return sum(2 if asked.other is not None and split != "train" else 1 for asked in unit)
 
 
-def trim(units: list[Unit], split: str, most: int | None, left: LeftOut) -> list[Unit]:
-    """The first units that together give at most `most` samples; what is cut is counted."""
+def trim(units: list[Unit], split: str, most: int | None, left: LeftOut, frames: Sequence[Frame] = ()) -> list[Unit]:
+    """The first units that together give at most `most` samples; what is cut is counted, and its checks are listed."""
     if most is None:
         return units
-    total = 0
-    for place, unit in enumerate(units):
-        total += rows_of(unit, split)
-        if total > most:
-            left.add("over the limit", split, "", count=sum(rows_of(rest, split) for rest in units[place:]))
-            return units[:place]
-    return units
+    totals = accumulate(rows_of(unit, split) for unit in units)
+    place = next((number for number, total in enumerate(totals) if total > most), None)
+    if place is None:
+        return units
+    kept = {(asked.view.frame, asked.check) for unit in units[:place] for asked in unit if asked.check}
+    cut = 0
+    lost: dict[tuple[int, Check], None] = {}
+    for unit in units[place:]:
+        gone = [(asked.view.frame, asked.check) for asked in unit if asked.check is not None]
+        lost |= dict.fromkeys(pair for pair in gone if pair not in kept)
+        cut += 0 if gone else rows_of(unit, split)
+    if cut:
+        left.add("over the limit", split, "", count=cut)
+    for index, check in lost:
+        left.add_check("over the limit", split, check, frames[index].id)
+    return units[:place]
 
 
 def by_rank(units: Iterable[Unit], views: Sequence[View]) -> list[Unit]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deckbench.build.checks import check_id, context_lines, describe
 from deckbench.build.pictures import Picture
 from deckbench.build.plan import Context, Unit, ViewQuestion
 from deckbench.build.scenes import scene_values
@@ -20,8 +21,10 @@ COLUMNS = (
     "id", "pair_id", "split", "stage", "task", "kind", "frame", "group", "image", "question", "answer", "option_a",
     "option_b", "gold", "anomaly", "class", "step", "lang", "box", "width", "height", "question_type", "twin",
 )  # fmt: skip
+# What follows in rows about checks, and of frames whose view is known; a dataset without such rows has no such columns.
+CHECK_COLUMNS = ("phase", "check", "context", "view")
 JSONL_FIELDS = ("id", "pair_id", "frame", "group", "task", "stage", "kind", "option_a", "option_b")
-Row = tuple[str, ...]
+Row = tuple[str, ...]  # COLUMNS, and CHECK_COLUMNS where they are known
 encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes a new one for each call
 
 
@@ -64,12 +67,23 @@ class Writer:
         else:
             answer = self._answer(asked, lang)
             gold = asked.value if question.kind == "scene" else answer
-        tail = [question.id] + ([asked.region] if asked.region else []) + ([asked.noun] if asked.noun else [])
+        check = asked.check
+        tail = (
+            [question.id]
+            + ([check_id(check)] if check else [])
+            + ([asked.region] if asked.region else [])
+            + ([asked.noun] if asked.noun else [])
+        )
         pair = "-".join([picture.name.rpartition(".")[0], *tail, *([lang] if self.several else [])]).replace(":", "-")
         if question.about in {"kind", "state"} and asked.other is not None:
             pair += f"-{asked.other}"
         key = f"{pair}-{'ba' if swapped else 'ab'}" if both else pair
         box = picture.box or self._box_in_crop(asked, picture)
+        more: Row = ()
+        if check is not None:
+            more = (check.key[1], check.key[2], ctx.task.context, frame.view or "")
+        elif frame.view is not None:
+            more = ("", "", "", frame.view)
         return (
             key,
             pair,
@@ -87,13 +101,14 @@ class Writer:
             gold,
             "" if asked.anomaly is None else str(asked.anomaly).lower(),
             asked.cls or "",
-            frame.step or "",
+            (frame.step or "") if check is None else check.key[0],
             lang,
             " ".join(str(round(side, 1)) for side in box) if box else "",
             str(picture.width),
             str(picture.height),
             question.about,
             f"{split}-{number}" if asked.other is not None or question.kind == "scene" else "",
+            *more,
         )
 
     def _box_in_crop(self, asked: ViewQuestion, picture: Picture) -> tuple[float, ...] | None:
@@ -127,7 +142,7 @@ class Writer:
         return asked.question.options[value].get(lang)
 
     def _question(self, asked: ViewQuestion, lang: Lang, a: str, b: str) -> str:
-        key = (asked.question.id, asked.noun, asked.region, asked.step, lang, a, b)
+        key = (asked.question.id, asked.noun, asked.region, asked.step, lang, a, b, asked.check)
         if key not in self.texts:
             prompt = self.ctx.task.spec.prompt
             region = asked.question.regions[asked.region].get(lang) if asked.region in asked.question.regions else ""
@@ -135,6 +150,8 @@ class Writer:
             text = render(asked.question.ask.get(lang), values, f"questions.{asked.question.id}.ask.{lang}")
             if asked.step is not None:
                 text = render(prompt.step.get(lang), {"step": asked.step}) + "\n" + text
+            if asked.check is not None:
+                text = "\n".join([*context_lines(asked, prompt, self.ctx.task.context, lang), text])
             if asked.other is not None:
                 text = render(prompt.choice.get(lang), {"question": text, "option_a": a, "option_b": b})
             self.texts[key] = text
@@ -144,6 +161,9 @@ class Writer:
         question, ontology = asked.question, self.ctx.ontology
         assert question.answer is not None
         where = f"questions.{question.id}.answer.{lang}"
+        if asked.check is not None:
+            text = describe(asked, lang)
+            return self.texts.setdefault(("scene", text), text)
         if question.kind == "scene":
             text = render(question.answer.get(lang), scene_values(self.ctx, asked, lang), where)
             return self.texts.setdefault(("scene", text), text)
@@ -165,15 +185,21 @@ def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     return sorted(rows, key=lambda row: hashlib.sha256(f"{seed}|{row[0]}".encode()).digest())
 
 
+def columns_of(rows: Iterable[Row]) -> Row:
+    """The columns of a table with these rows."""
+    return (*COLUMNS, *CHECK_COLUMNS) if any(len(row) > len(COLUMNS) for row in rows) else COLUMNS
+
+
 def write_tables(folder: Path, rows: Sequence[Row]) -> None:
     """samples.csv with every field, then one JSONL a split that has rows, in the same order."""
+    columns = columns_of(rows)
     with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+        writer.writerow(columns)
+        writer.writerows((*row, *[""] * (len(columns) - len(row))) for row in rows)
     place = COLUMNS.index("split")
     for split in SPLITS:
-        lines = (as_json(dict(zip(COLUMNS, row, strict=True))) for row in rows if row[place] == split)
+        lines = (as_json(dict(zip(columns, row, strict=False))) for row in rows if row[place] == split)
         first = next(lines, None)
         if first is not None:
             with (folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="") as file:
@@ -193,4 +219,5 @@ def as_json(row: Mapping[str, str]) -> str:
     data["anomaly"] = {"true": True, "false": False}.get(row["anomaly"])
     data["class"] = row["class"] or None
     data["step"] = row["step"] or None
+    data |= {name: row[name] for name in CHECK_COLUMNS if row.get(name)}
     return encode(data) + "\n"

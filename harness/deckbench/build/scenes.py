@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from deckbench.build.plan import (
 )
 from deckbench.language import Lang
 from deckbench.questions import REGIONS, BankQuestion
+from deckbench.yolo.frame import Check
 
 CLEARLY = 0.7  # part of a box that must lie in a region to be there; less than the rest, and it is not
 
@@ -50,7 +51,10 @@ def _judged(ctx: Context, asked: ViewQuestion, anomaly: bool) -> ViewQuestion:
 
 
 def wrong_classes(ctx: Context, index: int) -> list[str]:
-    """The classes that are anomalies in a frame, by label or by frames.csv, in the ontology's order."""
+    """What is wrong in a frame: its checks' kinds, else classes by label or by frames.csv, in the ontology's order."""
+    if checks := ctx.frames[index].checks:
+        kinds = {kind for check in checks for kind in check.anomaly or (check.verdict,) if check.verdict == "anomaly"}
+        return sorted(kinds)
     found = {cls for cls in ctx.classes[index] if ctx.verdict(index, cls) == "anomaly"}
     found |= set(ctx.said(index) or ())
     known = [cls for cls in ctx.ontology.classes if cls in found]
@@ -60,6 +64,8 @@ def wrong_classes(ctx: Context, index: int) -> list[str]:
 def verdict_of(ctx: Context, index: int) -> tuple[bool | None, str]:
     """(is the frame anomalous, why it cannot be said). What is not known is never "normal"."""
     frame = ctx.frames[index]
+    if frame.checks:
+        return verdict_of_checks(frame.checks)
     by_label = [ctx.verdict(index, cls) for cls in ctx.classes[index]]
     if frame.anomalies is not None:
         if not frame.anomalies and "anomaly" in by_label:
@@ -77,6 +83,17 @@ def verdict_of(ctx: Context, index: int) -> tuple[bool | None, str]:
     if not by_label and not (ctx.synthetic or ctx.ontology.exhaustive is True):
         return None, "no label, and the ontology does not say that all is labelled"
     return False, ""
+
+
+def verdict_of_checks(checks: Sequence[Check]) -> tuple[bool | None, str]:
+    """`verdict_of` a frame by its checks: an anomaly where one is found, at every step and phase that was checked."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for check in checks:
+        found[check.key[:2]].add(check.verdict)
+    verdicts = {min(("anomaly", "unknown", "normal"), key=lambda word: word not in at) for at in found.values()}
+    if {"normal", "anomaly"} <= verdicts:
+        return None, "normal at one step and an anomaly at another"
+    return (None, "a check whose verdict is unknown") if "unknown" in verdicts else (verdicts == {"anomaly"}, "")
 
 
 def _verdict_pairs(ctx: Context, split: str) -> list[tuple[View, View]]:

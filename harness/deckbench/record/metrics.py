@@ -137,6 +137,8 @@ def block(answers: Answers, kind: str) -> Block:
         by_stage=slices(answers, rows, "stage"),
         by_lang=slices(answers, rows, "lang"),
         by_question=slices(answers, rows, "question_type"),
+        by_view=slices(answers, rows, "view", balance=True),
+        by_context=slices(answers, rows, "context", balance=True),
         confusion=confusion(answers, verdict) if len(verdict) else None,
         roc=None if curve is None else tuple(curve),
         operating_point=operating,
@@ -313,19 +315,21 @@ def confusion(answers: Answers, rows: Ints) -> Confusion:
 
 
 def members(answers: Answers, rows: Ints, column: str) -> dict[str, Ints]:
-    """Value -> rows that have it, sorted by value. A cell may hold several values joined by ";"."""
+    """Value -> rows that have it, sorted by value. A cell of `class` may hold several values joined by ";"."""
+    if column not in answers.table:
+        return {}
     found: dict[str, list[int]] = {}
     values: dict[str, set[str]] = {}
     for row, cell in zip(rows.tolist(), answers.table[column].to_numpy(dtype=object)[rows], strict=True):
         if cell not in values:
-            values[cell] = {part.strip() for part in cell.split(";")} - {""}
+            values[cell] = {part.strip() for part in (cell.split(";") if column == "class" else (cell,))} - {""}
         for value in values[cell]:
             found.setdefault(value, []).append(row)
     return {value: np.asarray(found[value], dtype=np.int64) for value in sorted(found)}
 
 
-def slices(answers: Answers, rows: Ints, column: str) -> dict[str, Slice]:
-    """Accuracy, miss rate and false-stop rate for each value of a column."""
+def slices(answers: Answers, rows: Ints, column: str, *, balance: bool = False) -> dict[str, Slice]:
+    """Accuracy, miss rate and false-stop rate for each value of a column; balance: balanced accuracy too."""
     result = {}
     for value, part in members(answers, rows, column).items():
         metrics = {"accuracy": answers.share(answers.right, part)}
@@ -335,6 +339,8 @@ def slices(answers: Answers, rows: Ints, column: str) -> dict[str, Slice]:
             metrics["miss_rate"] = answers.share(1 - answers.right, positive)
         if len(negative):
             metrics["false_stop_rate"] = answers.share(1 - answers.right, negative)
+        if balance and len(known):
+            metrics["balanced_accuracy"] = balanced(answers, known, known)
         result[value] = Slice(n=len(part), unparsed=answers.unparsed(part), metrics=metrics)
     return result
 

@@ -88,7 +88,10 @@ class ReliabilityBin(Strict):
 
 
 class Block(Slice):
-    """All answers of one kind. roc: (false-stop rate, hit rate), at most 201 points."""
+    """All answers of one kind. by_view: from where the camera looks; by_context: how much of its check a question says.
+
+    roc: (false-stop rate, hit rate), at most 201 points.
+    """
 
     by_class: dict[str, Slice] = Field(default_factory=dict)
     by_anomaly: dict[str, Slice] = Field(default_factory=dict)
@@ -96,6 +99,8 @@ class Block(Slice):
     by_stage: dict[str, Slice] = Field(default_factory=dict)
     by_lang: dict[str, Slice] = Field(default_factory=dict)
     by_question: dict[str, Slice] = Field(default_factory=dict)
+    by_view: dict[str, Slice] = Field(default_factory=dict)
+    by_context: dict[str, Slice] = Field(default_factory=dict)
     confusion: Confusion | None = None
     roc: tuple[tuple[Rate, Rate], ...] | None = None
     operating_point: OperatingPoint | None = None

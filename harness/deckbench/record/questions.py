@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from deckbench import grade
@@ -14,8 +13,15 @@ from deckbench.record.table import cell
 
 MAX_LINE = 1 << 20
 # Columns of the samples that the question decides.
-FIELDS = ("pair_id", "kind", "frame", "group", "task", "stage", "class", "step", "anomaly", "question", "gold")
-fields_of = itemgetter(*FIELDS)
+FIELDS = (
+    *("pair_id", "kind", "frame", "group", "task", "stage", "class", "step", "anomaly", "question", "gold"),
+    *("view", "context"),
+)
+
+
+def fields_of(row: Mapping[str, str]) -> tuple[str, ...]:
+    """FIELDS of a sample; empty for what an older record does not have."""
+    return tuple(row.get(name, "") for name in FIELDS)
 
 
 class Question(NamedTuple):

@@ -23,7 +23,7 @@ from deckbench.ontology import Ontology
 from deckbench.predictions import PROBABILITIES
 from deckbench.record.lineage import MAX_LINEAGE_BYTES, Lineage
 from deckbench.record.questions import Question, parse_questions
-from deckbench.record.samples import SAMPLE_COLUMNS, shown_image
+from deckbench.record.samples import LATER_COLUMNS, SAMPLE_COLUMNS, shown_image
 from deckbench.record.schema import (
     ARTIFACT,
     LINEAGE,
@@ -250,7 +250,7 @@ def read_thumbnails(run: Run) -> dict[str, str | None]:
 
 
 def read_samples(run: Run) -> tuple[dict[str, str], ...]:
-    """The rows of a record's samples, SAMPLE_COLUMNS each, all text; `p_*` are empty or a probability.
+    """The rows of a record's samples: SAMPLE_COLUMNS and LATER_COLUMNS, all text; `p_*` are empty or a probability.
 
     Plain rows, not a DataFrame: a site reads hundreds of these small files. Raises InputError when the file is damaged
     or is not the one the record names.
@@ -263,13 +263,13 @@ def read_samples(run: Run) -> tuple[dict[str, str], ...]:
     try:
         reader = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
         head = next(reader, [])
-        if tuple(head) != SAMPLE_COLUMNS:
+        if tuple(head) not in {SAMPLE_COLUMNS, (*SAMPLE_COLUMNS, *LATER_COLUMNS)}:
             raise ValueError(f"the columns are {shown(', '.join(head))}")
         rows = []
         for cells in reader:
-            if len(cells) != len(SAMPLE_COLUMNS):
+            if len(cells) != len(head):
                 raise ValueError("a row's cells do not fit the columns")
-            row = dict(zip(SAMPLE_COLUMNS, cells, strict=True))
+            row = {**dict.fromkeys(LATER_COLUMNS, ""), **dict(zip(head, cells, strict=True))}
             check_row(row)
             rows.append(row)
             if len(rows) > MAX_ROWS:

@@ -24,6 +24,8 @@ SAMPLE_COLUMNS = (
     *("anomaly", "lang", "question", "option_a", "option_b", "gold", "prediction", "parsed", "right", "substring"),
     *("judge", "reason", "p_a", "p_b", "p_anomaly", "tokens_in", "tokens_out", "thumbnail"),
 )
+# What follows where a sample has it.
+LATER_COLUMNS = ("view", "context")
 
 
 def graded_samples(predictions: Path, data: Path, score: Path) -> pd.DataFrame:
@@ -96,5 +98,7 @@ def shown_image(jpeg: bytes) -> str | None:
 
 
 def sample_bytes(samples: Sequence[Mapping[str, str]]) -> bytes:
-    """Rows of SAMPLE_COLUMNS as CSV."""
-    return csv_bytes(SAMPLE_COLUMNS, [[row[name] for name in SAMPLE_COLUMNS] for row in samples])
+    """Rows of SAMPLE_COLUMNS, and LATER_COLUMNS where any row has them, as CSV."""
+    later = LATER_COLUMNS if any(row.get(name) for row in samples for name in LATER_COLUMNS) else ()
+    columns = (*SAMPLE_COLUMNS, *later)
+    return csv_bytes(columns, [[row.get(name, "") for name in columns] for row in samples])

@@ -22,7 +22,7 @@ from deckbench.predictions import COLUMNS, csv_bytes
 # What the dataset knows of a sample; `anomaly` is true, false or empty.
 JOINED = (
     *("option_a", "option_b", "anomaly", "class", "step", "group", "frame"),
-    *("stage", "task", "lang", "split", "question_type", "image"),
+    *("stage", "task", "lang", "split", "question_type", "image", "view", "context"),
 )
 SCORED_COLUMNS = ("id", "parsed", "right", "substring", "judge", "reason")
 FLAGS = {"true": True, "false": False}

@@ -40,7 +40,8 @@ class Terms:
 def find_terms(ontology: Path | None, tasks: Iterable[object]) -> Terms | None:
     """Terms of the given ontology, else of the one published task in `tasks` (column `task` of the samples).
 
-    None when neither is known: a task with an ontology of its own (`name@1+hash`) does not say where that lies.
+    None when neither is known: a task with an ontology of its own (`name@1+hash`) does not say where that lies, and one
+    that asks about checks only has none: its descriptions are those of the pool.
     Raises InputError when the given ontology cannot be read.
     """
     if ontology is not None:
@@ -49,6 +50,7 @@ def find_terms(ontology: Path | None, tasks: Iterable[object]) -> Terms | None:
     if len(named) != 1:
         return None
     try:
-        return Terms(load_task(named.pop()).ontology)
+        task = load_task(named.pop())
+        return Terms(task.ontology) if task.bank.asks_labels else None
     except InputError:
         return None

@@ -23,6 +23,7 @@ from deckbench.record.questions import parse_questions
 from deckbench.record.read import MAX_QUESTION_BYTES, MAX_ROWS
 from deckbench.record.recompute import Contents, record_differences
 from deckbench.record.samples import (
+    LATER_COLUMNS,
     SAMPLE_COLUMNS,
     graded_samples,
     pick_pictures,
@@ -119,7 +120,7 @@ def write_record(
             places[image] = f"{THUMBS}/{number:02d}.jpg"
             pictures[places[image]] = thumbnail(artifact.inside(data, image, data / "samples.csv"))
         samples["thumbnail"] = [places.get(image, "") for image in samples["image"]]
-        rows = [{name: row[name] for name in SAMPLE_COLUMNS} for row in samples.to_dict("records")]
+        rows = [{name: row[name] for name in (*SAMPLE_COLUMNS, *LATER_COLUMNS)} for row in samples.to_dict("records")]
         terms = scored_terms(metrics, ontology, samples["task"], score)
     table = None if rows is None else sample_bytes(rows)
     if table is not None and (len(table) > MAX_SAMPLE_BYTES or len(rows or ()) > MAX_ROWS):

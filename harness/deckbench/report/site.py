@@ -46,6 +46,8 @@ TABLES = (
     ("by_anomaly", "Anomaly"),
     ("by_class", "Class"),
     ("by_step", "Protocol step"),
+    ("by_view", "Camera view"),
+    ("by_context", "What the question says of the check"),
     ("by_question", "Type of question"),
     ("by_lang", "Language"),
 )

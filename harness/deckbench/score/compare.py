@@ -13,7 +13,8 @@ from deckbench.errors import InputError
 def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dict[str, Any]:
     """Paired comparison of two prediction files; the difference is B minus A.
 
-    data: the dataset both were made on, for options and groups. Returns plain JSON types: `n`, `groups`, `group_by`,
+    data: the dataset that both were made on, for options and groups; one may be of another dataset with the same
+    samples, such as another context level of the same checks. Returns plain JSON types: `n`, `groups`, `group_by`,
     `a` and `b` (accuracy, its intervals, unparsed), `both`, `only_a`, `only_b`, `neither` (samples that were right),
     `difference` with `difference_interval` (95%, resampling groups; None with one group), `mcnemar_p` (exact,
     two-sided, treats samples as independent: with few groups trust the interval) and the same by `kind`.
@@ -27,17 +28,23 @@ def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dic
     from deckbench.record.metrics_schema import DIGITS
 
     fields = None if data is None else tables.read_fields(Path(data))
-    graded = []
+    graded, refused = [], []
     for path in (Path(a), Path(b)):
         table = read_predictions(path)
         manifest = read_manifest(path)
         if data is not None:
-            tables.check_data(manifest, path, Path(data))
+            try:
+                tables.check_data(manifest, path, Path(data))
+            except InputError as error:
+                refused.append(error)
         graded.append(tables.grade_table(tables.join(table, path, fields), inferred=is_inferred(manifest)))
+    if len(refused) == 2:
+        raise refused[0]
     check_same(graded[0], graded[1], Path(a), Path(b))
     first = graded[0].sort_values("id", kind="stable").reset_index(drop=True)
     second = graded[1].sort_values("id", kind="stable").reset_index(drop=True)
     labels, group_by, notes = groups_of(first)
+    notes += [f"{error.where} was made on another dataset that asks the same samples" for error in refused]
     clusters = stats.clusters_of(labels, seed)
 
     def rounded(value: float | None) -> float | None:

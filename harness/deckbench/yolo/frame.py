@@ -152,7 +152,7 @@ class Check:
     anomaly: tuple[str, ...]
     regions: tuple[Box4, ...]
     caption: AnyText | None
-    line: int
+    line: int = 0
     anomaly_zh: tuple[str, ...] = ()
 
     @property

@@ -49,6 +49,8 @@ class LabelSource(Protocol):
 
     def size(self, sample: Sample) -> tuple[int, int] | None: ...
 
+    def check(self, sample: Sample) -> yolo.Check | None: ...
+
 
 class GoldLabels:
     """The labels of one dataset."""
@@ -86,6 +88,11 @@ class GoldLabels:
         """Width and height of the frame."""
         labels = self.labels[self.key(sample)]
         return labels.width, labels.height
+
+    def check(self, sample: Sample) -> yolo.Check | None:
+        """The check that the sample asks about."""
+        asked = sample.step or "", sample.phase or "", sample.check or ""
+        return next((check for check in self.labels[self.key(sample)].checks if check.key == asked), None)
 
 
 class LabelFolder:
@@ -198,6 +205,11 @@ class LabelFolder:
                         width, height = picture.size
                         return (height, width) if turned else (width, height)
         return None
+
+    def check(self, sample: Sample) -> yolo.Check | None:
+        """Raises InputError: what a detector finds does not say whether a check is passed."""
+        what = f"{sample.id} is a question about a check, which labels of objects do not answer"
+        raise InputError(what, self.root, "ask `rule:gold`, which knows the dataset's checks")
 
 
 def read_objects(path: Path, names: tuple[str, ...], ontology: Ontology) -> list[Detection]:

@@ -25,6 +25,7 @@ from deckbench.models.baselines.labels import Box, Detection, GoldLabels, LabelF
 from deckbench.ontology import Ontology
 from deckbench.questions import REGIONS, BankQuestion, render
 from deckbench.task import Task, load_task
+from deckbench.yolo.frame import Check
 
 FILLED = ("noun", "region", "kind", "state", "name", "fact", "verdict", "step")
 INSIDE = 0.85  # part of a label that must lie in the drawn box to be what is asked about
@@ -79,6 +80,8 @@ class Rule(Baseline):
         found = parse_question(task, sample)
         if found is None or sample.frame is None:
             return say("")
+        if found.question.about == "check":
+            return say_verdict(sample, found, labels.check(sample))
         seen = labels.objects(sample, task.ontology)
         asked = with_noun(seen, found, task.ontology)
         if task.spec.picture == "box":
@@ -244,6 +247,17 @@ def choose(sample: Sample, found: ParsedQuestion, key: str | None, p: Mapping[st
     return say(letters[key], p[by_text[first]], p[by_text[second]])
 
 
+def say_verdict(sample: Sample, found: ParsedQuestion, check: Check | None) -> Answer:
+    """The verdict of a check, or the kinds of anomaly that it names and the verdict."""
+    if check is None or check.verdict == "unknown":
+        return say("")
+    if found.question.kind == "choice":
+        p = float(check.verdict == "anomaly")
+        return choose(sample, found, check.verdict, {"anomaly": p, "normal": 1 - p})
+    zh = found.lang == "zh"
+    return say(wrong_text((check.anomaly_zh if zh else ()) or check.anomaly, found, check.verdict))
+
+
 def in_region(box: Box, found: ParsedQuestion) -> bool:
     """Does an object lie in the region a question names? Always, when it names none."""
     regions = [key for key, text in found.question.regions.items() if text.get(found.lang) == found.region]
@@ -290,7 +304,12 @@ def scene_text(found: ParsedQuestion, ontology: Ontology, step: str | None, seen
         for cls, spec in ontology.classes.items()
         if cls in present and ontology.verdict(cls, step) == "anomaly"
     ]
-    verdict = found.question.options["anomaly" if wrong else "normal"].get(found.lang)
+    return wrong_text(wrong, found, "anomaly" if wrong else "normal")
+
+
+def wrong_text(wrong: Sequence[str], found: ParsedQuestion, key: str) -> str:
+    """What is wrong, then the verdict that the bank calls `key`."""
+    verdict = found.question.options[key].get(found.lang)
     if found.lang == "zh":
         return f"异常项:{'、'.join(wrong) or '无'}。结论:{verdict}。"
     return f"Wrong: {', '.join(wrong) or 'nothing'}. Verdict: {verdict}."
