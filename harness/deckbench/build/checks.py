@@ -18,8 +18,8 @@ from deckbench.artifact import hash_json
 from deckbench.build.boxes import shape_of
 from deckbench.build.crops import LEAST_PIXELS
 from deckbench.build.plan import Context, Unit, View, ViewQuestion, round_robin, twins
-from deckbench.grade import parse_scene
 from deckbench.language import AnyText, Lang, Text
+from deckbench.parse import parse_scene
 from deckbench.questions import render
 from deckbench.task import ContextLevel, PromptSpec
 from deckbench.yolo.frame import Box4, Check, Frame
