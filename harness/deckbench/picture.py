@@ -94,7 +94,17 @@ def _open(data: bytes) -> Image.Image:
         raise PictureError("picture-too-large", f"{width}x{height} pixels; the limit is {MAX_PIXELS:,}")
     if min(width, height) < MIN_SIDE:
         raise PictureError("picture-too-small", f"{width}x{height} pixels; at least {MIN_SIDE} a side are needed")
+    if image.format == "PNG":
+        _verify(data)
     return image
+
+
+def _verify(data: bytes) -> None:
+    """Compare the checksums of a PNG: damaged bytes may still decode, to other pixels. Raises PictureError."""
+    try:
+        Image.open(io.BytesIO(data), formats=("PNG",)).verify()
+    except DAMAGED as error:
+        raise PictureError("picture-truncated", f"damaged or cut short ({error})") from error
 
 
 def _load(image: Image.Image) -> None:
@@ -133,10 +143,10 @@ def inspect_picture(path: Path, *, full: bool = False) -> PictureFacts:
     data = _read(path)
     image = _open(data)
     width, height = image.size
-    orientation = _orientation(image)
     if not full:
         image.draft("L", (max(1, width // 8), max(1, height // 8)))
     _load(image)
+    orientation = _orientation(image)  # not before: EXIF of a PNG is read by loading it, and a second load says nothing
     turned = orientation in ORIENTATIONS_THAT_TURN
     if turned:
         width, height = height, width
