@@ -30,6 +30,7 @@ from PIL import Image, ImageDraw
 from deckbench.build import build_dataset
 from deckbench.build import dataset as building
 from deckbench.build.pictures import JPEG_QUALITY, Job, Picture
+from deckbench.split import split_pool
 from deckbench.yolo.read import read_pool
 
 STAGES = {"S1": "ot2-concept@1", "S2": "ot2-guided@1", "S3": "ot2-scene@1"}
@@ -124,7 +125,7 @@ def main() -> None:
         frames: list[Any] = []
         print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         print(f"read and check the pool {timed(lambda: frames.append(read_pool(pool))):7.1f} s")
-        print(f"split it ({args.split})    {timed(lambda: building._split(frames[0], args.split, 0)):7.1f} s, once")
+        print(f"split it ({args.split})    {timed(lambda: split_pool(frames[0], args.split, 0)):7.1f} s, once")
         jobs = remember_jobs()
         result: dict[str, Any] = {"workers": args.workers, "stages": {}}
         totals = dict.fromkeys(("build", "loop: frame", "loop: picture"), 0.0)

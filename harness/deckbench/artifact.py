@@ -20,7 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deckbench.disk import exchange, lock_draft, open_aside, open_regular, read_bytes, real_path, remove_aside
+from deckbench.cores import in_threads
+from deckbench.disk import (
+    exchange,
+    fsync_path,
+    fsync_tree,
+    lock_draft,
+    open_aside,
+    open_regular,
+    read_bytes,
+    real_path,
+    remove_aside,
+)
 from deckbench.errors import InputError, OutsideError
 
 MANIFEST = "manifest.json"
@@ -80,26 +91,17 @@ def hash_file(path: Path) -> str:
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Every file below `folder` but the manifest: relative posix path -> {sha256, size}, in sorted order."""
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != MANIFEST:
-            files[name] = {"sha256": hash_file(path), "size": path.stat().st_size}
-    return files
+    paths = [path for path in sorted(p for p in folder.rglob("*") if p.is_file()) if path != folder / MANIFEST]
+    digests = in_threads(hash_file, iter(paths))
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": digest, "size": path.stat().st_size}
+        for path, digest in zip(paths, digests, strict=True)
+    }
 
 
 def hash_folder(folder: Path) -> str:
     """Content hash of a folder that has no manifest: names and bytes of all its files."""
     return hash_json(list_files(folder))
-
-
-def fsync_path(path: Path) -> None:
-    """Force a file or a folder's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def make_parent(path: Path) -> None:
@@ -288,9 +290,7 @@ def writing(
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if draft.beside is not None:
             draft.beside(aside)
-        for path in aside.rglob("*"):
-            fsync_path(path)
-        fsync_path(aside)
+        fsync_tree(aside)
         if replace and (out / MANIFEST).is_file():
             exchange(aside, out)  # what is at `aside` now goes below
         else:

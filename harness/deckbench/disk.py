@@ -15,7 +15,9 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +26,8 @@ from deckbench.errors import OutsideError
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
 BUSY = -1
 MAX_TEXT_BYTES = 256 << 20
+FLUSHES = 16
+SETTLED_NS = 100_000_000  # many times the clock's tick
 held: set[Path] = set()  # outputs that this process has claimed
 
 
@@ -50,6 +54,35 @@ def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
         if size <= most and len(data := file.read(size + 1)) <= size:
             return data
     raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", os.fspath(path))
+
+
+def version_of(path: Path) -> tuple[int, ...] | None:
+    """What a file's bytes cannot change without: device, inode, size, times of writing and of change (ns).
+
+    None for a file that is gone, or so young that it may change again within the clock's tick.
+    """
+    try:
+        now, found = time.time_ns(), path.stat()
+    except OSError:
+        return None
+    young = now - max(found.st_mtime_ns, found.st_ctime_ns) < SETTLED_NS
+    return None if young else (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file or a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Force a folder and all in it to disk, many files at once: a journalling file system commits those together."""
+    with ThreadPoolExecutor(FLUSHES) as pool:
+        for _ in pool.map(fsync_path, [*folder.rglob("*"), folder]):
+            pass
 
 
 def lock_of(out: Path) -> Path:

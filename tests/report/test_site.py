@@ -265,7 +265,7 @@ def test_an_older_site_stays_when_the_new_one_fails(one: Path, tmp_path: Path, m
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("while writing")
 
-    monkeypatch.setattr(site, "sync", fail)
+    monkeypatch.setattr(site, "front_page", fail)
     with pytest.raises(RuntimeError):
         report(one, out=out)
     assert artifact.read(out, verify=True).content_hash == before

@@ -55,7 +55,7 @@ def test_killed_anywhere_inside_a_write(tmp_path: Path, call: int) -> None:
     checkpoint.write(tmp_path, 5, files(5))
 
     def work() -> None:
-        micro_world.kill_at(checkpoint.artifact, "fsync_path", call)
+        micro_world.kill_at(checkpoint.disk, "fsync_path", call)
         checkpoint.write(tmp_path, 10, files(10))
 
     code = micro_world.in_child(work)

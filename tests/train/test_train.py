@@ -146,7 +146,7 @@ KILLS = {
     "before the first checkpoint": (checkpoint, "write", 1, False),
     "inside the first checkpoint": (checkpoint.artifact, "list_files", 2, False),
     "after the first checkpoint": (checkpoint, "write", 1, True),
-    "inside the second checkpoint": (checkpoint.artifact, "fsync_path", 10, False),
+    "inside the second checkpoint": (checkpoint.disk, "fsync_path", 10, False),
     "before the last checkpoint": (checkpoint, "write", 3, False),
     "after the last checkpoint": (checkpoint, "write", 3, True),
     "before the adapter is there": (step, "publish", 1, False),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 from PIL import Image
 
 from deckbench.errors import InputError
-from deckbench.picture import MAX_PIXELS, open_picture
+from deckbench.picture import MAX_PIXELS, PictureFacts, open_picture
 from deckbench.pool.check import check_pool
+from deckbench.yolo import read
 from deckbench.yolo.frame import ERROR, KINDS
 from deckbench.yolo.read import read_pool, scan_pool
 from tests.yolo.pool_helpers import ROW, YAML, picture, write_pool
@@ -245,6 +248,12 @@ def test_a_bad_row_stops_a_build_and_costs_its_whole_frame(tmp_path: Path, kind:
 
 def broken_pictures() -> dict[str, tuple[str, bytes]]:
     good = jpeg(picture(0, (320, 240)), quality=90)
+    others = {}
+    for name in ("png", "webp", "bmp", "tiff"):
+        data = io.BytesIO()
+        picture(0, (320, 240)).save(data, name.upper())
+        others[name] = data.getvalue()
+    png = others["png"]
     return {
         "empty": ("picture-unreadable", b""),
         "text": ("picture-unreadable", b"<html>not found</html>"),
@@ -254,6 +263,12 @@ def broken_pictures() -> dict[str, tuple[str, bytes]]:
         "large": ("picture-too-large", png_header(MAX_PIXELS // 9000, 9100)),
         "tiny": ("picture-too-small", jpeg(picture(0, (9, 64)))),
         "no-pixels": ("picture-truncated", png_header(64, 48)),
+        "png-cut": ("picture-truncated", png[: len(png) // 2]),
+        "png-zeros": ("picture-truncated", png[:300] + bytes(len(png) - 300)),
+        "png-bit": ("picture-truncated", png[:900] + bytes([png[900] ^ 1]) + png[901:]),
+        "webp-cut": ("picture-unreadable", others["webp"][:200]),
+        "bmp-cut": ("picture-truncated", others["bmp"][:2000]),
+        "tiff-cut": ("picture-truncated", others["tiff"][:-2000]),
     }
 
 
@@ -429,6 +444,43 @@ def test_the_message_is_short_and_counts(tmp_path: Path) -> None:
     assert "30 errors" in lines[0] and "... and 22 more" in lines[-2] and len(lines) == 11
     with pytest.raises(InputError, match="no frame is left"):
         read_pool(root, skip_bad=True)
+
+
+# --- read again ---------------------------------------------------------------------------------------------------
+
+
+def test_what_did_not_change_is_decoded_once_and_what_changed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_pool(tmp_path / "p", frames={"train/a.png": ROW, "train/b.png": ROW, "val/c.png": ROW})
+    decoded: list[str] = []
+    inspect = read.inspect_picture
+
+    def spy(path: Path, *, full: bool) -> PictureFacts:
+        decoded.append(path.name)
+        return inspect(path, full=full)
+
+    monkeypatch.setattr(read, "inspect_picture", spy)
+    time.sleep(0.15)  # what was written this moment is not kept: it may change within the clock's tick
+    first = read_pool(root)
+    assert read_pool(root) == first and sorted(decoded) == ["a.png", "b.png", "c.png"]
+    scan_pool(root, full=True)
+    assert len(decoded) == 6, "a look at every pixel is more than the first one was"
+    scan_pool(root, full=True)
+    read_pool(root)
+    assert len(decoded) == 6
+
+    picture, label = root / "images/train/a.png", root / "labels/train/b.txt"
+    data, times = picture.read_bytes(), picture.stat()
+    picture.write_bytes(data[:60] + bytes(len(data) - 60))  # as large as before, and broken
+    os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))  # and as old
+    label.write_text(ROW.replace("0.5", "0.4"), encoding="utf-8")
+    problems = scan_pool(root).errors
+    assert [problem.frame for problem in problems] == ["images/train/a"]
+    picture.write_bytes(data)
+    again = read_pool(root)
+    assert again.content_hash != first.content_hash and again.frames[0] == first.frames[0]
+    assert again.frames[1].boxes[0].x0 == pytest.approx(0.3)
 
 
 # --- real pools --------------------------------------------------------------------------------------------------

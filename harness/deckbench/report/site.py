@@ -14,7 +14,6 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -329,12 +328,6 @@ def prepare(site: Path) -> None:
         shutil.copyfile(source, site / "static" / source.name)
 
 
-def sync(site: Path) -> None:
-    """Force all files to disk side by side: one after the other, hundreds of small files take seconds."""
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(artifact.fsync_path, [path for path in site.rglob("*") if path.is_file()]))
-
-
 def check_place(records: Path, out: Path) -> None:
     """Raises InputError when something else than an older site, which is replaced, stands at `out`."""
     artifact.check_name(out)
@@ -386,7 +379,6 @@ def report(records: Path, *, out: Path, check: bool = False) -> dict[str, Any]:
             page = front_page(boards.boards_of(runs), runs, held)
             text = environment().get_template("index.html").render(root="", **page)
             (draft.path / "index.html").write_text(text, encoding="utf-8")
-            sync(draft.path)
     except InputError:
         if runs or not check:
             raise

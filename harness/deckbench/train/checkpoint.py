@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from deckbench import artifact
+from deckbench import artifact, disk
 from deckbench.errors import OutsideError
 from deckbench.progress import say
 
@@ -48,14 +48,14 @@ def write(folder: Path, step: int, files: Mapping[str, bytes]) -> Path:
         aside.mkdir(parents=True)
         for name, data in files.items():
             (aside / name).write_bytes(data)
-            artifact.fsync_path(aside / name)
+            disk.fsync_path(aside / name)
         seal = {"step": step, "files": artifact.list_files(aside)}
         (aside / SEAL).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
-        artifact.fsync_path(aside / SEAL)
-        artifact.fsync_path(aside)
+        disk.fsync_path(aside / SEAL)
+        disk.fsync_path(aside)
         shutil.rmtree(place, ignore_errors=True)  # only ever a damaged one that was skipped
         aside.rename(place)
-        artifact.fsync_path(folder)
+        disk.fsync_path(folder)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise OutsideError(

@@ -19,6 +19,8 @@ SPOT = 1e-3  # side of what a label without area becomes
 MAX_BYTES, MAX_LINES = 8 << 20, 100_000
 # Python's float() also takes "1_0", "infinity" and other scripts' digits; a label file holds none of them.
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# A row without a fault: it is looked at cell by cell only where it is not this.
+PLAIN_ROW = re.compile(r"\s*\d+(?:[ \t]+\d(?:\.\d{1,300})?)+\s*", re.ASCII)
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 Keypoints = tuple[int, int]  # kpt_shape: number of keypoints, values of each (2, or 3 with visibility)
@@ -111,7 +113,7 @@ def parse_row(row: str, names: tuple[str, ...], line: int, keypoints: Keypoints 
 def numbers(row: str) -> list[float]:
     """The finite numbers of a row that is not blank. Raises RowError."""
     cells = row.split()
-    for cell in cells:
+    for cell in () if PLAIN_ROW.fullmatch(row) else cells:
         if NOT_FINITE.fullmatch(cell):
             raise RowError("label-not-finite", f"{cell!r} is not a finite number")
         if not NUMBER.fullmatch(cell):

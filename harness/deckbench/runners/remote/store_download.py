@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from deckbench import artifact
+from deckbench import artifact, disk
 from deckbench.errors import OutsideError
 from deckbench.progress import Progress, format_bytes, say
 from deckbench.runners.remote.file_tree import Source
@@ -125,7 +125,7 @@ def download_files(
                 downloaded += sum(piece[2] for piece in batch)
                 progress.say(downloaded, total)
         for path in wanted:
-            artifact.fsync_path(into / path)
+            disk.fsync_path(into / path)
     return downloaded
 
 
