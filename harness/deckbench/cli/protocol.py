@@ -27,8 +27,9 @@ def steps(
     labware: Annotated[InputPaths, typer.Option(help="Custom labware: file or folder; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fold a protocol into the expected state after each command, and what to check there.
+    """Expected deck states of a protocol, and what to check.
 
+    A protocol analysis is folded into the state after each of its commands, with check texts and pictures of the deck.
     A .py is analysed in a process of its own, with opentrons 8.8.2 in an environment that is made on first use.
     """
     from deckbench.protocol.make import make_steps
