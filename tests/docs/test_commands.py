@@ -291,6 +291,7 @@ def lab_pool(synthetic: Path, pool: Path) -> None:
     shutil.copy(synthetic / "dataset.yaml", pool)
 
 
+@pytest.mark.slow
 def test_the_readme_runs(lab: Path) -> None:
     """The session itself is the fixture; here, what it promises to leave behind."""
     for name in (

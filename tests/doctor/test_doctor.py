@@ -98,6 +98,7 @@ def test_ssh_is_not_installed(tmp_path: Path) -> None:
     assert done.returncode == 3 and "the ssh client is not installed" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 def test_an_orin(orin: SimulatedOrin) -> None:
     done = doctor("--host", orin.host, "--model", "glm-4v-9b", "--json", DECKBENCH_SSH_CONFIG=str(orin.ssh_config))
@@ -138,6 +139,7 @@ def saved_image(tag: str, labels: dict[str, str]) -> bytes:
     return packed({**texts, "layer.tar": layer})
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 def test_what_the_daemon_of_an_orin_holds(orin: SimulatedOrin) -> None:
     """An image of ours for arm64, locked, and a container that was never removed."""
@@ -165,6 +167,7 @@ def test_what_the_daemon_of_an_orin_holds(orin: SimulatedOrin) -> None:
     assert found["waiting to be fetched"]["found"].startswith("1 steps")
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.parametrize(("release", "word"), [("R35", "older"), ("R38", "Thor")])
 def test_an_orin_with_another_release(orin: SimulatedOrin, release: str, word: str) -> None:
@@ -181,6 +184,7 @@ def test_an_orin_with_another_release(orin: SimulatedOrin, release: str, word: s
     assert l4t["state"] == "bad" and word in l4t["found"] and "JetPack 6.x" in l4t["fix"]
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 def test_a_host_that_lies(orin: SimulatedOrin) -> None:
     """Escapes and nonsense from the far machine reach neither the terminal nor a number."""
@@ -196,6 +200,7 @@ def test_a_host_that_lies(orin: SimulatedOrin) -> None:
     assert done.returncode in (0, 4) and "owned" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 def test_a_key_that_is_not_taken(orin: SimulatedOrin, tmp_path: Path) -> None:
     config = tmp_path / "config"

@@ -107,6 +107,7 @@ def test_a_fault_changes_nothing(
     assert 48 <= observed(out)["requests"] < 60 and sum(server.answered.values()) < 44
 
 
+@pytest.mark.slow
 def test_all_faults_at_once(
     clean: tuple[str, bytes], server: faulty.Server, settings: Settings, data: Path, tmp_path: Path
 ) -> None:
@@ -360,6 +361,7 @@ def cli(settings: str, data: Path, out: Path, **environ: str) -> subprocess.Pope
     )
 
 
+@pytest.mark.slow
 def test_sigkill_and_again(
     clean: tuple[str, bytes], server: faulty.Server, settings: Settings, data: Path, tmp_path: Path
 ) -> None:

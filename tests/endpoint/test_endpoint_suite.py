@@ -15,6 +15,7 @@ from deckbench.pipeline.suite import run_suite
 from tests.endpoint import faulty
 
 
+@pytest.mark.slow
 def test_a_row_of_a_suite(server: faulty.Server, settings: Callable[..., str], tmp_path: Path) -> None:
     ref = settings()
     suite = {

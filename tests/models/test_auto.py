@@ -227,6 +227,7 @@ for folder, frames, items, out in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_a_merged_folder_is_base_plus_adapter_in_a_new_process(
     folders: dict[str, Path], trained: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:

@@ -278,6 +278,7 @@ def test_rows_hold_every_picture_once_and_never_more_than_the_longest(lengths: l
     assert rows == pack.fill_rows(lengths)
 
 
+@pytest.mark.slow
 def test_it_learns_and_then_answers(small: Glm4v) -> None:
     """Two frames told apart by their colour, a question each way, an answer of several tokens and its end."""
     red, blue = Image.new("RGB", (40, 40), (220, 20, 20)), Image.new("RGB", (40, 40), (20, 20, 220))

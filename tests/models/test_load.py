@@ -190,6 +190,7 @@ def test_a_baseline_is_not_blinded() -> None:
         load_model("blind:majority")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(packaged()))
 def test_packaged_bases_name_what_they_see(name: str, tmp_path: Path) -> None:
     """Frames of a seed they have never seen: what is in each slot, and hardly so without the picture."""

@@ -69,7 +69,7 @@ def stored(folder: Path) -> dict[str, tuple[str, torch.dtype, bytes]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_it_answers_alone_as_base_plus_adapter(
     family: str, dtype: torch.dtype, tmp_path: Path, frames: list[Image.Image]
 ) -> None:

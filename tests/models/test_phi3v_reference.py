@@ -25,6 +25,7 @@ def one_case(shared: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_reference_cases_pass(shared: Path) -> None:
     result = check(shared / "oracles/phi3v/model", shared / "oracles/phi3v/cases")
     assert result["passed"] and result["max_abs_diff"] <= 1e-5
@@ -34,6 +35,7 @@ def test_reference_cases_pass(shared: Path) -> None:
     assert 1e-5 < result["max_abs_diff_bf16"] < 1
 
 
+@pytest.mark.slow
 def test_a_slightly_wrong_separator_fails(shared: Path, one_case: Path) -> None:
     model = Path(shutil.copytree(shared / "oracles/phi3v/model", one_case / "model"))
     state = load_file(model / "model.safetensors")

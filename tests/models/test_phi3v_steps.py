@@ -40,6 +40,7 @@ def make_dataset(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_it_is_trained_merged_and_asked(tmp_path: Path) -> None:
     make_phi().save(tmp_path / "base")
     data, base, adapter = make_dataset(tmp_path / "data"), str(tmp_path / "base"), tmp_path / "adapter"

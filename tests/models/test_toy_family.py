@@ -202,6 +202,7 @@ def run(*words: object) -> None:
     app.app([str(word) for word in words], standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_a_family_is_one_folder(toy: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert families()["toy"].trainable and served_as(str(toy)) == "toy"
     run("models", "ls")

@@ -33,6 +33,7 @@ def work(small: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small / "work", tmp_path / "work"))
 
 
+@pytest.mark.slow
 def test_a_suite_by_its_absolute_path_gives_the_same_records(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ def test_by_time_in_names(tmp_path: Path) -> None:
     assert list(groups.values()) == ["t0001", "t0001", "t0002"]
 
 
-def test_by_likeness(tmp_path: Path, shared: Path) -> None:
+def test_by_likeness(tmp_path: Path) -> None:
     root = pool_of(tmp_path / "p", ["a.png", "b.png", "c.png", "d.png"])
     for name, seed in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
         picture(seed, (320, 180)).save(root / f"images/{name}.png")
@@ -62,6 +62,10 @@ def test_by_likeness(tmp_path: Path, shared: Path) -> None:
         image.resize((200, 112)).save(root / "images/c.png")
     groups = group_pool(root, by="phash", out=tmp_path / "f.csv")
     assert groups == {"images/a": "g0001", "images/b": "g0002", "images/c": "g0001", "images/d": "g0003"}
+
+
+@pytest.mark.slow
+def test_real_frames_of_one_camera_are_one_group(tmp_path: Path, shared: Path) -> None:
     assert set(group_pool(shared / "data/deck-yolo", by="phash", out=tmp_path / "d.csv").values()) == {"g0001"}
 
 

@@ -58,6 +58,7 @@ def test_score_writes_a_record_that_proves_itself(world: Path) -> None:
     assert report(world / "results/records", out=world / "site")["records"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_bench_writes_a_record_of_times(world: Path) -> None:
     words = ("bench", "--model", "tiny-glm4v", "--data", "data", "--min-seconds", "0.1", "--max-queries", "8")
