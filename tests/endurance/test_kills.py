@@ -25,13 +25,18 @@ import pytest
 
 from deckbench import artifact
 from deckbench.cli.app import main
+from deckbench.protocol import read_analysis
+from tests.conftest import ROOT
+from tests.pool.run.simulate import simulate
+from tests.pool.run.test_from_run import protocol
+from tests.pool.test_importing import record, source
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("torch")
 
 KILLS = int(os.environ.get("DECKBENCH_KILLS", "16"))
 IN_RUN = max(3, KILLS // 5)
-WAIT_S = 120.0
+WAIT_S = 900.0  # of a command: a busy machine is no hang
 SUITE = """
 name: tiny
 seed: 1
@@ -128,6 +133,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def simulated_run(world: Path) -> tuple[object, ...]:
+    """The inputs of `pool from-run`: an analysis, the log of its run, and frames."""
+    folder = world / "run"
+    folder.mkdir()
+    analysis = protocol(folder)
+    run = simulate(folder, read_analysis(analysis), offset_s=7.0, jitter_s=0.3, every_s=2.0, seed=3)
+    return ("--protocol", analysis, "--run", run.log, "--frames", run.folder)
+
+
 @pytest.fixture(scope="module")
 def commands(world: Path) -> dict[str, Command]:
     def made(pattern: str) -> Path:
@@ -136,10 +150,14 @@ def commands(world: Path) -> dict[str, Command]:
     pool, data, adapter = made("pools/*"), made("data/S2-*"), made("adapters/*/manifest.json").parent
     answers, records = made("answers/tiny-glm4v-S2*") / "predictions.csv", world / "work" / "records"
     model = ("--model", "tiny-glm4v")
+    foreign = source(world / "sdls", [record(number % 6) for number in range(60)])
     found = {
         "pool synth": Command(("pool", "synth", "OUT", "--frames", "40", "--size", "320x180"), "out"),
         "pool split": Command(("pool", "split", pool, "--out", "OUT"), "out"),
         "pool group": Command(("pool", "group", pool, "--by", "phash", "--out", "OUT"), "out.csv"),
+        "pool import": Command(("pool", "import", "sdls", foreign, "--out", "OUT"), "out"),
+        "pool from-run": Command(("pool", "from-run", *simulated_run(world), "--out", "OUT"), "out"),
+        "steps": Command(("steps", ROOT / "tasks/protocols/pcr-setup.analysis.json", "--out", "OUT"), "out.json"),
         "build": Command(("build", "ot2-concept@1", "--pool", pool, "--split", "test-only", "--out", "OUT"), "out"),
         "mix": Command(("mix", data, "--out", "OUT"), "out"),
         "import": Command(("import", data, "--out", "OUT"), "out"),
