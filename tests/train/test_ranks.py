@@ -77,6 +77,7 @@ def bench(model: Path, data: Path, tmp_path: Path) -> Bench:
     return Bench(model, data, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharding", SHARDINGS)
 def test_two_ranks_learn_as_one_process(bench: Bench, sharding: tuple[str, ...]) -> None:
     """The same pictures a step, no dropout: loss, gradient norm and accuracy step by step."""
@@ -160,6 +161,7 @@ def test_two_machines_and_torchrun(bench: Bench) -> None:
     assert bench.weights("apart") == bench.weights("two") == bench.weights("bare")
 
 
+@pytest.mark.slow
 def test_one_ranks_broken_picture_is_one_message(bench: Bench, tmp_path: Path) -> None:
     import shutil
 
