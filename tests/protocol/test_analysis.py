@@ -102,6 +102,10 @@ def test_missing_folder_and_too_large(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match="larger than"):
         read_analysis(tmp_path / "bomb.json")
     monkeypatch.undo()
+    monkeypatch.setattr("deckbench.protocol.analysis.MAX_PARTS", 9)
+    with pytest.raises(InputError, match="more than 9 objects and lists"):
+        read_analysis(a_small_one().write(tmp_path / "a.json"))
+    monkeypatch.undo()
     monkeypatch.setattr("deckbench.protocol.analysis.MAX_COMMANDS", 3)
     with pytest.raises(InputError, match="4 commands; the limit is 3"):
         read_analysis(a_small_one().write(tmp_path / "a.json"))

@@ -259,3 +259,27 @@ def test_what_is_loaded_later_into_an_empty_slot_may_stand_there_already(folded:
     assert [slot.name for slot in steps[0].before.slots if slot.later] == ["5"]
     assert all(one.state == other.before for one, other in pairwise(steps))
     assert tips(steps[-1].state, "4") and len(steps[-1].state.off_deck) == 1
+
+
+def test_another_bin_in_place_of_the_fixed_one(folded: Any) -> None:
+    made = Builder()
+    made.labware({"slotName": "12"}, "opentrons_1_trash_850ml_fixed", "trash")
+    rack, pipette = made.rack("4"), made.pipette()
+    made.at("pickUpTip", pipette, rack)
+    made.at("dropTip", pipette, "fixedTrash")
+    last = folded(made)[-1].state
+    assert [one.name for one in last.at(12).stack] == ["opentrons_1_trash_850ml_fixed"]
+    assert last.gantry.place == "trash"
+
+
+def test_a_stack_of_lids(folded: Any) -> None:
+    made = Builder()
+    plate = made.labware({"slotName": "1"})
+    params = {"location": {"slotName": "3"}, "loadName": "a_lid", "quantity": 3}
+    made.add("loadLidStack", params, {"stackLabwareId": "stack", "labwareIds": ["one", "two", "three"]})
+    made.add(
+        "moveLabware", {"labwareId": "three", "newLocation": {"labwareId": plate}, "strategy": "manualMoveWithPause"}
+    )
+    *_, loaded, moved = folded(made)
+    assert [one.kind for one in loaded.state.at(3).stack] == ["lid", "lid", "lid"]
+    assert len(moved.state.at(3).stack) == 2 and moved.state.at(1).top.kind == "lid"

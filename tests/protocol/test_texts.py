@@ -77,6 +77,7 @@ def test_lids_and_empty_racks() -> None:
     lid = Labware("a_lid", "A Lid", "lid")
     said = expected(deck(Slot("1", stack=(PLATE, lid)), Slot("2", stack=(replace(RACK, tips=frozenset()),))))
     assert said["labware:1"] == "Slot 1 holds a 96-well plate with a lid on it."
+    assert expected(deck(Slot("3", stack=(lid, lid))))["labware:3"] == "Slot 3 holds a lid."
     assert said["tips:2"] == "Slot 2 holds a 300 µl tip rack without any tip."
 
 

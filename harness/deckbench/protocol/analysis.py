@@ -21,7 +21,8 @@ from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.schema import shown
 
-MAX_BYTES = 40 << 20  # parsed it takes up to 22 times as much
+MAX_BYTES = 40 << 20
+MAX_PARTS = 2_000_000  # objects and lists: parsed they take a hundred times their bytes
 MAX_COMMANDS = 50_000
 MAX_DEPTH = 64
 ROBOT = "OT-2 Standard"
@@ -104,6 +105,8 @@ def read_file(path: Path, most: int) -> bytes:
 
 def parse(data: bytes, where: Path | str) -> dict[str, Any]:
     """The JSON object in the bytes of a file. Raises InputError."""
+    if data.count(b"{") + data.count(b"[") > MAX_PARTS:
+        raise InputError(f"no protocol analysis: more than {MAX_PARTS:,} objects and lists", where, SEE)
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

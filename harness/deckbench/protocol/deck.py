@@ -73,7 +73,10 @@ class Deck:
             if name != module.slot
         }
         stacks: dict[str | None, list[tuple[int, Labware]]] = {}
+        in_trash_slot = [key for key, piece in self.pieces.items() if piece.on == ("slot", TRASH_SLOT)]
         for key, piece in self.pieces.items():
+            if key == FIXED_TRASH and len(in_trash_slot) > 1:
+                continue  # protocols up to API 2.13 may load another bin in its place
             slot, height = self.place(key)
             stacks.setdefault(slot, []).append((height, piece.labware))
         ordered = {slot: tuple(one for _, one in sorted(found, key=lambda at: at[0])) for slot, found in stacks.items()}

@@ -79,7 +79,7 @@ def make_steps(
 def analysis_of(source: Path, python: Path | None = None, labware: Sequence[Path] = ()) -> Analysis:
     """The analysis in a file, or of a protocol. Raises InputError and OutsideError."""
     source = Path(source)
-    if source.suffix == ".py":
+    if source.suffix.lower() == ".py":
         return analyse(source, python=python, labware=labware)
     data = parse(read_file(source, MAX_BYTES), source)
     if str(data.get("$otSharedSchema", "")).startswith(PROTOCOL_SCHEMA):

@@ -28,6 +28,7 @@ CheckKind = Literal["labware", "module", "tips", "lid", "held", "gantry", "light
 SEE = "see docs/protocols.md"
 OURS = Path(__file__).with_name("texts.yaml")
 DEEP_MM = 30.0  # plates that are taller look different: deep-well plates are 39 mm and more, others 20 mm and less
+MOST_MESSAGE = 200  # characters of what a protocol says itself
 MOST_WELLS = 12  # empty wells that are named one by one
 STATES: dict[str, tuple[str, ...]] = {
     "labware": ("labware", "on module", "lid", "empty", "empty module"),
@@ -43,7 +44,7 @@ STATES: dict[str, tuple[str, ...]] = {
 # What the templates may use; which of them have a value depends on the text.
 VALUES = (
     "slot", "labware", "a_labware", "module", "a_module", "mount", "gaps", "count", "wells", "well", "volume", "tips",
-    "nozzles", "from_place", "to_place", "command", "display", "model",
+    "nozzles", "from_place", "to_place", "command", "message", "display", "model",
 )  # fmt: skip
 HAN, LATIN = "[\u4e00-\u9fff]", "[A-Za-z0-9]"
 TIGHT = re.compile(f"(?<={HAN}) +(?={HAN}|[，。；：])")
@@ -272,6 +273,7 @@ def slot_checks(slot: Slot, texts: Texts, phase: Phase) -> list[ExpectedCheck]:
     """Checks of one slot: module, its lid, latch and magnet, labware, tips."""
     found: list[ExpectedCheck] = []
     module, top = slot.module, slot.top
+    lidded = len(slot.stack) > 1 and slot.stack[-1].kind == "lid" and slot.stack[-2].kind != "lid"
     if slot.covered_by is not None or slot.later:
         return found
 
@@ -280,9 +282,7 @@ def slot_checks(slot: Slot, texts: Texts, phase: Phase) -> list[ExpectedCheck]:
         if module is not None:
             name = module_name(module, texts, lang)
             given |= {"module": name, "a_module": with_article(name, lang)}
-        seen = top
-        if top is not None and top.kind == "lid" and len(slot.stack) > 1:
-            seen = slot.stack[-2]
+        seen = slot.stack[-2] if lidded else top
         if seen is not None:
             name = labware_name(seen, texts, lang)
             given |= {"labware": name, "a_labware": with_article(name, lang), "wells": sum(map(len, seen.columns))}
@@ -301,7 +301,7 @@ def slot_checks(slot: Slot, texts: Texts, phase: Phase) -> list[ExpectedCheck]:
             return found  # what stands in it is not seen
     if top is None:
         state = "empty" if module is None else "empty module"
-    elif top.kind == "lid" and len(slot.stack) > 1:
+    elif lidded:
         state = "lid"
     else:
         state = "labware" if module is None else "on module"
@@ -368,10 +368,11 @@ def step_text(step: Step, command: Command, texts: Texts | None = None) -> Text:
 
 def step_values(step: Step, command: Command, texts: Texts, lang: Lang) -> Values:
     """Values that the template of a step may use; empty texts for what the command does not have."""
-    names = ("slot", "labware", "module", "mount", "well", "volume", "tips", "nozzles", "from_place", "to_place")
+    names = ("slot", "labware", "module", "mount", "volume", "tips", "nozzles", "from_place", "to_place")
     values = {**dict.fromkeys(names, ""), "command": step.command_type}
     values["slot"] = step.slot or (step.state.gantry.slot if step.mount else None) or ""
     values["well"] = str(command.params.get("wellName", ""))
+    values["message"] = " ".join(str(command.params.get("message") or "").split())[:MOST_MESSAGE]
     volume = command.params.get("volume")
     values["volume"] = number(float(volume)) if isinstance(volume, int | float) else ""
     if step.labware is not None:
