@@ -10,7 +10,8 @@ from deckbench.protocol.analysis import Analysis, Command, read_analysis
 from deckbench.protocol.fold import Step, fold
 from deckbench.protocol.join import Joined, join
 from deckbench.protocol.state import SLOTS, DeckState, Gantry, HeldTip, Labware, Module, Pipette, Slot
-from deckbench.protocol.texts import ExpectedCheck, Texts, checks_of, load_texts, state_checks, step_text
+from deckbench.protocol.step_texts import step_text
+from deckbench.protocol.texts import ExpectedCheck, Texts, checks_of, load_texts, state_checks
 
 __all__ = [
     "SLOTS",

@@ -18,7 +18,8 @@ from deckbench.progress import say, track
 from deckbench.protocol.analysis import Analysis
 from deckbench.protocol.fold import Step
 from deckbench.protocol.state import COLUMNS_OF_SLOTS, SLOTS, THERMOCYCLER_COVERS, DeckState, Labware, Module, Pipette
-from deckbench.protocol.texts import Texts, labware_name, module_name, step_text
+from deckbench.protocol.step_texts import step_text
+from deckbench.protocol.texts import Texts, labware_name, module_name
 
 SCALE = 1.25  # pixels a millimetre
 PITCH = (round(132.5 * SCALE), round(90.5 * SCALE))

@@ -16,7 +16,8 @@ from deckbench.progress import track
 from deckbench.protocol.analysis import Analysis, Command
 from deckbench.protocol.fold import Step
 from deckbench.protocol.state import DeckState, Labware, Slot
-from deckbench.protocol.texts import Texts, checks_of, step_text
+from deckbench.protocol.step_texts import step_text
+from deckbench.protocol.texts import Texts, checks_of
 from deckbench.schema import Strict
 
 KIND = "deckbench-steps"
