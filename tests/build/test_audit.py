@@ -126,6 +126,69 @@ def test_planted_near_duplicates_are_found(tmp_path: Path) -> None:
     assert "near-duplicate" in report["reasons"][0]
 
 
+def exposure(state: int, seed: int) -> Image.Image:
+    """A fixed camera: one deck, a rack in one of four places, and noise that no two exposures share."""
+    image = picture(1)
+    for place in range(4):
+        if state & 1 << place:
+            image.paste((200, 200, 200), (20 + 75 * place, 60, 60 + 75 * place, 110))
+    noise = np.random.default_rng(seed).normal(0, 3, (180, 320, 1))
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
+
+
+def fixed_camera(root: Path) -> Maker:
+    """Days of one fixed camera; every step expects another state, and an exposure is checked at one step."""
+    maker = Maker(root)
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        state, step = int(rng.integers(8)), int(rng.integers(4))
+        right = "A" if number % 2 else "B"
+        question = f"Step {step}: is all as expected?"
+        maker.add("train" if number < 60 else "test", exposure(state, number), right)
+        maker.rows["train" if number < 60 else "test"][-1]["messages"][0]["content"] = (
+            f"{question}\nA. yes\nB. no\nAnswer with A or B only."
+        )
+    return maker
+
+
+def test_a_fixed_camera_that_shows_other_states_is_no_leak(tmp_path: Path) -> None:
+    report = audit(fixed_camera(tmp_path / "d").write())
+    assert report["near_duplicates"] > 10 and report["near_copies"] == 0
+    assert report["near_duplicates"] > report["near_copyable"] > 0
+    assert report["passed"] and not any(pair["copy"] for pair in report["pairs"]["near"])
+
+
+@pytest.mark.slow
+def test_copies_among_the_views_of_a_fixed_camera_fail(tmp_path: Path) -> None:
+    """Recompressed and re-lit copies of train images, the same question asked: noise and light give them away."""
+    maker = fixed_camera(tmp_path / "d")
+    for number in (1, 6, 11):
+        taught, tested = maker.rows["train"][number], maker.rows["test"][number]
+        with Image.open(maker.root / taught["messages"][0]["image"]) as original:
+            name = tested["messages"][0]["image"] = f"images/copy{number}.jpg"
+            ImageEnhance.Brightness(original).enhance(0.9).save(maker.root / name, quality=80)
+        tested["messages"][0]["content"] = taught["messages"][0]["content"]
+        tested["messages"][1]["content"] = taught["messages"][1]["content"]
+    report = audit(maker.write())
+    copied = {pair["test"] for pair in report["pairs"]["near"] if pair["copy"]}
+    assert copied == {f"images/copy{number}.jpg" for number in (1, 6, 11)}
+    assert report["near_copies"] == 3 and not report["passed"]
+
+
+@pytest.mark.slow
+def test_near_duplicates_whose_answers_can_be_copied_fail(tmp_path: Path) -> None:
+    """Other exposures of the same states on both sides; the state decides the answer, and one group is no control."""
+    maker = Maker(tmp_path / "d")
+    for number in range(80):
+        state = number // 2 % 8
+        side = "train" if number % 2 else "test"
+        right = "A" if state in (0, 3, 5, 6) else "B"
+        maker.add(side, exposure(state, number), right, group=f"{side}-one")
+    report = audit(maker.write())
+    assert report["near_copyable"] > 25 and report["near_copy_accuracy"] > 0.9
+    assert not report["passed"]
+
+
 def test_exact_duplicates_are_found(tmp_path: Path) -> None:
     maker = honest(tmp_path / "d")
     picture(5).save(maker.root / "images/test002.png")

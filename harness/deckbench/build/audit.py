@@ -8,11 +8,16 @@ bound of its accuracy exceeds the majority answer's accuracy on the same questio
 Copying from the nearest picture also works where pictures are alike for a good reason: an open lid looks like an open
 lid. So where the rows name groups, copying between different groups of train, which cannot be a leak, is the control:
 copying from train to test must beat that as well.
+
+A near-duplicate fails the audit when it is a copy of one exposure (`likeness.copies`), or when the answers of all of
+them can be copied: same question, and copying beats majority and control. A camera that stands still and shows another
+state is no leak: such near-duplicates are counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +29,9 @@ from deckbench.artifact import hash_file
 from deckbench.build.shortcuts import (
     MARGIN,
     Floats,
+    Result,
+    ShortcutSample,
+    answered,
     box_features,
     by_features,
     by_picture,
@@ -37,7 +45,9 @@ from deckbench.build.shortcuts import (
 from deckbench.cores import in_threads
 from deckbench.dataset import Sample, csv_records, read_samples, splits_of
 from deckbench.errors import InputError
-from deckbench.likeness import SMALL_SIDE, Coarse, matches, thumbnail
+from deckbench.gold import LABELS, read_labels
+from deckbench.likeness import SMALL_SIDE, Copy, coarse_vectors, matches, thumbnail
+from deckbench.likeness.copies import View, confirmed
 from deckbench.picture import open_picture
 from deckbench.progress import track
 
@@ -78,18 +88,15 @@ def shared_values(train: Sequence[Sample], test: Sequence[Sample], field: str) -
 
 
 def duplicates(
-    dataset: Path, train: Sequence[Path], test: Sequence[Path], looks: dict[Path, ImageFacts], crops: set[Path]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    train: Sequence[Path], test: Sequence[Path], looks: dict[Path, ImageFacts], crops: set[Path]
+) -> tuple[list[Copy], list[Copy]]:
     """Test pictures that train has too: byte for byte, and nearly. crops: these are crops, so look more strictly."""
-
-    def name(path: Path) -> str:
-        return path.relative_to(dataset.resolve()).as_posix()
-
     by_hash: dict[str, Path] = {}
     for path in train:
         by_hash.setdefault(looks[path].sha256, path)
-    exact = [{"test": name(p), "train": name(by_hash[looks[p].sha256])} for p in test if looks[p].sha256 in by_hash]
-    rest = [path for path in test if looks[path].sha256 not in by_hash]
+    hashes = {path: looks[path].sha256 for path in test}
+    exact = [Copy(by_hash[key], path, "exact", 1.0, 1.0) for path, key in hashes.items() if key in by_hash]
+    rest = [path for path, key in hashes.items() if key not in by_hash]
     known = list(by_hash.values())
     if not rest or not known:
         return exact, []
@@ -97,17 +104,111 @@ def duplicates(
     frames = [np.array([path not in crops for path in side]) for side in (rest, known)]
     thumbs = [np.stack([looks[path].thumb for path in side]) for side in (rest, known)]
     pairs = matches(*thumbs, small_left=small[0], small_right=small[1], frames_left=frames[0], frames_right=frames[1])
-    near = [
-        {
-            "test": name(rest[pair.left]),
-            "train": name(known[pair.right]),
-            "correlation": round(pair.correlation, 4),
-            "agrees": round(pair.agrees, 4),
-            "how": pair.how,
-        }
-        for pair in pairs
+    return exact, [
+        Copy(known[pair.right], rest[pair.left], pair.how, pair.correlation, pair.agrees, pair.move) for pair in pairs
     ]
-    return exact, near
+
+
+def views_of(dataset: Path, samples: Sequence[ShortcutSample], choice: bool) -> dict[Path, View]:
+    """What is known of each picture: its group, its objects where it is a whole frame, what is right of it."""
+    labels = read_labels(dataset) if (dataset / LABELS).is_file() else {}
+    views: dict[Path, View] = {}
+    answers: dict[Path, dict[Hashable, str]] = defaultdict(dict)
+    for asked in samples:
+        sample, question = asked.sample, (asked.family, asked.stem)
+        found = labels.get((sample.task or "", sample.frame or "")) if sample.stage in {"S2", "S3"} else None
+        objects = None if found is None else tuple((box.cls, box.box) for box in found.boxes)
+        ontology = (sample.task or "").partition("+")[2]
+        if sample.kind == "choice" or not choice:
+            answers[sample.image].setdefault(question, asked.target)
+        views[sample.image] = View(sample.group, objects, ontology, answers[sample.image])
+    return views
+
+
+def add_duplicates(
+    report: dict[str, Any],
+    dataset: Path,
+    train: Sequence[ShortcutSample],
+    test: Sequence[ShortcutSample],
+    looks: dict[Path, ImageFacts],
+    *,
+    choice: bool,
+    control: float | None,
+) -> None:
+    """Fill in what train and test share, and a reason for each kind of leak.
+
+    train, test: what is asked. choice: answers are those of choices. control: accuracy of copying without a leak.
+    """
+
+    def name(path: Path) -> str:
+        return path.relative_to(dataset.resolve()).as_posix()
+
+    crops = {asked.sample.image for asked in [*train, *test] if asked.sample.stage == "S1"}
+    pictures, test_pictures = (list(dict.fromkeys(asked.sample.image for asked in side)) for side in (train, test))
+    exact, near = duplicates(pictures, test_pictures, looks, crops)
+    known, tested = (views_of(dataset, side, choice) for side in (train, test))
+    copied = {copy.test for copy in confirmed(near, known, tested, {path: look.thumb for path, look in looks.items()})}
+    answers = replace(copying_near([copy for copy in near if copy.test not in copied], train, test), control=control)
+    groups, frames = (
+        shared_values([asked.sample for asked in train], [asked.sample for asked in test], field)
+        for field in ("group", "frame")
+    )
+    report |= {
+        "exact_duplicates": len(exact),
+        "near_duplicates": len(near),
+        "near_copies": len(copied),
+        "near_copyable": len(copyable(near, known, tested)),
+        "near_copy_accuracy": answers.accuracy,
+        "shared_groups": groups[:SHOWN_PAIRS],
+        "shared_frames": frames[:SHOWN_PAIRS],
+        "pairs": {
+            "exact": [{"test": name(copy.test), "train": name(copy.train)} for copy in exact[:SHOWN_PAIRS]],
+            "near": [
+                {
+                    "test": name(copy.test),
+                    "train": name(copy.train),
+                    "correlation": round(copy.correlation, 4),
+                    "agrees": round(copy.agrees, 4),
+                    "how": copy.how,
+                    "copy": copy.test in copied,
+                }
+                for copy in sorted(near, key=lambda copy: copy.test not in copied)[:SHOWN_PAIRS]
+            ],
+        },
+    }
+    for count, what in (
+        (len(exact), "test images are in train, byte for byte"),
+        (len(copied), "test images have a near-duplicate in train that is a copy of the same exposure"),
+        (len(groups), "groups stand in train and in test"),
+        (len(frames), "frames stand in train and in test"),
+    ):
+        if count:
+            report["reasons"].append(f"{count} {what}")
+    add_result(report, "near_copy_accuracy", answers, "copy_accuracy" in gates([asked.sample for asked in test]))
+
+
+def copying_near(near: Sequence[Copy], train: Sequence[ShortcutSample], test: Sequence[ShortcutSample]) -> Result:
+    """How many answers are right when they are copied from a near-duplicate that is asked the same question."""
+    taught = {(asked.sample.image, asked.family, asked.stem): asked.target for asked in train}
+    partner = {copy.test: copy.train for copy in near}
+
+    def guess(asked: ShortcutSample) -> str | None:
+        image = partner.get(asked.sample.image)
+        target = None if image is None else taught.get((image, asked.family, asked.stem))
+        return None if target is None else answered(asked, target)
+
+    return evaluate(test, guess, majority(train))
+
+
+def copyable(near: Sequence[Copy], train: Mapping[Path, View], test: Mapping[Path, View]) -> list[Copy]:
+    """The near-duplicates that are asked what their partner in train is asked, and have the same answers to it."""
+    found = []
+    for copy in near:
+        taught, right = train[copy.train].answers, test[copy.test].answers
+        same = [taught[question] == answer for question, answer in right.items() if question in taught]
+        if same and all(same):
+            found.append(copy)
+    return found
 
 
 def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -119,9 +220,11 @@ def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         What `deckbench audit --json` prints. Accuracies are on the choice questions of test where there are any, else
-        on all; null where they cannot be computed. `intervals` has n, Wilson's 95% interval of each, and the
-        majority's accuracy on the same questions. A dataset without a train split cannot leak: it passes, and
-        `not_run` lists what was not computed.
+        on all; null where they cannot be computed. Of the `near_duplicates`, `near_copies` are copies of one exposure,
+        and `near_copyable` are asked what their partner in train is asked and have the same answers;
+        `near_copy_accuracy` is that of copying from the partner, over those that are no copies. `intervals` has n,
+        Wilson's 95% interval of each, and the majority's accuracy on the same questions. A dataset without a train
+        split cannot leak: it passes, and `not_run` lists what was not computed.
 
     Raises:
         InputError: The dataset is broken, or has no test split.
@@ -142,6 +245,9 @@ def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
     report: dict[str, Any] = {
         "exact_duplicates": 0,
         "near_duplicates": 0,
+        "near_copies": 0,
+        "near_copyable": 0,
+        "near_copy_accuracy": None,
         "copy_accuracy": None,
         "question_only_accuracy": None,
         "majority_accuracy": None,
@@ -160,27 +266,14 @@ def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
     if not train:
         report["not_run"] = ["exact_duplicates", "near_duplicates", *SHORTCUTS, "majority_accuracy"]
         return report
-    crops = {sample.image for sample in [*train, *test] if sample.stage == "S1"}
-    exact, near = duplicates(dataset, train_pictures, test_pictures, looks, crops)
-    groups, frames = shared_values(train, test, "group"), shared_values(train, test, "frame")
-    report |= {
-        "exact_duplicates": len(exact),
-        "near_duplicates": len(near),
-        "shared_groups": groups[:SHOWN_PAIRS],
-        "shared_frames": frames[:SHOWN_PAIRS],
-        "pairs": {"exact": exact[:SHOWN_PAIRS], "near": near[:SHOWN_PAIRS]},
-    }
-    reasons = report["reasons"]
-    for count, what in (
-        (len(exact), "test images are in train, byte for byte"),
-        (len(near), "test images have a near-duplicate in train"),
-        (len(groups), "groups stand in train and in test"),
-        (len(frames), "frames stand in train and in test"),
-    ):
-        if count:
-            reasons.append(f"{count} {what}")
-    add_shortcuts(report, dataset, train, test, looks)
-    report["passed"] = not reasons
+    choice = any(sample.kind == "choice" for sample in test)
+    taught, asked = ([normalize(sample) for sample in side] for side in (train, test))
+    sides = [[each for each in side if each.sample.kind == "choice" or not choice] for side in (taught, asked)]
+    vectors = dict(zip(pictures, coarse_vectors(np.stack([looks[path].thumb for path in pictures])), strict=True))
+    control = copying_between_groups(sides[0], vectors)
+    add_duplicates(report, dataset, taught, asked, looks, choice=choice, control=control)
+    add_shortcuts(report, dataset, sides[0], sides[1], looks, vectors, control)
+    report["passed"] = not report["reasons"]
     return report
 
 
@@ -190,49 +283,48 @@ SHORTCUTS = ("copy_accuracy", "question_only_accuracy", "box_only_accuracy", "co
 def add_shortcuts(
     report: dict[str, Any],
     dataset: Path,
-    train: Sequence[Sample],
-    test: Sequence[Sample],
+    train: Sequence[ShortcutSample],
+    test: Sequence[ShortcutSample],
     looks: dict[Path, ImageFacts],
+    vectors: dict[Path, npt.NDArray[np.float32]],
+    control: float | None,
 ) -> None:
     """Fill in the accuracies and their intervals, and a reason for every shortcut."""
-    choice = any(sample.kind == "choice" for sample in test)
-    asked_train = [normalize(sample) for sample in train if sample.kind == "choice" or not choice]
-    asked_test = [normalize(sample) for sample in test if sample.kind == "choice" or not choice]
-    usual = majority(asked_train)
-    pictures = list(dict.fromkeys(asked.sample.image for asked in [*asked_train, *asked_test]))
-    thumbs = np.stack([looks[path].thumb for path in pictures])
-    vectors = dict(zip(pictures, Coarse(thumbs).vectors(), strict=True))
+    usual = majority(train)
     sizes = drawn_sizes(dataset)
     boxes: dict[str, Floats | None] = {}
     colours: dict[str, Floats | None] = {}
-    for asked in [*asked_train, *asked_test]:
+    for asked in [*train, *test]:
         sample = asked.sample
         boxes[sample.id] = box_features(sample, sizes.get(sample.id, looks[sample.image].size))
         colours[sample.id] = looks[sample.image].colours
     # Where a verdict is asked, place and colour must not give it away; that they tell a rack from a bin is no leak.
-    verdicts = [asked for asked in asked_test if asked.family == ("verdict",)] or asked_test
+    verdicts = [asked for asked in test if asked.family == ("verdict",)] or test
     results = {
-        "majority_accuracy": evaluate(asked_test, lambda asked: usual.get(asked.sample.kind), usual),
-        "question_only_accuracy": evaluate(asked_test, by_question(asked_train), usual),
-        "copy_accuracy": replace(
-            evaluate(asked_test, by_picture(asked_train, vectors), usual),
-            control=copying_between_groups(asked_train, vectors),
-        ),
-        "box_only_accuracy": evaluate(verdicts, by_features(asked_train, boxes), usual),
-        "colour_only_accuracy": evaluate(verdicts, by_features(asked_train, colours), usual),
+        "majority_accuracy": evaluate(test, lambda asked: usual.get(asked.sample.kind), usual),
+        "question_only_accuracy": evaluate(test, by_question(train), usual),
+        "copy_accuracy": replace(evaluate(test, by_picture(train, vectors), usual), control=control),
+        "box_only_accuracy": evaluate(verdicts, by_features(train, boxes), usual),
+        "colour_only_accuracy": evaluate(verdicts, by_features(train, colours), usual),
     }
+    gated = gates([asked.sample for asked in test])
     for key, result in results.items():
-        report[key] = result.accuracy
-        report["intervals"][key] = result.as_dict()
+        add_result(report, key, result, key in gated)
         if result.total == 0:
             report["not_run"].append(key)
-        elif key in gates(test) and result.beats():
-            low = result.interval[0]
-            allowed = f"the majority's {result.against / result.total:.3f}"
-            if result.control is not None:
-                allowed += f" and the {result.control:.3f} between groups of train"
-            reason = f"{key} {result.accuracy:.3f} (95% lower bound {low:.3f}, n {result.total}) exceeds {allowed}"
-            report["reasons"].append(f"{reason} by more than {MARGIN:.2f}")
+
+
+def add_result(report: dict[str, Any], key: str, result: Result, gate: bool) -> None:
+    """Fill in an accuracy with its interval, and a reason where it is a shortcut that may fail this dataset."""
+    report[key] = result.accuracy
+    report["intervals"][key] = result.as_dict()
+    if gate and result.beats():
+        low = result.interval[0]
+        allowed = f"the majority's {result.against / result.total:.3f}"
+        if result.control is not None:
+            allowed += f" and the {result.control:.3f} between groups of train"
+        reason = f"{key} {result.accuracy:.3f} (95% lower bound {low:.3f}, n {result.total}) exceeds {allowed}"
+        report["reasons"].append(f"{reason} by more than {MARGIN:.2f}")
 
 
 def gates(test: Sequence[Sample]) -> set[str]:

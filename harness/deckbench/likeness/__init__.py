@@ -19,10 +19,21 @@ that the pool of one fixed camera counts as one group.
 
 from __future__ import annotations
 
-from deckbench.likeness.candidates import Coarse
-from deckbench.likeness.compare import Copy, copies_across
+from deckbench.likeness.candidates import coarse_vectors
+from deckbench.likeness.compare import Copy, copies_across, thumbnails
 from deckbench.likeness.decide import Pair
 from deckbench.likeness.search import SMALL_SIDE, cluster, matches
 from deckbench.likeness.thumbnails import fingerprint, thumbnail
 
-__all__ = ["SMALL_SIDE", "Coarse", "Copy", "Pair", "cluster", "copies_across", "fingerprint", "matches", "thumbnail"]
+__all__ = [
+    "SMALL_SIDE",
+    "Copy",
+    "Pair",
+    "cluster",
+    "coarse_vectors",
+    "copies_across",
+    "fingerprint",
+    "matches",
+    "thumbnail",
+    "thumbnails",
+]

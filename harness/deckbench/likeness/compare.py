@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from deckbench.artifact import hash_file
 from deckbench.likeness.search import matches
-from deckbench.likeness.thumbnails import fingerprint
+from deckbench.likeness.thumbnails import Thumbs, fingerprint
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,15 @@ class Copy:
     move: tuple[float, float, float, float] = (1.0, 1.0, 0.0, 0.0)
 
 
-def copies_across(train: Sequence[Path], test: Sequence[Path]) -> list[Copy]:
+def thumbnails(paths: Sequence[Path]) -> dict[Path, Thumbs]:
+    """The thumbnail of each file, once. Raises InputError."""
+    paths = list(dict.fromkeys(paths))
+    return dict(zip(paths, fingerprint(paths), strict=True))
+
+
+def copies_across(
+    train: Sequence[Path], test: Sequence[Path], thumbs: Mapping[Path, Thumbs] | None = None
+) -> list[Copy]:
     """Find the test images that are copies of train images, whatever the files are called.
 
     Two states seen by one fixed camera are no copies of each other; the same state seen twice is.
@@ -36,6 +46,7 @@ def copies_across(train: Sequence[Path], test: Sequence[Path]) -> list[Copy]:
     Args:
         train: Image files. A file given twice counts once.
         test: Image files.
+        thumbs: The thumbnails of all; None: they are read here.
 
     Returns:
         The best copy of each test image that has one, in the order of `test`: exact ones first choice, else the one
@@ -52,7 +63,8 @@ def copies_across(train: Sequence[Path], test: Sequence[Path]) -> list[Copy]:
     found = {path: Copy(by_hash[key], path, "exact", 1.0, 1.0) for path, key in hashes.items() if key in by_hash}
     rest, known = [path for path in test if path not in found], list(by_hash.values())
     if rest and known:
-        for pair in matches(fingerprint(rest), fingerprint(known)):
+        thumbs = thumbnails([*rest, *known]) if thumbs is None else thumbs
+        for pair in matches(np.stack([thumbs[path] for path in rest]), np.stack([thumbs[path] for path in known])):
             path = rest[pair.left]
             found[path] = Copy(known[pair.right], path, pair.how, pair.correlation, pair.agrees, pair.move)
     return [found[path] for path in test if path in found]

@@ -43,6 +43,9 @@ KEEP_PLACE = 8
 BATCH = 256  # pairs that are decided before the groups are looked at again
 
 
+Labels = tuple[Ints, Ints]
+
+
 class Groups:
     """Which pictures belong together: for each the smallest number in its group."""
 
@@ -96,7 +99,7 @@ def join_views(levels: Levels, groups: Groups) -> None:
         views = (
             same_place(thumbs, thumbs, seen.promising(), KEEP_PLACE)
             if again
-            else best_views(windows, windows, labels, thoroughness(len(labels)))
+            else best_views(windows, windows, (labels, labels), labels, thoroughness(len(labels)))
         )
         for batch in unsettled(views, lambda part: groups.labels[part.left] != groups.labels[part.right]):
             for pair in seen.decide(thumbs, thumbs, batch):
@@ -160,36 +163,35 @@ def quotas(orientation: Ints, window: Ints, more: int) -> Iterator[tuple[npt.NDA
     yield half, VIEWS_HALF * more, LIKE_HALF
 
 
-def best_views(left: Windows, right: Windows, labels: Ints | None, more: int) -> Views:
+def best_views(left: Windows, right: Windows, labels: Labels | None, distinct: Ints, more: int) -> Views:
     """The views worth a look, most alike first: the best hits of each left picture, one of each group on the right.
 
-    labels: groups of the pictures of both sides, which are one set; None: of two sets. What is found is pruned on the
-    way, so memory does not grow with it.
+    labels: of both sides; pairs with one label are left out. distinct: groups on the right. What is found is pruned on
+    the way, so memory does not grow with it.
     """
-    right_labels = np.arange(len(right.windows)) if labels is None else labels
     waiting: list[Hits] = []
     held, room = 0, HELD
-    for part in look_up(left, right, limits=limits(more), labels=None if labels is None else (labels, labels)):
+    for part in look_up(left, right, limits=limits(more), labels=labels):
         waiting.append(part)
         held += len(part)
         if held > room:
-            waiting = [best_hits(waiting, right_labels, more)]
+            waiting = [best_hits(waiting, distinct, more)]
             held = len(waiting[0])
             room = max(HELD, 2 * held)
     if not waiting:
         return concatenated([])
-    hits = best_hits(waiting, right_labels, more)
+    hits = best_hits(waiting, distinct, more)
     return views_of(hits.take(np.argsort(-hits.likeness, kind="stable")))
 
 
-def best_hits(parts: Sequence[Hits], right_labels: Ints, more: int) -> Hits:
+def best_hits(parts: Sequence[Hits], distinct: Ints, more: int) -> Hits:
     """Of each kind of query the best hits of each left picture, one of each group on the right."""
     whole = Hits(*(np.concatenate([getattr(part, name) for part in parts]) for name in Hits.__dataclass_fields__))
     whole = whole.take(np.lexsort((whole.right_window, whole.right, whole.left, -whole.likeness)))
     kept = []
     for kind, count, _ in quotas(whole.orientation, whole.left_window, more):
         part = whole.take(kind)
-        _, first = np.unique(part.left * (right_labels.max() + 1) + right_labels[part.right], return_index=True)
+        _, first = np.unique(part.left * (distinct.max() + 1) + distinct[part.right], return_index=True)
         part = part.take(np.sort(first))
         part = part.take(np.argsort(part.left, kind="stable"))
         kept.append(part.take(np.arange(len(part)) - np.searchsorted(part.left, part.left) < count))
@@ -286,6 +288,7 @@ def matches(
     small_right: npt.NDArray[np.bool_] | None = None,
     frames_left: npt.NDArray[np.bool_] | None = None,
     frames_right: npt.NDArray[np.bool_] | None = None,
+    labels: Labels | None = None,
 ) -> list[Pair]:
     """Find for each left image a right one that it is a copy of.
 
@@ -297,6 +300,7 @@ def matches(
         frames_left: bool of shape (n,): where false, a crop made by a task. Mirrored, turned and cropped copies are
             looked for among frames alone; None: all are.
         frames_right: bool of shape (m,).
+        labels: int of shape (n,) and (m,): images with one label are not compared. None: all are.
 
     Returns:
         One pair of each left image that has one, in order: the best by correlation of the most alike ones.
@@ -310,22 +314,22 @@ def matches(
         )
         return not small or (pair.correlation >= SMALL_CORRELATION and pair.agrees >= SMALL_AGREES)
 
-    found = flat_matches(left, right)
+    found = flat_matches(left, right, labels)
     levels = Levels(left), Levels(right)
-    for part in with_progress(nearest(left, right, keep=KEEP_COPY, threshold=LIKE_COPY), len(left)):
+    for part in with_progress(nearest(left, right, keep=KEEP_COPY, threshold=LIKE_COPY, labels=labels), len(left)):
         for pair in filter(good, decide(*levels, part.left, part.right, part.params, finest=FINEST)):
             if pair.left not in found or pair.correlation > found[pair.left].correlation:
                 found[pair.left] = pair
     numbers_left = np.arange(len(left)) if frames_left is None else np.flatnonzero(frames_left)
     numbers_right = np.arange(len(right)) if frames_right is None else np.flatnonzero(frames_right)
-    for pair in filter(good, matching_views(left, right, numbers_left, numbers_right, set(found))):
+    for pair in filter(good, matching_views(left, right, numbers_left, numbers_right, set(found), labels)):
         if pair.left not in found or pair.correlation > found[pair.left].correlation:
             found[pair.left] = pair
     return [found[number] for number in sorted(found)]
 
 
 def matching_views(
-    left: Thumbs, right: Thumbs, left_numbers: Ints, right_numbers: Ints, found: set[int]
+    left: Thumbs, right: Thumbs, left_numbers: Ints, right_numbers: Ints, found: set[int], labels: Labels | None
 ) -> Iterator[Pair]:
     """Pairs of which one shows the other mirrored, turned, or a part of it, of left pictures that have none yet.
 
@@ -334,22 +338,27 @@ def matching_views(
     if not len(left_numbers) or not len(right_numbers):
         return
     left, right = left[left_numbers], right[right_numbers]
+    both = None if labels is None else (labels[0][left_numbers], labels[1][right_numbers])
     settled = set(np.flatnonzero(np.isin(left_numbers, list(found))).tolist())
     windows = Windows(right)
     others = Windows(left, windows.basis)
+    more = thoroughness(max(len(left), len(right)))
     for one, two, swapped in ((others, windows, False), (windows, others, True)):
-        thumbs = (right, left) if swapped else (left, right)
-        views = best_views(one, two, None, thoroughness(max(len(left), len(right))))
-        for pair in copies_among(views, *thumbs, settled, swapped):
+        thumbs, sides = ((right, left), both and both[::-1]) if swapped else ((left, right), both)
+        views = best_views(one, two, sides, np.arange(len(thumbs[1])), more)
+        for pair in copies_among(views, *thumbs, settled, swapped, sides):
             a, b = (pair.right, pair.left) if swapped else (pair.left, pair.right)
             yield replace(pair, left=int(left_numbers[a]), right=int(right_numbers[b]))
 
 
-def copies_among(views: Views, one: Thumbs, two: Thumbs, found: set[int], swapped: bool) -> Iterator[Pair]:
+def copies_among(
+    views: Views, one: Thumbs, two: Thumbs, found: set[int], swapped: bool, labels: Labels | None
+) -> Iterator[Pair]:
     """The copies among views, until each has been found once. found: numbers of `one`, swapped: of `two`."""
 
     def wanted(part: Views) -> npt.NDArray[np.bool_]:
-        return ~np.isin(part.right if swapped else part.left, list(found))
+        apart = np.ones(len(part), bool) if labels is None else labels[0][part.left] != labels[1][part.right]
+        return np.asarray(apart & ~np.isin(part.right if swapped else part.left, list(found)))
 
     seen = SeenViews(max(len(one), len(two)))
     for again in (False, True):
@@ -362,12 +371,13 @@ def copies_among(views: Views, one: Thumbs, two: Thumbs, found: set[int], swappe
                 yield pair
 
 
-def flat_matches(left: Thumbs, right: Thumbs) -> dict[int, Pair]:
+def flat_matches(left: Thumbs, right: Thumbs, labels: Labels | None) -> dict[int, Pair]:
     """The pictures of `left` without texture that have a match among those of `right`."""
     others = np.flatnonzero(is_flat(right))
     found: dict[int, Pair] = {}
     for number in np.flatnonzero(is_flat(left)) if others.size else ():
-        same = others[same_gradients(left, int(number), right, others)]
+        apart = others if labels is None else others[labels[1][others] != labels[0][number]]
+        same = apart[same_gradients(left, int(number), right, apart)]
         if same.size:
             found[int(number)] = Pair(int(number), int(same[0]), 1.0, 1.0)
     return found

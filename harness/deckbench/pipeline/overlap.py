@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deckbench import artifact
-from deckbench.build.copies import View, copies
 from deckbench.dataset import csv_records
 from deckbench.errors import InputError
 from deckbench.gold import FrameLabels, read_labels
 from deckbench.likeness import cluster, fingerprint
+from deckbench.likeness.copies import View, copies
 from deckbench.pipeline.state import Run
 from deckbench.progress import say
 from deckbench.yolo.frame import Frame

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deckbench.build.copies import Box, View, same_state
 from deckbench.likeness import Copy
+from deckbench.likeness.copies import Box, View, same_state
 
 PLATE: tuple[str, Box] = ("plate", (0.2, 0.2, 0.4, 0.4))
 SPILL: tuple[str, Box] = ("spill", (0.6, 0.6, 0.7, 0.7))
