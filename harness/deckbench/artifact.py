@@ -174,19 +174,9 @@ def manifest_of(
     observed: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The manifest of a finished folder, as a plain dict."""
-    content = {
-        "kind": kind,
-        "inputs": dict(inputs),
-        "params": dict(params),
-        "seed": seed,
-        "files": list_files(folder),
-    }
-    return {
-        "schema": SCHEMA,
-        "content_hash": hash_json(content),
-        "content": content,
-        "observed": dict(observed),
-    }
+    files = list_files(folder)
+    content = {"kind": kind, "inputs": dict(inputs), "params": dict(params), "seed": seed, "files": files}
+    return {"schema": SCHEMA, "content_hash": hash_json(content), "content": content, "observed": dict(observed)}
 
 
 def check_name(out: Path) -> None:
