@@ -81,6 +81,7 @@ def check_core(folder: Path) -> None:
     assert (folder / "site" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_core_asks_for_no_optional_package(tmp_path: Path) -> None:
     place = tmp_path / "lab"
     place.mkdir()
