@@ -8,6 +8,7 @@ from deckbench.cli.app import pool_app
 from deckbench.cli.dispatch import writes_output
 from deckbench.cli.options import (
     FileOrAddress,
+    FileOrName,
     InputPath,
     Json,
     OptionalInput,
@@ -40,13 +41,19 @@ def pool_synth(
     emphasis: Annotated[
         Texts, typer.Option(help="KIND=FACTOR: an anomaly FACTOR times as likely as usual; repeatable.")
     ] = None,
+    protocol: Annotated[
+        FileOrName, typer.Option(help="A protocol's analysis, or pcr-setup: render its runs, with checks.csv.")
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Render labelled frames of an OT-2 deck: the default pool."""
     from deckbench.pool.synth import synth_pool
 
     more = parse_factors(emphasis or [])
-    synth_pool(out, frames=frames, size=parse_size(size), seed=seed, shifted=shifted, workers=workers, emphasis=more)
+    synth_pool(
+        out, frames=frames, size=parse_size(size), seed=seed, shifted=shifted, workers=workers, emphasis=more,
+        protocol=protocol,
+    )  # fmt: skip
     say(f"pool: {out}")
 
 

@@ -23,13 +23,11 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Deviation:
-    """A deck that is not as expected. kind: of KINDS. about: ids of the checks that it may change, by what they start
-    with (`labware:4`). away: the slot where labware stands that should stand elsewhere."""
+    """A deck that is not as expected. kind: of KINDS. away: slots where labware stands that should stand elsewhere."""
 
     kind: str
     state: DeckState
-    about: tuple[str, ...]
-    away: str | None = None
+    away: tuple[str, ...] = ()
 
 
 def with_slot(state: DeckState, slot: Slot) -> DeckState:
@@ -42,6 +40,11 @@ def free_slots(state: DeckState) -> list[Slot]:
     return [slot for slot in state.slots if slot.is_empty and not slot.later]
 
 
+def plain_slots(state: DeckState) -> list[Slot]:
+    """Slots where one piece of labware stands on the deck itself."""
+    return [one for one in state.slots if movable(one) is not None and one.module is None and len(one.stack) == 1]
+
+
 def movable(slot: Slot) -> Labware | None:
     """The labware that a person may have forgotten in this slot, or put elsewhere."""
     hidden = slot.module is not None and slot.module.kind == "thermocycler"
@@ -49,29 +52,34 @@ def movable(slot: Slot) -> Labware | None:
 
 
 def labware_missing(state: DeckState, about: str, rng: Rng) -> Deviation | None:
-    """Labware that should stand in this slot does not, or stands in another."""
+    """Labware that should stand in this slot does not, or stands in another: a free one, or that of other labware."""
     slot = state.at(about)
     labware = movable(slot)
     if labware is None:
         return None
     bare = with_slot(state, replace(slot, stack=slot.stack[:-1]))
-    free = free_slots(state)
-    if free and rng.random() < 0.5:
-        other = pick(rng, free)
-        moved = with_slot(bare, replace(other, stack=(labware,)))
-        return Deviation("wrong_slot", moved, touched(about, other.name), other.name)
-    return Deviation("labware_missing", bare, touched(about))
+    others = [*free_slots(state), *(one for one in plain_slots(state) if one.stack[0].name != labware.name)]
+    if len(slot.stack) > 1:
+        others = free_slots(state)
+    if not others or rng.random() < 0.5:
+        return Deviation("labware_missing", bare)
+    other = pick(rng, others)
+    moved = with_slot(bare, replace(other, stack=(labware,)))
+    if not other.stack:
+        return Deviation("wrong_slot", moved, (other.name,))
+    swapped = with_slot(moved, replace(slot, stack=other.stack))
+    return Deviation("wrong_slot", swapped, (slot.name, other.name))
 
 
 def labware_extra(state: DeckState, about: str, rng: Rng) -> Deviation | None:
     """Labware of another slot stands in this slot, which should be empty."""
     slot = state.at(about)
-    others = [one for one in state.slots if movable(one) is not None and one.module is None and len(one.stack) == 1]
+    others = plain_slots(state)
     if not slot.is_empty or slot.later or not others:
         return None
     other = pick(rng, others)
     moved = with_slot(with_slot(state, replace(other, stack=())), replace(slot, stack=other.stack))
-    return Deviation("wrong_slot", moved, touched(about, other.name), about)
+    return Deviation("wrong_slot", moved, (about,))
 
 
 def labware(state: DeckState, about: str, rng: Rng) -> Deviation | None:
@@ -93,9 +101,7 @@ def rack_gap(state: DeckState, about: str, rng: Rng) -> Deviation | None:
     if len(gone) < 4:
         return None
     holed = replace(rack, tips=rack.tips - gone)
-    return Deviation(
-        "tip_rack_gap", with_slot(state, replace(slot, stack=(*slot.stack[:-1], holed))), (f"tips:{about}",)
-    )
+    return Deviation("tip_rack_gap", with_slot(state, replace(slot, stack=(*slot.stack[:-1], holed))))
 
 
 def lid(state: DeckState, about: str, rng: Rng) -> Deviation | None:
@@ -105,7 +111,7 @@ def lid(state: DeckState, about: str, rng: Rng) -> Deviation | None:
         return None
     other = "closed" if slot.module.lid == "open" else "open"
     turned = with_slot(state, replace(slot, module=replace(slot.module, lid=other)))  # type: ignore[arg-type]
-    return Deviation(f"lid_{other}", turned, (f"lid:{about}", f"labware:{about}"))
+    return Deviation(f"lid_{other}", turned)
 
 
 def held(state: DeckState, about: str, rng: Rng) -> Deviation | None:
@@ -122,12 +128,7 @@ def held(state: DeckState, about: str, rng: Rng) -> Deviation | None:
         tips = tuple(tip for index, tip in enumerate(pipette.tips) if index not in gone)
         kind = "missing_tip"
     changed = tuple(replace(one, tips=tips) if one.mount == about else one for one in state.pipettes)
-    return Deviation(kind, replace(state, pipettes=changed), (f"held:{about}",))
-
-
-def touched(*slots: str) -> tuple[str, ...]:
-    """Ids of the checks of these slots."""
-    return tuple(f"{kind}:{slot}" for slot in slots for kind in ("labware", "tips"))
+    return Deviation(kind, replace(state, pipettes=changed))
 
 
 DEVIATE: dict[str, Callable[[DeckState, str, Rng], Deviation | None]] = {

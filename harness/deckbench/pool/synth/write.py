@@ -8,26 +8,35 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from deckbench import artifact, progress
 from deckbench.artifact import Manifest
 from deckbench.cores import prepare_worker, usable_cores
 from deckbench.errors import InputError, OutsideError
 from deckbench.pool.synth.anomalies import WEIGHTS
+from deckbench.pool.synth.protocol_run import Moment, moments_of, run_session, session_moments
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
 from deckbench.pool.synth.session import make_session
+from deckbench.pool.synth.staging import check_drawable
+from deckbench.pool.tables import CHECK_COLUMNS, csv_text
+from deckbench.protocol import Analysis, fold, read_analysis
+from deckbench.resources import data_folder
 
+FRAME_COLUMNS = ("frame", "group", "time_s", "step", "anomalies")
 MIN_SIZE, MAX_SIDE = (160, 90), 4096
 JPEG = {"quality": 90, "subsampling": 1}
 Emphasis = tuple[tuple[str, float], ...]
 Job = tuple[str, int, int, int, tuple[int, int], bool, Emphasis]
+RunJob = tuple[str, int, int, tuple[Moment, ...], tuple[int, int], bool]
+SHIPPED = "protocols"  # below tasks/
 
 
 def render_session(job: Job) -> tuple[list[tuple[str, ...]], str]:
@@ -36,26 +45,42 @@ def render_session(job: Job) -> tuple[list[tuple[str, ...]], str]:
     rows: list[tuple[str, ...]] = []
     lines = []
     for made in make_session(seed, session, frames, size, shifted, emphasis):
-        buffer = io.BytesIO()
-        made.picture.save(buffer, "JPEG", **JPEG)
-        (Path(folder) / f"{made.name}.jpg").write_bytes(buffer.getvalue())
-        label = Path(folder) / "labels" / f"{Path(made.name).name}.txt"
-        label.write_text(made.labels, encoding="utf-8", newline="\n")
+        write_frame(Path(folder), made.name, made.picture, made.labels)
         rows.append(made.row)
         lines.append(json.dumps(made.scene, separators=(",", ":")) + "\n")
     return rows, "".join(lines)
 
 
-def run_jobs(jobs: list[Job], workers: int) -> Iterator[tuple[list[tuple[str, ...]], str]]:
+def render_run(job: RunJob) -> tuple[list[tuple[str, ...]], str, list[tuple[str, ...]]]:
+    """Write the pictures and labels of one run of a protocol; also returns its rows of checks.csv."""
+    folder, seed, session, moments, size, shifted = job
+    rows, lines, checks = list[tuple[str, ...]](), list[str](), list[tuple[str, ...]]()
+    for made in run_session(seed, session, moments, size, shifted):
+        write_frame(Path(folder), made.name, made.picture, made.labels)
+        rows.append(made.row)
+        lines.append(json.dumps(made.scene, separators=(",", ":"), ensure_ascii=False) + "\n")
+        checks += [check.cells() for check in made.checks]
+    return rows, "".join(lines), checks
+
+
+def write_frame(folder: Path, name: str, picture: Image.Image, labels: str) -> None:
+    """A frame's picture and labels."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", **JPEG)
+    (folder / f"{name}.jpg").write_bytes(buffer.getvalue())
+    (folder / "labels" / f"{Path(name).name}.txt").write_text(labels, encoding="utf-8", newline="\n")
+
+
+def run_jobs(work: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
     """Results in the order of the jobs, whatever the number of processes."""
     if workers == 1:
-        yield from map(render_session, jobs)
+        yield from map(work, jobs)
         return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     # Not multiprocessing.Pool: it waits for ever for a process that was killed.
     with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as pool:
         try:
-            yield from pool.map(render_session, jobs)
+            yield from pool.map(work, jobs)
         except BrokenProcessPool as error:
             fix = "rerun with fewer --workers"
             raise OutsideError("a worker process died (out of memory?)", None, fix) from error
@@ -101,6 +126,7 @@ def synth_pool(
     workers: int | None = None,
     frames_per_session: int = 8,
     emphasis: Mapping[str, float] | None = None,
+    protocol: str | Path | None = None,
 ) -> Manifest:
     """Render a synthetic pool of labelled OT-2 frames.
 
@@ -113,6 +139,8 @@ def synth_pool(
         workers: Processes; default: all cores. The bytes do not depend on it.
         frames_per_session: Frames with one camera pose and one deck.
         emphasis: Kind of anomaly (those of `anomalies.WEIGHTS`) -> how many times as likely as usual.
+        protocol: A protocol's analysis, or the name of one in tasks/protocols/: its runs are rendered instead, with
+            deviations from what it expects, and checks.csv as truth.
 
     Returns:
         The manifest of the pool.
@@ -124,6 +152,9 @@ def synth_pool(
     size = (int(size[0]), int(size[1])) if len(size) == 2 else size
     check_request(frames, size, seed, workers, frames_per_session)
     emphasis = check_emphasis(emphasis or {})
+    analysis, moments = (None, ()) if protocol is None else story_of(protocol)
+    if emphasis and analysis is not None:
+        raise InputError("kinds of anomaly cannot be emphasised in a protocol's runs", "--emphasis", "leave it out")
     sessions = -(-frames // frames_per_session)
     workers = min(workers or usable_cores(), sessions)
     params: dict[str, Any] = {
@@ -134,29 +165,66 @@ def synth_pool(
     }
     if emphasis:
         params["emphasis"] = emphasis
+    inputs: dict[str, Any] = {}
+    if analysis is not None:
+        inputs["protocol"] = analysis.sha256
+        params["story"] = analysis.name
     start = time.monotonic()
-    with artifact.writing(Path(out), "pool", params=params, seed=seed) as draft:
+    with artifact.writing(Path(out), "pool", inputs=inputs, params=params, seed=seed) as draft:
         for name in ("images", "labels"):
             (draft.path / name).mkdir()
-        jobs: list[Job] = []
-        for session in range(sessions):
-            count = min(frames_per_session, frames - session * frames_per_session)
-            jobs.append((str(draft.path), seed, session, count, size, shifted, tuple(emphasis.items())))
+        counts = [min(frames_per_session, frames - k * frames_per_session) for k in range(sessions)]
+        place, header = str(draft.path), FRAME_COLUMNS[: 5 if analysis is None else 4]
+        if analysis is not None:
+            drawn = [session_moments(moments, seed, k, count) for k, count in enumerate(counts)]
+            runs: list[RunJob] = [(place, seed, k, chosen, size, shifted) for k, chosen in enumerate(drawn)]
+            made = run_jobs(render_run, runs, workers)
+        else:
+            more = tuple(emphasis.items())
+            jobs: list[Job] = [(place, seed, k, count, size, shifted, more) for k, count in enumerate(counts)]
+            made = run_jobs(render_session, jobs, workers)
+        checks: list[tuple[str, ...]] = []
         with (
             (draft.path / "frames.csv").open("w", encoding="utf-8", newline="") as table,
             (draft.path / "scenes.jsonl").open("w", encoding="utf-8", newline="\n") as scenes,
         ):
             writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(("frame", "group", "time_s", "step", "anomalies"))
-            for rows, lines in progress.track(run_jobs(jobs, workers), "rendering sessions", sessions):
+            writer.writerow(header)
+            for rows, lines, *more_checks in progress.track(made, "rendering sessions", sessions):
                 writer.writerows(rows)
                 scenes.write(lines)
+                checks += more_checks[0] if more_checks else []
+        if analysis is not None:
+            put_checks(draft.path / "checks.csv", checks)
         (draft.path / "dataset.yaml").write_text(dataset_yaml(), encoding="utf-8", newline="\n")
         names = "".join(f"{name}\n" for name in CLASSES)
         (draft.path / "obj.names").write_text(names, encoding="utf-8", newline="\n")  # where datumaro looks for them
         wall = time.monotonic() - start
         draft.observed.update(wall_s=round(wall, 2), frames_per_s=round(frames / wall, 2), workers=workers)
     return artifact.read(Path(out), "pool")
+
+
+def story_of(protocol: str | Path) -> tuple[Analysis, tuple[Moment, ...]]:
+    """A protocol's analysis and the moments of its run that can be rendered. Raises InputError."""
+    place = Path(protocol)
+    shipped = data_folder("tasks") / SHIPPED / f"{protocol}.analysis.json"
+    if not place.exists() and shipped.is_file():
+        place = shipped
+    analysis = read_analysis(place)
+    steps = fold(analysis)
+    moments = moments_of(analysis, steps)
+    if not moments:
+        raise InputError(
+            "after no command of the protocol anything can be seen", place, "give one that moves something"
+        )
+    for moment in moments:
+        check_drawable(moment.state)
+    return analysis, moments
+
+
+def put_checks(path: Path, rows: list[tuple[str, ...]]) -> None:
+    """Write checks.csv."""
+    path.write_text(csv_text(CHECK_COLUMNS, rows), encoding="utf-8", newline="\n")
 
 
 def dataset_yaml() -> str:
