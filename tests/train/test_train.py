@@ -90,11 +90,18 @@ def test_accumulated_steps_are_the_mean_over_tokens(go: Callable[..., artifact.M
 SHARED = {"processes": 2, "batch": 5, "accumulate": 2, "workers": 1}
 
 
-def test_processes_share_a_batch(go: Callable[..., artifact.Manifest]) -> None:
+def test_processes_share_a_batch(go: Callable[..., artifact.Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each ends by itself: one that has to be killed at the end costs ten seconds."""
     from safetensors.torch import load_file
 
+    from deckbench.train.parallel import Helper
+
+    ended: list[int | None] = []
+    stop = Helper.stop
+    monkeypatch.setattr(Helper, "stop", lambda helper: (stop(helper), ended.append(helper.process.exitcode)))
     same = {"max_steps": 3, "dropout": 0.0, "schedule": "constant", "lr": 1e-3, "batch": 5, "accumulate": 2}
     one, two, three = (go(f"n{count}", **same, processes=count) for count in (1, 2, 3))
+    assert ended == [0, 0, 0]
     weights = [load_file(made.path / "adapter_model.safetensors") for made in (one, two, three)]
     for name in weights[0]:
         assert (weights[0][name] - weights[1][name]).abs().max() < 2e-4, name

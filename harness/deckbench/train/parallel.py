@@ -130,6 +130,9 @@ def start_helpers(
             helpers.append(Helper(number, wrapped, plan, collate, bf16=bf16, evaluate=evaluate))
         yield helpers
     finally:
+        # All lines first: a helper holds copies of the earlier ones', which end when the last copy is closed.
+        for helper in helpers:
+            helper.line.close()
         for helper in helpers:
             helper.stop()
 
