@@ -193,3 +193,14 @@ def test_a_link_is_no_table(tmp_path: Path) -> None:
     report = check_pool(root)
     assert report.by_kind == {"checks-csv": 1}
     assert KINDS["checks-csv"] == ERROR
+
+
+def test_labels_only_opens_no_image(tmp_path: Path) -> None:
+    root = write_pool(tmp_path, files={"checks.csv": CHECKS, "labels/train/a.txt": ROW + "7 0.5 0.5 0.1 0.1\n"})
+    (root / "images/train/b.png").write_bytes(b"no image")
+    full, quick = check_pool(root).as_dict(), check_pool(root, labels_only=True).as_dict()
+    assert set(full["by_kind"]) == {"label-class", "picture-unreadable"}
+    assert set(quick["by_kind"]) == {"label-class"}
+    assert (quick["content_hash"], quick["sizes"], quick["labels_only"]) == (None, {}, True)
+    assert quick["checks"]["checks"] == 1 and quick["boxes"] == 1
+    assert any("images were not opened" in line for line in check_pool(root, labels_only=True).lines())

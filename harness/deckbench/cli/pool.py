@@ -77,12 +77,16 @@ def pool_import(
 
 @pool_app.command("check", epilog="Example: deckbench pool check pools/mine --json")
 def pool_check(
-    pool: Annotated[PoolPath, typer.Argument(help="The pool's folder or its yaml.")], as_json: Json = False
+    pool: Annotated[PoolPath, typer.Argument(help="The pool's folder or its yaml.")],
+    labels_only: Annotated[
+        bool, typer.Option("--labels-only", help="Check yaml, labels and tables; open no image.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Validate a YOLO pool; list every problem with file and line. Exit 2 if it has errors."""
     from deckbench.pool.check import check_pool
 
-    report = check_pool(pool)
+    report = check_pool(pool, labels_only=labels_only)
     show(report.as_dict(), as_json, report.lines())
     if not report.ok:
         fix = "fix them" if report.skipping_does_not_help else "fix them, or build with --skip-bad"

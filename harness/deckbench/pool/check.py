@@ -1,4 +1,4 @@
-"""`pool check`: everything about a pool that a build would meet, every picture decoded in full."""
+"""`pool check`: everything about a pool that a build would meet, every picture decoded in full, or none opened."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from deckbench.yolo.read import Scan, scan_pool
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found. ok: no errors; notices do not count against a pool."""
+    """What a check found. ok: no errors; notices do not count against a pool. labels_only: no image was opened."""
 
     path: Path
     scan: Scan
+    labels_only: bool = False
 
     @property
     def problems(self) -> list[Problem]:
@@ -53,6 +54,12 @@ class CheckReport:
         return dict(sorted(Counter(frame.group for frame in self.scan.frames if frame.group is not None).items()))
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """WIDTHxHEIGHT -> frames, most frequent first; empty where no image was opened."""
+        frames = () if self.labels_only else self.scan.frames
+        return dict(Counter(f"{frame.width}x{frame.height}" for frame in frames).most_common())
+
+    @property
     def checks(self) -> dict[str, Any]:
         """How many checks the usable frames have, their verdicts and kinds of anomaly, and frames with both answers."""
         frames = [frame for frame in self.scan.frames if frame.checks]
@@ -76,7 +83,8 @@ class CheckReport:
             "pool": scan.yaml.name,
             "yaml": scan.yaml.file.name,
             "synthetic": scan.yaml.synthetic,
-            "content_hash": scan.content_hash,
+            "content_hash": scan.content_hash or None,
+            "labels_only": self.labels_only,
             "pictures": scan.found,
             "frames": len(scan.frames),
             "label_files": scan.label_files,
@@ -84,7 +92,7 @@ class CheckReport:
             "boxes": sum(len(frame.boxes) for frame in scan.frames),
             "classes": self.class_counts,
             "splits": dict(Counter(frame.split or "none" for frame in scan.frames)),
-            "sizes": dict(Counter(f"{frame.width}x{frame.height}" for frame in scan.frames).most_common()),
+            "sizes": self.sizes,
             "groups": self.groups,
             "steps": dict(sorted(Counter(frame.step for frame in scan.frames if frame.step).items())),
             "checks": self.checks,
@@ -118,15 +126,18 @@ class CheckReport:
                 f"checks: {checks['checks']} of {checks['frames']} frames at {checks['steps']} steps ({verdicts}); "
                 f"{checks['normal_and_anomaly']} frames are normal in one check and an anomaly in another"
             )
+        if self.labels_only:
+            lines.append("images were not opened: check without --labels-only before you build")
         lines.append(f"{data['errors']} errors, {data['notices']} notices")
         return lines
 
 
-def check_pool(path: Path) -> CheckReport:
+def check_pool(path: Path, *, labels_only: bool = False) -> CheckReport:
     """Check a pool as a build would meet it, every image decoded in full.
 
     Args:
         path: The pool's folder or its yaml.
+        labels_only: Check yaml, labels and tables, and open no image.
 
     Returns:
         All problems with file and line, and counts.
@@ -134,4 +145,4 @@ def check_pool(path: Path) -> CheckReport:
     Raises:
         InputError: There is no pool to look at.
     """
-    return CheckReport(Path(path), scan_pool(Path(path), full=True))
+    return CheckReport(Path(path), scan_pool(Path(path), full=True, pictures=not labels_only), labels_only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -96,16 +97,29 @@ def read_text(row: Row, name: str, table: Table) -> AnyText | None:
     """The text of `name` and `name_zh`, as one line each; None where both are empty, or one cannot be used."""
     given: dict[str, str | None] = {}
     for lang, column in (("en", name), ("zh", f"{name}_zh")):
-        text = " ".join(row.cells.get(column, "").split())
+        text, fault = one_line(row.cells.get(column, ""))
+        if fault:
+            table.say("text", f"`{column}` {fault}", row.line, row.frame)
+            return None
         given[lang] = text or None
-        if len(text) > MAX_TEXT:
-            what = f"`{column}` has {len(text):,} characters, more than {MAX_TEXT:,}"
-            table.say("text", what, row.line, row.frame)
-            return None
-        if any(unicodedata.category(letter) == "Cc" for letter in text):
-            table.say("text", f"`{column}` holds a control character", row.line, row.frame)
-            return None
-    return AnyText(given["en"], given["zh"]) if any(given.values()) else None
+    return any_text(given["en"], given["zh"])
+
+
+@lru_cache(maxsize=4096)  # the same steps and checks stand in thousands of rows
+def any_text(en: str | None, zh: str | None) -> AnyText | None:
+    """The text in the languages it is given in; None where it is in none."""
+    return AnyText(en, zh) if en or zh else None
+
+
+@lru_cache(maxsize=4096)
+def one_line(cell: str) -> tuple[str, str]:
+    """A cell as one line, and what is wrong with it."""
+    text = " ".join(cell.split())
+    if len(text) > MAX_TEXT:
+        return "", f"has {len(text):,} characters, more than {MAX_TEXT:,}"
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        return "", "holds a control character"
+    return text, ""
 
 
 def read_kinds(cell: str) -> tuple[str, ...]:

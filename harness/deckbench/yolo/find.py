@@ -80,6 +80,7 @@ class Finder:
         self.label_places: dict[Path, list[Path]] = {}
         self.split_of_id: dict[str, set[str]] = defaultdict(set)
         self.links: dict[Path, list[Path]] = {}
+        self.inside: set[Path] = set()  # folders that are known to lie there
         # Where files may really lie: the pool, and what its yaml names outside it by path (never through a link).
         self.allowed = [real_path(self.root)]
 
@@ -111,8 +112,15 @@ class Finder:
             self.allowed.append(real_path(folder))
 
     def is_allowed(self, path: Path) -> bool:
+        if path.parent in self.inside and not path.is_symlink():
+            return True
         real = real_path(path)
-        return any(real.is_relative_to(base) for base in self.allowed)
+        allowed = any(real.is_relative_to(base) for base in self.allowed)
+        if allowed and path.parent not in self.inside and real.parent == real_path(path.parent):
+            parent = real.parent
+            if any(parent.is_relative_to(base) for base in self.allowed):
+                self.inside.add(path.parent)
+        return allowed
 
     def folder(self, folder: Path, split: str) -> None:
         if not self.is_allowed(folder):

@@ -96,7 +96,7 @@ def parse_labels(data: bytes, names: tuple[str, ...], keypoints: Keypoints | Non
             faults.append(Fault("label-no-area", "the box has no area; it is read as a spot", line))
         elif reach > SILENT_CLIP:
             faults.append(Fault("label-clipped", f"reaches {reach:.4f} outside the frame; clipped to it", line))
-        key = (box.cls, *(round(value, 6) for value in (box.x0, box.y0, box.x1, box.y1)), box.polygon)
+        key = (box.cls, round(box.x0, 6), round(box.y0, 6), round(box.x1, 6), round(box.y1, 6), box.polygon)
         if key in seen:
             faults.append(Fault("label-repeated", f"the same box as line {seen[key]}; kept once", line))
             continue
@@ -119,8 +119,8 @@ def numbers(row: str) -> list[float]:
         if not NUMBER.fullmatch(cell):
             hint = "; cells are parted by spaces" if "," in row or ";" in row else ""
             raise RowError("label-broken-row", f"{cell[:40]!r} is not a number{hint}")
-    values = [float(cell) for cell in cells]
-    if not all(math.isfinite(value) for value in values):
+    values = list(map(float, cells))
+    if not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):
         raise RowError("label-not-finite", "a number is too large")
     return values
 
@@ -174,8 +174,12 @@ def to_box(
         elif most > 2:
             text += "; are these pixels?"
         raise RowError("label-outside", text)
-    reach = max(-corners[0], -corners[1], corners[2] - 1, corners[3] - 1, 0.0)
-    x0, y0, x1, y1 = (clip(value) for value in corners)
+    x0, y0, x1, y1 = corners
+    reach = max(-x0, -y0, x1 - 1, y1 - 1, 0.0)
+    if reach > 0:
+        x0, y0, x1, y1 = clip(x0), clip(y0), clip(x1), clip(y1)
+    else:
+        x0, y0 = x0 + 0.0, y0 + 0.0  # no -0.0, as clipping has it
     flat = x1 <= x0 or y1 <= y0
     if flat:
         (x0, x1), (y0, y1) = spread(x0, x1), spread(y0, y1)

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -97,12 +98,13 @@ def lost_labels(finder: Finder, tree: Path, folders: Iterable[Path]) -> list[Pat
     """Label files below `tree` that bear the name of no picture on disk, in a part of the pool or not; sorted."""
     folders = list(folders)
     places = [tree] if tree in folders else [Path(parent) for parent, _, _ in os.walk(tree)]
+    on_disk = lru_cache(maxsize=None)(stems_in)  # a folder of pictures is often both a place and a folder
     tops = {Path(*folder.parts[: at + 1]) for folder in folders if (at := images_at(folder)) is not None}
     found = []
     for place in places:
-        known = {stem for top in tops or {tree} for stem in stems_in(top / place.relative_to(tree))}
+        known = {stem for top in tops or {tree} for stem in on_disk(top / place.relative_to(tree))}
         for folder in folders:
-            known |= stems_in(folder) if place in finder.places_of(folder) else set()
+            known |= on_disk(folder) if place in finder.places_of(folder) else set()
         for stem, path in finder.files_in(place).items():
             if stem not in known and path.name.lower() not in NOT_LABELS and path.is_file():
                 found.append(path)
