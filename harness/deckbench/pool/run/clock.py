@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 
 THUMBNAIL = (96, 72)
 COARSE_S, FINE_S = 0.25, 0.05
+MOST_COARSE = 2000  # offsets to either side; a wider reach takes larger steps
+MOST_CELLS = 4_000_000  # offsets x pairs of a table; of more pairs an even selection is looked at
 FINE_REACH_S = 3.0  # around the best coarse offset
 SPREADS_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)  # of single time stamps around their clock
 NODES = np.array([-1.5, -0.75, 0.0, 0.75, 1.5])  # where a stamp's spread is sampled, in standard deviations
@@ -105,12 +107,14 @@ def estimate(times: Array, changed: Array, timeline: Timeline, *, reach_s: float
     if len(times) < MIN_FRAMES:
         what = f"{len(times)} frames are too few to estimate the clocks' offset from (at least {MIN_FRAMES})"
         raise InputError(what, "the clocks", FIX)
-    visible = posterior(changed)
+    step = max(COARSE_S, reach_s / MOST_COARSE)
+    coarse = np.arange(-reach_s, reach_s + step / 2, step)
+    chosen = evenly(len(changed), MOST_CELLS // len(coarse))
+    pairs_at, visible = np.stack([times[:-1], times[1:]])[:, chosen], posterior(changed)[chosen]
     even = np.ones(len(visible)) / len(visible)
     shares = np.random.Generator(np.random.PCG64(0)).exponential(size=(RESAMPLES, len(visible)))
     shares = shares / shares.sum(axis=1, keepdims=True)
-    coarse = np.arange(-reach_s, reach_s + COARSE_S / 2, COARSE_S)
-    table = likelihood(times, visible, timeline, coarse, 0.4)
+    table = likelihood(pairs_at, visible, timeline, coarse, max(0.4, step / 2))
     best = middle(coarse, table @ even)
     score = explained(float((table @ even).max()), visible)
     if score < LEAST_SCORE:
@@ -125,7 +129,7 @@ def estimate(times: Array, changed: Array, timeline: Timeline, *, reach_s: float
         what = f"the best offset, {best:+.1f} s, lies at the end of what was tried"
         raise InputError(what, "the clocks", f"widen --max-offset, or {FIX}")
     fine = best + np.arange(-FINE_REACH_S, FINE_REACH_S + FINE_S / 2, FINE_S)
-    tables = [likelihood(times, visible, timeline, fine, spread).sum(axis=1) for spread in SPREADS_S]
+    tables = [likelihood(pairs_at, visible, timeline, fine, spread).sum(axis=1) for spread in SPREADS_S]
     weight = np.exp(np.array(tables) - max(float(table.max()) for table in tables))
     weight = weight / weight.sum()  # posterior of (spread, offset)
     by_offset, spread = weight.sum(axis=0), float(weight.sum(axis=1) @ np.array(SPREADS_S))
@@ -150,26 +154,31 @@ def posterior(changed: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-np.clip((changed - threshold) / scale, -30, 30))))
 
 
-def likelihood(times: Array, visible: Array, timeline: Timeline, offsets: Array, spread: float) -> Array:
-    """Log-likelihood of each pair's change at each offset, (offsets, pairs)."""
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Numbers of at most `most` of `count` things, spread evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def likelihood(pairs_at: Array, visible: Array, timeline: Timeline, offsets: Array, spread: float) -> Array:
+    """Log-likelihood of each pair's change at each offset, (offsets, pairs). pairs_at: times of its frames (2, pairs)."""
     nodes, weights = np.zeros(1), np.ones(1)
     if spread:
         nodes, weights = NODES * spread, np.exp(-(NODES**2) / 2)
         weights = weights / weights.sum()
-    found = np.zeros((len(offsets), len(times) - 1))
+    found = np.zeros((len(offsets), len(visible)))
     for row, offset in enumerate(offsets):
         for node, weight in zip(nodes, weights, strict=True):
-            found[row] += weight * expected(times + offset + node, timeline)
+            found[row] += weight * expected(pairs_at + offset + node, timeline)
     return np.asarray(np.log(found * visible + (1 - found) * (1 - visible)))
 
 
-def expected(times: Array, timeline: Timeline) -> Array:
-    """Probability that each frame differs from the one before, (n - 1,), at times in robot time.
+def expected(pairs_at: Array, timeline: Timeline) -> Array:
+    """Probability that the frames of each pair differ, (pairs,), at times in robot time.
 
     A command that changes what is seen moves all the time; while a person does it, for some seconds of that time.
     """
     starts, ends, seconds = timeline.motions
-    before, now = times[:-1], times[1:]
+    before, now = pairs_at
     first = np.searchsorted(ends, before, "right")  # the first that ends later
     last = np.searchsorted(starts, now, "left") - 1  # the last that starts earlier
     some = last >= first
@@ -181,8 +190,8 @@ def expected(times: Array, timeline: Timeline) -> Array:
             window = seconds[at] + overlap
             share = np.minimum(1.0, window / np.maximum(ends[at] - starts[at], window))
             unseen += np.where(of, np.log(1 - DIFFERS * share), 0.0)
-    view, moving = timeline.seen_at(times)
-    same = (view[1:] == view[:-1]) & ~moving[1:] & ~moving[:-1]
+    view, moving = timeline.seen_at(pairs_at)
+    same = (view[1] == view[0]) & ~moving[1] & ~moving[0]
     return np.where(some & ~same, np.clip(1 - np.exp(unseen), STILL, DIFFERS), STILL)
 
 

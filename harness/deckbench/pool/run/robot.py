@@ -125,7 +125,7 @@ def describe(cause: object) -> str:
     """What went wrong with a connection."""
     if isinstance(cause, TimeoutError):
         return f"it took more than {TIMEOUT_S:g} s"
-    return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)[:200]
+    return " ".join(str(getattr(cause, "strerror", None) or cause or type(cause).__name__).split())[:200]
 
 
 def parse(body: bytes, address: str) -> dict[str, Any]:
