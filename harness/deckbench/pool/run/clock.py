@@ -160,7 +160,7 @@ def evenly(count: int, most: int) -> NDArray[np.int64]:
 
 
 def likelihood(pairs_at: Array, visible: Array, timeline: Timeline, offsets: Array, spread: float) -> Array:
-    """Log-likelihood of each pair's change at each offset, (offsets, pairs). pairs_at: times of its frames (2, pairs)."""
+    """Log-likelihood of each pair's change at each offset, (offsets, pairs). pairs_at: its frames' times (2, pairs)."""
     nodes, weights = np.zeros(1), np.ones(1)
     if spread:
         nodes, weights = NODES * spread, np.exp(-(NODES**2) / 2)
