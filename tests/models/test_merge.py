@@ -68,8 +68,15 @@ def stored(folder: Path) -> dict[str, tuple[str, torch.dtype, bytes]]:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("glm4v", torch.float32),
+        pytest.param("glm4v", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("phi3v", torch.float32, marks=pytest.mark.slow),
+        pytest.param("phi3v", torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_it_answers_alone_as_base_plus_adapter(
     family: str, dtype: torch.dtype, tmp_path: Path, frames: list[Image.Image]
 ) -> None:

@@ -67,6 +67,7 @@ def test_training_does_not_notice(go: Callable[..., artifact.Manifest]) -> None:
     assert not (plain.path / "evaluations.csv").exists()
 
 
+@pytest.mark.slow
 def test_it_stops_early_with_the_best_weights(go: Callable[..., artifact.Manifest], tmp_path: Path) -> None:
     constant = {"schedule": "constant", "warmup": 0.0}
     made = go(**STUCK, **constant)
@@ -82,7 +83,10 @@ def test_it_stops_early_with_the_best_weights(go: Callable[..., artifact.Manifes
 
 @pytest.mark.parametrize(
     "settings",
-    [{**STUCK, "save_every": 3}, {"eval_every": 2, "keep_best": True, "processes": 2, "group_by_length": True}],
+    [
+        pytest.param({**STUCK, "save_every": 3}, marks=pytest.mark.slow),
+        {"eval_every": 2, "keep_best": True, "processes": 2, "group_by_length": True},
+    ],
 )
 def test_killed_and_resumed(go: Callable[..., artifact.Manifest], settings: dict[str, Any]) -> None:
     whole = go("whole", **settings)

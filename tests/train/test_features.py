@@ -75,8 +75,20 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return call
 
 
-@pytest.mark.parametrize("settings", [{}, SHARED, {"precision": "bf16", "gradient_checkpointing": True}])
-@pytest.mark.parametrize("family", FAMILIES)
+BF16 = {"precision": "bf16", "gradient_checkpointing": True}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        *((family, {}) for family in FAMILIES),
+        ("glm4v", SHARED),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("glm4v", BF16), ("phi3v", SHARED), ("phi3v", BF16))
+        ),
+    ],
+)
 def test_the_adapter_is_the_same_and_a_hit_opens_no_picture(
     go: Go, blind: Callable[[], None], tmp_path: Path, family: str, settings: dict[str, Any]
 ) -> None:
