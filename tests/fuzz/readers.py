@@ -362,6 +362,42 @@ def analysis_file(folder: Path) -> Target:
     return Target(file, lambda: make_steps(file, out=folder / "steps.json"))
 
 
+def run_log(folder: Path) -> Target:
+    """A run log, joined with its analysis, every moment of it asked for."""
+    from deckbench.pool.run.log import follow, read_run
+    from deckbench.pool.run.timeline import Timeline
+    from deckbench.protocol import fold, read_analysis
+    from tests.pool.run.simulate import START, log_of
+
+    analysis = read_analysis(PROTOCOLS / "lids_and_places.json.gz")
+    file = folder / "run.json"
+    file.write_text(json.dumps(log_of(analysis)[0]), encoding="utf-8")
+
+    def read() -> None:
+        log = read_run(str(file))
+        timeline = Timeline(follow(log, analysis), fold(analysis))
+        for second in range(0, 200, 5):
+            timeline.place(START.timestamp() + second, 0.5)
+        json.dumps(list(log.raw), indent=1)
+
+    return Target(file, read)
+
+
+def frame_times(folder: Path) -> Target:
+    """Times of frames in a csv."""
+    from PIL import Image
+
+    from deckbench.pool.run.times import read_shots
+
+    (folder / "frames").mkdir()
+    for name in "abcd":
+        Image.new("RGB", (16, 16)).save(folder / "frames" / f"{name}.png")
+    file = folder / "times.csv"
+    rows = "".join(f"{name}.png,2026-11-30T14:46:1{number}.25+08:00\n" for number, name in enumerate("abcd"))
+    file.write_text(f"frame,time\n{rows}", encoding="utf-8")
+    return Target(file, lambda: read_shots(folder / "frames", times=None, table=file, zone="Asia/Shanghai"))
+
+
 def read_texts(file: Path) -> None:
     from deckbench.protocol.texts import load_texts
 
@@ -404,6 +440,8 @@ READERS: Makers = {
     "adapter-config": adapter_file("adapter_config.json"),
     "adapter-weights": adapter_file("adapter_model.safetensors"),
     "analysis": analysis_file,
+    "run-log": run_log,
+    "frame-times": frame_times,
     "check-texts": yaml_file(str(OURS), read_texts),
     "container-images": lock_file("containers.toml"),
     "container-wheels": lock_file("x86-cpu/requirements.lock"),

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deckbench.protocol import Analysis, join
 from deckbench.protocol.analysis import OUT_OF_CHAIN
 
 MAX_BYTES = 256 << 20
+MAX_DEPTH = 64
 FIX = "save `GET /runs/ID/commands?cursor=0&pageLength=N` of the robot, N at least the number of commands"
 
 
@@ -122,6 +123,8 @@ def parse_log(items: Sequence[dict[str, Any]], source: str) -> RunLog:
     for line, item in enumerate(items):
         kept = ("id", "key", "commandType", "intent", "status", "createdAt", "startedAt", "completedAt", "params")
         raw.append({name: item[name] for name in kept if item.get(name) is not None})
+        if too_deep(raw[-1]):
+            raise InputError("the command is nested too deeply", f"{source}: command {line}", FIX)
         if item.get("intent") in OUT_OF_CHAIN or item.get("startedAt") is None:
             continue
         where = f"{source}: command {line}"
@@ -136,15 +139,25 @@ def parse_log(items: Sequence[dict[str, Any]], source: str) -> RunLog:
     return RunLog(name, tuple(commands), tuple(raw))
 
 
+def too_deep(value: Any, left: int = MAX_DEPTH) -> bool:
+    """Whether lists and objects are nested deeper than those of a robot."""
+    if not isinstance(value, dict | list):
+        return False
+    return left == 0 or any(too_deep(one, left - 1) for one in (value.values() if isinstance(value, dict) else value))
+
+
 def parse_time(text: Any, where: str) -> float:
     """Seconds since 1970 of an ISO time with its zone. Raises InputError."""
     try:
-        moment = datetime.fromisoformat(trimmed(text))
-    except (ValueError, TypeError):
-        raise InputError(f"{str(text)[:60]!r} is not an ISO time", where, FIX) from None
-    if moment.tzinfo is None:
+        moment = datetime.fromisoformat(trimmed(text)) if isinstance(text, str) else None
+        seconds = moment.timestamp() if moment is not None and moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        moment = None
+    if moment is None:
+        raise InputError(f"{str(text)[:60]!r} is not an ISO time", where, FIX)
+    if seconds is None:
         raise InputError(f"the time {text!r} has no zone", where, "a robot writes one, such as +00:00: keep it")
-    return moment.astimezone(timezone.utc).timestamp()
+    return seconds
 
 
 def trimmed(text: str) -> str:

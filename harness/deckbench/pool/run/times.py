@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
@@ -86,6 +87,13 @@ def find_pictures(folder: Path) -> dict[str, Path]:
             found[path.relative_to(folder).as_posix()] = path
             if len(found) > MAX_FRAMES:
                 raise InputError(f"more than {MAX_FRAMES} images", folder, "give the frames of one run")
+    stems = Counter(name.rpartition(".")[0] for name in found)
+    if stems and max(stems.values()) > 1:
+        twice = next(name for name in found if stems[name.rpartition(".")[0]] > 1)
+        raise InputError("another image has this name with another ending", folder / twice, "rename one of them")
+    if any(not name.isprintable() for name in found):
+        name = next(name for name in found if not name.isprintable())
+        raise InputError(f"the name {name!r} holds characters that cannot be shown", folder, "rename the image")
     if not found:
         raise InputError("the folder holds no images", folder, "give the folder of the frames")
     return found
@@ -267,7 +275,9 @@ def cell_time(text: str, line: str) -> tuple[datetime | None, float]:
             return None, number
     except ValueError:
         try:
-            return datetime.fromisoformat(trimmed(text)), 0.0
+            moment = datetime.fromisoformat(trimmed(text))
+            if 1970 < moment.year < 9000:  # what any zone can be applied to
+                return moment, 0.0
         except ValueError:
             pass
     raise InputError(f"{text[:60]!r} is no time", line, "write an ISO time (2026-11-30T14:46:14.25+08:00) or seconds")
