@@ -127,7 +127,7 @@ def test_majority_ties_are_broken_the_same_way(tmp_path: Path) -> None:
 def test_learning_from_another_dataset(learned: Path, tmp_path: Path) -> None:
     asked = dataset(tmp_path / "asked", [row("q", "images/0.png", answer="A")])
     samples = read_samples(asked, "test")
-    for name in ("majority", "nearest"):
+    for name in ("majority", "nearest", "cnn"):
         with pytest.raises(InputError, match="no train part"):
             baselines.load(name).answer_samples(samples)
         baseline = baselines.load(f"{name}:{learned}")
@@ -407,3 +407,46 @@ def test_an_edited_training_set_has_no_identity(learned: Path) -> None:
 def test_unknown_names(ref: str) -> None:
     with pytest.raises(InputError, match="is not a baseline"):
         baselines.load(ref)
+
+
+# cnn
+
+
+@pytest.mark.torch
+def test_cnn_learns_what_its_pictures_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dark and bright pictures, asked two questions with opposite answers: the picture and the question decide."""
+    from deckbench.models.baselines import cnn
+
+    monkeypatch.setattr(cnn, "EPOCHS", 12)
+    monkeypatch.setattr(cnn, "SIZE", (32, 24))
+    rows = []
+    for number in range(28):
+        bright, split = number % 2 == 1, "train" if number < 20 else "test"
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        name = f"images/{number}.png"
+        base = np.full((48, 64, 3), 200 if bright else 40, np.uint8)
+        noise = np.random.default_rng(number).integers(0, 30, base.shape).astype(np.uint8)
+        (tmp_path / "shots").mkdir(exist_ok=True)
+        Image.fromarray(base + noise).save(tmp_path / "shots" / f"{number}.png")
+        for key, ask, yes in (("b", "Is it bright?", bright), ("d", "Is it dark?", not bright)):
+            swapped = number % 3 == 0
+            options = {"option_a": "yes", "option_b": "no"} if swapped else {"option_a": "no", "option_b": "yes"}
+            answer = ("A" if swapped else "B") if yes else ("B" if swapped else "A")
+            rows.append(row(f"{key}{number}", name, split=split, ask=ask, answer=answer, anomaly=yes, **options))
+        text = "Verdict: anomaly." if bright else "Verdict: normal."
+        rows.append(row(f"s{number}", name, split=split, kind="scene", ask="Describe.", answer=text, anomaly=bright))
+    monkeypatch.setattr(f"{__name__}.picture", lambda place, seed, noise=0.0: copy_shot(tmp_path / "shots", place))
+    data = dataset(tmp_path / "data", rows)
+    samples = read_samples(data, "test")
+    answers = baselines.load("cnn").answer_samples(samples)
+    right = [answer.text == sample.gold for answer, sample in zip(answers, samples, strict=True)]
+    assert sum(right) >= len(right) - 1
+    assert all(a.p_a is None or abs(a.p_a + (a.p_b or 0) - 1) < 1e-6 for a in answers)
+    assert baselines.load("cnn").answer_samples(blinded(samples)) == answers  # the same on every run, gold unread
+    opened = replace(samples[0], kind="open", option_a=None, option_b=None)
+    assert texts(baselines.load(f"cnn:{data}"), [opened]) == [""]
+
+
+def copy_shot(shots: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes((shots / place.name).read_bytes())

@@ -9,6 +9,8 @@ from deckbench.pipeline.provenance import shown_model
 from deckbench.schema import repeated
 from deckbench.suite import Suite, split_weight
 
+LEARNERS = frozenset({"majority", "nearest", "cnn"})  # baselines that are fitted on a training part
+
 
 @dataclass(frozen=True)
 class Target:
@@ -56,12 +58,12 @@ def trainings_needed(suite: Suite, curricula: list[str]) -> list[str]:
 
 
 def baseline_train_set(suite: Suite, target: Target) -> str | None:
-    """The dataset whose training split `majority` and `nearest` are fitted on; None for every other model.
+    """The dataset whose training split a baseline of LEARNERS is fitted on; None for every other model.
 
     It is the tested one, or where that has no training split another one of its task, in its language if there is one.
     Raises InputError when no dataset of the task has a training split.
     """
-    if target.curriculum is not None or target.ref not in {"majority", "nearest"}:
+    if target.curriculum is not None or target.ref not in LEARNERS:
         return None
     tested = suite.data[target.data]
     candidates = [name for name, spec in suite.data.items() if spec.task == tested.task and spec.split != "test-only"]

@@ -29,11 +29,12 @@ SPEC = FamilySpec(
     known={
         "majority[:DATASET]": "baseline: the more frequent answer of the train part",
         "nearest[:DATASET]": "baseline: the answer of the most similar training frame",
+        "cnn[:DATASET]": "baseline: a small network trained on the train part: the ceiling of supervision of this size",
         "rule:gold, rule:LABELS": "baseline: the ontology's rule applied to labels or to a detector's output",
     },
     identity=identity,
     load=load,
-    prefixes=("majority", "nearest", "rule"),
+    prefixes=("majority", "nearest", "cnn", "rule"),
     engines=(),
     path_in=path_in,
 )
