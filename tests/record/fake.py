@@ -66,6 +66,7 @@ def dataset(
     pool: str = "pool",
     synthetic: bool = True,
     split: str = "group",
+    credit: dict[str, str] | None = None,
 ) -> Path:
     """A dataset with the files a record reads: samples.csv, test.jsonl and images/. `n` is even: twins in both orders.
 
@@ -73,6 +74,7 @@ def dataset(
     """
     inputs = {"pool": sha(pool), "task": load_task(task).content_hash}
     params = {"task": task, "stage": STAGES[task], "lang": "en", "split": split, "synthetic": synthetic}
+    params |= {"credit": credit} if credit else {}
     with artifact.writing(folder, "dataset", inputs=inputs, params=params, seed=seed) as draft:
         fill_dataset(draft.path, n=n, seed=seed, pictures=pictures, size=size, task=task)
     return folder
@@ -313,6 +315,7 @@ def record(
             "synthetic": bool(built.content["params"]["synthetic"]),
             "part": part_of(built.content["params"]["split"], condition),
             "condition": condition,
+            "credit": built.content["params"].get("credit"),
         },
         "dataset": built.content_hash,
         "command": score_command(lineage.identity, facts["model"]["name"], seed, ontology=False)

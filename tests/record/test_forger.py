@@ -175,6 +175,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "the pool": in_record(other_pool),
     "a real pool": in_record(lambda v: v["pool"].update(synthetic=False)),
     "the board": in_record(lambda v: v["pool"].update(board="demo")),
+    "the credit": in_record(lambda v: v["pool"].update(credit={"title": "a", "source": "b", "licence": "c"})),
     "the condition": in_record(lambda v: v["pool"].update(condition="shifted", part="shifted")),
     "the audit": in_record(lambda v: v["audit"].update(passed=not v["audit"]["passed"])),
     "no audit": in_record(lambda v: v.update(audit=None)),

@@ -18,6 +18,7 @@ from deckbench.record.metrics_schema import Estimate
 from deckbench.record.read import read_all
 from deckbench.report import charts, report, site
 from deckbench.report.board import boards_of
+from deckbench.report.breakdown import breakdowns
 from tests.record import fake
 
 EVIL = (
@@ -358,3 +359,41 @@ def test_charts_of_many_models_show_the_best(tmp_path: Path) -> None:
     assert legend is not None
     assert "m8" in legend[0] and "m0" not in legend[0] and "majority" in legend[0]
     assert "3 more are in the table" in html
+
+
+CREDIT = {"title": "Lab <photos>", "source": "https://example.org/set", "licence": "CC BY 4.0"}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A board of credited real frames: a majority that is half right, a network, a model."""
+    work = tmp_path_factory.mktemp("real")
+    data = fake.dataset(work / "data", n=120, synthetic=False, pool="lab", credit=CREDIT)
+    for name, kind, skill in (("majority", "baseline", 0.5), ("cnn", "baseline", 0.95), ("tiny-glm4v", "model", 0.5)):
+        fake.record(work / "r", work / "w", data=data, model=name, kind=kind, skill=skill, board="lab")
+    report(work / "r", out=work / "site")
+    return work / "site"
+
+
+def test_real_frames_are_credited_wherever_they_are_shown(real: Path) -> None:
+    for page in pages(real):
+        shown = Page(page)
+        assert "Lab <photos> (https://example.org/set); licence: CC BY 4.0" in shown.text
+        assert not shown.all("photos")
+
+
+def test_a_board_of_real_frames_says_how_far_above_the_majority(real: Path) -> None:
+    board = boards_of(read_all(real.parent / "r")[0])[0]
+    tables = {table.title: table for table in breakdowns(board)}
+    majority = next(row for row in board.rows if row.model == "majority")
+    base = next(iter(majority.cells.values())).estimate("accuracy")
+    found = {row.model: cells[0] for row, cells in tables["How far above the majority"].lines}
+    assert set(found) == {"cnn", "tiny-glm4v"}
+    network = found["cnn"]
+    assert base is not None and base.value is not None and network is not None and network.low is not None
+    assert network.value == pytest.approx(0.95 - base.value, abs=0.08)
+    assert network.above and network.low < network.value
+    kinds = tables["Found, by kind of anomaly"]
+    assert kinds.columns[-1] == "normal"
+    text = Page(real / "index.html").text
+    assert "supervised ceiling" in text and "How far above the majority" in text

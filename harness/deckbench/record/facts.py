@@ -11,7 +11,7 @@ from typing import Any
 
 from deckbench.errors import InputError
 from deckbench.record.schema import BASELINES
-from deckbench.suite import CURRICULUM
+from deckbench.suite import CURRICULUM, Suite
 
 SAME, SHIFTED = "same distribution", "shifted"
 UNKNOWN = "unknown"
@@ -37,7 +37,7 @@ def part_of(split: str, condition: str) -> str:
 def model_facts(identity: Mapping[str, Any], curriculum: str | None, name: str | None = None) -> dict[str, Any]:
     """The model and its curriculum, from its identity in a manifest. name: how it is called, else as there."""
     name = name or str(identity.get("name") or identity.get("baseline"))
-    plain = name.partition(":")[0] in BASELINES  # no network
+    plain = name.partition(":")[0] in BASELINES  # no language model
     baseline = plain or name.startswith("blind:")
     if not baseline:
         check_curriculum(curriculum, identity.get("adapter"))
@@ -84,9 +84,10 @@ def adapter_words(identity: Mapping[str, Any]) -> list[str]:
     return ["--adapter", "adapter"] if identity.get("adapter") else []
 
 
-def suite_command(source: str, label: str) -> str:
-    """The command of one row of a suite."""
-    return shlex.join(["deckbench", "run", source, "--only", label])
+def suite_command(suite: Suite, source: str, label: str) -> str:
+    """The command of one row of a suite; a pool that is its argument stands in it as `pools/NAME`."""
+    pools = [word for name in suite.arguments for word in ("--pool", f"{name}=pools/{name}")]
+    return shlex.join(["deckbench", "run", source, *pools, "--only", label])
 
 
 def score_command(identity: Mapping[str, Any], name: str, seed: int, *, ontology: bool) -> str:

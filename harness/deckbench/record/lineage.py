@@ -205,6 +205,8 @@ def dataset_claims(record: Record, lineage: Lineage) -> Iterator[Claim]:
     yield Claim("the pool's hash", plain(record.pool.hash), plain(inputs["pool"]), source)
     yield Claim("the pool is synthetic", record.pool.synthetic, bool(params["synthetic"]), source)
     yield Claim("the questions", plain(record.questions), content["files"][TEST]["sha256"], source)
+    credit = None if record.pool.credit is None else record.pool.credit.model_dump(mode="json", exclude_none=True)
+    yield Claim("the pool's credit", credit, params.get("credit"), source)
     if (definition := published_hash(record.task)) is not None:
         yield Claim("the definition of the task", inputs["task"], definition, "the published task")
     part = part_of(str(params.get("split")), record.pool.words)
@@ -324,7 +326,7 @@ def input_claims(record: Record, lineage: Lineage) -> Iterator[Claim]:
 def command_of(record: Record, lineage: Lineage) -> str:
     """The command that makes the record again."""
     if lineage.suite is not None:
-        return suite_command(lineage.suite.source, lineage.suite.label)
+        return suite_command(suite_of(lineage.suite.text), lineage.suite.source, lineage.suite.label)
     if lineage.bench is not None:
         return bench_command(lineage.bench, record.model.name)
     return score_command(lineage.identity, record.model.name, record.seed, ontology=lineage.ontology)

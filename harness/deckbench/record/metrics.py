@@ -32,6 +32,7 @@ KIND_ORDER: tuple[grade.Kind, ...] = ("choice", "scene", "open")  # the first th
 FEW_GROUPS = 20  # measured: docs/metrics.md
 FALSE_STOPS = 0.05  # the false-stop rate at which miss rates are compared
 ROC_POINTS = 200
+SEVERAL = frozenset({"class", "view"})  # columns whose cells may hold several values
 
 
 def measure(
@@ -315,14 +316,14 @@ def confusion(answers: Answers, rows: Ints) -> Confusion:
 
 
 def members(answers: Answers, rows: Ints, column: str) -> dict[str, Ints]:
-    """Value -> rows that have it, sorted by value. A cell of `class` may hold several values joined by ";"."""
+    """Value -> rows that have it, sorted by value. A cell of SEVERAL may hold several values joined by ";"."""
     if column not in answers.table:
         return {}
     found: dict[str, list[int]] = {}
     values: dict[str, set[str]] = {}
     for row, cell in zip(rows.tolist(), answers.table[column].to_numpy(dtype=object)[rows], strict=True):
         if cell not in values:
-            values[cell] = {part.strip() for part in (cell.split(";") if column == "class" else (cell,))} - {""}
+            values[cell] = {part.strip() for part in (cell.split(";") if column in SEVERAL else (cell,))} - {""}
         for value in values[cell]:
             found.setdefault(value, []).append(row)
     return {value: np.asarray(found[value], dtype=np.int64) for value in sorted(found)}

@@ -189,6 +189,7 @@ def dataset_facts(data: Path | None, condition: str | None) -> dict[str, Any]:
             "synthetic": bool(params["synthetic"]),
             "part": part,
             "condition": condition,
+            "credit": params.get("credit"),
         },
         "dataset": manifest.content_hash,
         "inputs": inputs,

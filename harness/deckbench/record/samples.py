@@ -50,6 +50,8 @@ def graded_samples(predictions: Path, data: Path, score: Path) -> pd.DataFrame:
 def pick_pictures(samples: pd.DataFrame, most: int = MAX_THUMBS) -> list[str]:
     """The pictures worth a thumbnail: those of wrong answers first, taken in turn from each class, then the rest."""
     chosen: dict[str, None] = {}
+    if not most:
+        return []
     for wanted in ("false", "true"):
         rows = samples[samples["right"] == wanted]
         if rows.empty:

@@ -17,12 +17,21 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from deckbench.artifact import MAX_SEED
 from deckbench.errors import InputError
 from deckbench.grade import Kind
 from deckbench.record.metrics_schema import Metrics, Sha256, Strict
+from deckbench.yolo.credit import Credit
 
 SCHEMA = 3
 ARTIFACT = "record"
@@ -37,7 +46,7 @@ SIGNATURE = "signature.json"
 THUMBS = "thumbs"
 MAX_THUMBS = 50
 MAX_THUMB_BYTES = 1 << 20
-BASELINES = ("majority", "nearest", "rule")  # what has no network, by the name before the colon
+BASELINES = ("majority", "nearest", "rule", "cnn")  # what has no language model, by the name before the colon
 CURRICULA = ("base", "S1", "S1+S2", "S1+S2+S3")
 
 CLOCKS_DIFFER = timedelta(days=1)
@@ -62,7 +71,7 @@ class PoolRef(Strict):
 
     part: are they like the frames of training? condition: the same in words of your own, shown on the page; default:
     the part. board: the heading under which results on this pool stand together with those on its other conditions;
-    default: the name.
+    default: the name. credit: whom the pictures come from.
     """
 
     name: str = Field(min_length=1)
@@ -71,6 +80,13 @@ class PoolRef(Strict):
     part: Literal["same distribution", "shifted"] = "same distribution"
     condition: str = Field(default="", max_length=60)
     board: str = ""
+    credit: Credit | None = None
+
+    @model_serializer(mode="wrap")
+    def as_dict(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a credit where there is none: older records have no such field."""
+        data: dict[str, Any] = plain(self)
+        return {key: value for key, value in data.items() if key != "credit" or value is not None}
 
     @property
     def heading(self) -> str:

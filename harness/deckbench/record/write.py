@@ -35,6 +35,7 @@ from deckbench.record.schema import (
     ARTIFACT,
     LINEAGE,
     MAX_SAMPLE_BYTES,
+    MAX_THUMBS,
     ONTOLOGY,
     QUESTIONS,
     RECORD,
@@ -80,6 +81,7 @@ def write_record(
     emulated: bool = False,
     machine: Mapping[str, Any] | None = None,
     packages: Mapping[str, str] | None = None,
+    thumbnails: int = MAX_THUMBS,
 ) -> Path:
     """Write `out_root/<name>/`; the name ends in 8 digits of the content's hash.
 
@@ -97,6 +99,7 @@ def write_record(
         bench: `observed["results"]` of a bench; times come from it, else from `latency`, else from FILE.timings.csv
             beside the predictions, and are kept unhashed.
         device, emulated: of this machine, where `machine` is not given.
+        thumbnails: at most so many.
         machine, packages: what gave the answers; default: this machine.
 
     Returns:
@@ -116,7 +119,7 @@ def write_record(
         samples = graded_samples(predictions, data, score)
         metrics = read_score(score)
         places = {}
-        for number, image in enumerate(pick_pictures(samples)):
+        for number, image in enumerate(pick_pictures(samples, thumbnails)):
             places[image] = f"{THUMBS}/{number:02d}.jpg"
             pictures[places[image]] = thumbnail(artifact.inside(data, image, data / "samples.csv"))
         samples["thumbnail"] = [places.get(image, "") for image in samples["image"]]
@@ -152,8 +155,8 @@ def write_record(
         },
         "the record",
     )
-    thumbnails = {name: shown_image(data_bytes) for name, data_bytes in pictures.items()}
-    if why := record_differences(record, Contents(lineage, questions, rows or (), terms, thumbnails)):
+    images = {name: shown_image(data_bytes) for name, data_bytes in pictures.items()}
+    if why := record_differences(record, Contents(lineage, questions, rows or (), terms, images)):
         what = f"the record would not follow from what it is made from: {why[0]}"
         raise InputError(what, score or data, "run `deckbench score` again")
     body = record.model_dump(mode="json", by_alias=True)

@@ -33,6 +33,7 @@ from deckbench.record.schema import SAMPLES
 from deckbench.report import board as boards
 from deckbench.report import charts, gates
 from deckbench.report.board import KIND_WORDS, Board
+from deckbench.report.breakdown import breakdowns, credits_of
 
 HERE = Path(__file__).parent
 KIND = "site"
@@ -269,6 +270,8 @@ def front_page(all_boards: Sequence[Board], runs: Sequence[Run], held: Sequence[
                 "board": board,
                 "anchor": anchor(board.name, board.synthetic),
                 "charts": board_charts(board),
+                "credits": credits_of(board),
+                "breakdowns": [] if board.synthetic else breakdowns(board),
                 "left_out": len({row.model for row in board.rows if row.ranked} - set(boards.models_of(board))),
                 "legend": [(name, min(i, charts.COLOURS - 1)) for i, name in enumerate(boards.models_of(board))],
             }
