@@ -10,7 +10,7 @@ import yaml
 
 from deckbench.errors import InputError
 from deckbench.pipeline.plan import Target, baseline_train_set, data_needed, targets_of, trainings_needed
-from deckbench.suite import load_suite, split_weight, task_in
+from deckbench.suite import given_pools, load_suite, split_weight, task_in
 
 GOOD: dict[str, Any] = {
     "name": "mine",
@@ -33,7 +33,6 @@ def with_changes(**changes: Any) -> dict[str, Any]:
         (with_changes(pool={}), r"suite\.yaml:\d+: pool: unknown field; did you mean 'pools'\?"),
         (with_changes(name="Big Name"), "name: String should match"),
         (with_changes(pools={}), "pools: "),
-        (with_changes(pools={"deck": {}}), "give either synth or path"),
         (with_changes(pools={"deck": {"synth": {"frames": 0}}}), r"frames: Input should be greater than 0"),
         (with_changes(pools={"deck": {"synth": {"frames": 5}, "path": "x"}}), "give either synth or path"),
         (with_changes(data={"S2": {"task": "ot2-guided@1", "pool": "sea"}}), "the pool 'sea' is not among pools"),
@@ -89,7 +88,7 @@ def test_a_missing_file_is_never_the_embedded_suite(tmp_path: Path, monkeypatch:
     assert load_suite("tasks/suites/demo.yaml")[0].name == "demo"
 
 
-@pytest.mark.parametrize("name", ["demo", "smoke"])
+@pytest.mark.parametrize("name", ["demo", "smoke", "sdls"])
 def test_embedded_suites_are_good(name: str) -> None:
     suite, _ = load_suite(name)
     assert suite.name == name
@@ -146,3 +145,37 @@ def test_a_task_folder_is_relative_to_the_suite_file(tmp_path: Path) -> None:
     assert Path(task_in(file, "mine")) == tmp_path / "suites" / "mine"
     assert Path(task_in(file, "./mine@1")) == tmp_path / "suites" / "mine@1"
     assert task_in(file, "/lab/mine") == "/lab/mine"
+
+
+def suite_of(tmp_path: Path, *names: str) -> Any:
+    file = tmp_path / "suite.yaml"
+    pools = {**{name: {} for name in names}, "deck": {"synth": {"frames": 8}}}
+    file.write_text(yaml.safe_dump(with_changes(pools=pools)), encoding="utf-8")
+    return load_suite(str(file))[0]
+
+
+def test_a_pool_without_a_source_is_an_argument(tmp_path: Path) -> None:
+    one, two, none = (suite_of(tmp_path, *names) for names in (["lab"], ["lab", "other"], []))
+    assert (one.arguments, none.arguments) == (["lab"], [])
+    assert given_pools(one, ["pools/x"]) == given_pools(one, ["lab=pools/x"]) == {"lab": Path("pools/x")}
+    assert given_pools(two, ["other=b", "lab=a=c"]) == {"lab": Path("a=c"), "other": Path("b")}
+    assert given_pools(none, []) == {}
+    (tmp_path / "x=y").mkdir()
+    assert given_pools(one, [str(tmp_path / "x=y")]) == {"lab": tmp_path / "x=y"}
+
+
+@pytest.mark.parametrize(
+    ("names", "texts", "what", "fix"),
+    [
+        (["lab"], [], "takes the pool 'lab' as an argument", "give --pool DIR"),
+        (["lab", "other"], ["lab=a"], "takes the pool 'other'", "give --pool lab=DIR --pool other=DIR"),
+        (["lab", "other"], ["a"], "takes the pools lab, other, not 'a'", "give --pool lab=DIR --pool other=DIR"),
+        (["lab"], ["deck=a"], "takes the pools lab, not 'deck=a'", "give --pool DIR"),
+        (["lab"], ["a", "lab=b"], "given twice", "give --pool DIR"),
+        ([], ["a"], "takes no pool", "remove --pool"),
+    ],
+)
+def test_wrong_pools(tmp_path: Path, names: list[str], texts: list[str], what: str, fix: str) -> None:
+    with pytest.raises(InputError, match=what) as raised:
+        given_pools(suite_of(tmp_path, *names), texts)
+    assert raised.value.fix == fix

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,21 @@ class Synth(Strict):
 
 
 class PoolSpec(Strict):
-    """A pool: rendered (`synth`) or on disk (`path`, relative to the suite file)."""
+    """A pool: rendered (`synth`), on disk (`path`, relative to the suite file), or an argument of the run (neither)."""
 
     synth: Synth | None = None
     path: str | None = None
 
     @model_validator(mode="after")
     def one_source(self) -> PoolSpec:
-        if (self.synth is None) == (self.path is None):
-            raise ValueError("give either synth or path")
+        if self.synth is not None and self.path is not None:
+            raise ValueError("give either synth or path, or neither for a pool that `run --pool` names")
         return self
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether `run --pool` has to name it."""
+        return self.synth is None and self.path is None
 
 
 class DataSpec(Strict):
@@ -90,7 +95,7 @@ class BenchSpec(Strict):
 
 
 class Suite(Strict):
-    """Schema of a suite file."""
+    """Schema of a suite file. thumbnails: at most so many in a record."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
@@ -101,6 +106,7 @@ class Suite(Strict):
     models: list[ModelSpec] = Field(default_factory=list)
     baselines: list[str] = Field(default_factory=list)
     bench: BenchSpec | None = None
+    thumbnails: int = Field(default=50, ge=0, le=50)
 
     @model_validator(mode="after")
     def names_are_known(self) -> Suite:
@@ -115,6 +121,11 @@ class Suite(Strict):
         """Model and curriculum of every row, in the suite's order; None: a baseline."""
         rows: list[tuple[str, str | None]] = [(model.ref, name) for model in self.models for name in model.curricula]
         return rows + [(name, None) for name in self.baselines]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The pools that `run --pool` has to name."""
+        return [name for name, pool in self.pools.items() if pool.is_argument]
 
     def trainings(self, curriculum: str) -> list[str]:
         """The trainings that lead to a curriculum, the last one first. Raises KeyError for one that is not there."""
@@ -181,6 +192,31 @@ def split_weight(text: str) -> tuple[str, float]:
     if not 0 < value <= 1:
         raise ValueError(f"the weight in {text!r} must be a number above 0 and at most 1")
     return name, value
+
+
+def given_pools(suite: Suite, texts: Sequence[str]) -> dict[str, Path]:
+    """`DIR` or `NAME=DIR`, as `run --pool` takes them: the pools that are arguments of a suite.
+
+    Raises InputError where one is missing, unknown or given twice.
+    """
+    wanted, found = suite.arguments, {}
+    form = "--pool DIR" if len(wanted) == 1 else " ".join(f"--pool {name}=DIR" for name in wanted)
+    fix = f"give {form}" if wanted else "remove --pool"
+    for text in texts:
+        name, equals, place = text.partition("=")
+        if not (equals and name in wanted):
+            if len(wanted) != 1 or (equals and not Path(text).exists() and re.fullmatch(r"[\w.-]+", name)):
+                what = (
+                    f"the suite takes {'the pools ' + ', '.join(wanted) if wanted else 'no pool'}, not {text[:200]!r}"
+                )
+                raise InputError(what, "--pool", fix)
+            name, place = wanted[0], text
+        if name in found:
+            raise InputError(f"the pool {name!r} is given twice", "--pool", fix)
+        found[name] = Path(place)
+    if missing := [name for name in wanted if name not in found]:
+        raise InputError(f"the suite {suite.name} takes the pool {missing[0]!r} as an argument", "--pool", fix)
+    return found
 
 
 def task_in(file: Path, ref: str) -> str:

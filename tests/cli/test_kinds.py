@@ -141,6 +141,7 @@ EXAMPLES: dict[Kind | None, tuple[Any, Any]] = {
     Kind.DATA: (Path("here"), "here"),
     Kind.WEIGHTED_DATA: (["here:0.3", "here", "gone:2"], ["here:0.3", "here", "gone:2"]),
     Kind.RENAMED_FOLDER: (["/old=here"], ["/old=here"]),
+    Kind.NAMED_POOL: (["lab=here", "here", "lab=gone"], ["lab=here", "here", "lab=gone"]),
     Kind.LINKS: (["here", "https://example.org/wheels"], ["here", "https://example.org/wheels"]),
     Kind.SPLIT: ("here", "here"),
     Kind.TASK: ("here", "here"),
@@ -157,7 +158,7 @@ EXAMPLES: dict[Kind | None, tuple[Any, Any]] = {
     Kind.MACHINES: (2, InputError),
 }
 SEEN = {Kind.INPUT, Kind.TASK, Kind.POOL, Kind.DATA, Kind.WEIGHTED_DATA, Kind.RENAMED_FOLDER, Kind.LINKS, Kind.SPLIT,
-        Kind.PREDICTIONS, Kind.MODEL}  # fmt: skip
+        Kind.PREDICTIONS, Kind.MODEL, Kind.NAMED_POOL}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [None, *Kind])

@@ -154,3 +154,23 @@ def test_new_code_makes_old_scores_stale(small: Path, work: Path, monkeypatch: p
     monkeypatch.setattr(steps, "code_hash", lambda *names: "other" if names == ("score",) else real(*names))
     assert run_suite(str(small / "small.yaml"), work=work)["made"] == []
     assert sorted(path.stat().st_mtime_ns for path in work.glob("answers/*/score.json")) != sorted(old)
+
+
+def test_a_pool_that_is_an_argument_stands_in_no_record(small: Path, tmp_path: Path) -> None:
+    """Its place is noted in the work folder, where `verify` finds it."""
+    suite = {**SMALL, "pools": {"deck": {}}, "thumbnails": 1}
+    file = str(write_suite(tmp_path / "given.yaml", suite))
+    with pytest.raises(InputError, match="takes the pool 'deck' as an argument"):
+        run_suite(file, work=tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    result = run_suite(file, work=tmp_path / "work", pools=[str(small / "pool")])
+    record = Path(result["records"][0])
+    value = json.loads((record / "record.json").read_text())
+    assert value["command"] == "deckbench run given.yaml --pool deck=pools/deck --only majority:baseline:S3"
+    assert len(list((record / "thumbs").iterdir())) == 1
+    assert str(tmp_path.parent) not in (record / "record.json").read_text()
+    assert verify(record, since="infer", work=tmp_path / "work")["reproduced"]
+    (tmp_path / "work" / "pool.paths").unlink()
+    again = verify(record, since="infer", work=tmp_path / "work")
+    assert again["verdict"] == "not runnable here"
+    assert "takes the pool 'deck'" in again["why"]

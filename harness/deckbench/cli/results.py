@@ -14,6 +14,7 @@ from deckbench.cli.options import (
     ExtraOutput,
     InputPath,
     Json,
+    NamedPools,
     OptionalData,
     OptionalInput,
     OptionalText,
@@ -108,6 +109,7 @@ def default_work_folder(given: Mapping[str, Any]) -> Path:
 def run(
     suite: Annotated[SuiteRef, typer.Argument(help="A suite yaml, or the name of an embedded one: demo, smoke.")],
     work: Annotated[WorkFolder, typer.Option(help="Folder for all outputs; default: work/SUITE.")] = None,
+    pool: Annotated[NamedPools, typer.Option(help="DIR, or NAME=DIR: a pool that the suite takes.")] = None,
     only: Annotated[OptionalText, typer.Option(help="MODEL:CURRICULUM:DATA: run one row only.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -117,7 +119,7 @@ def run(
     """
     from deckbench.pipeline.suite import run_suite
 
-    result = run_suite(suite, work=work, only=only)
+    result = run_suite(suite, work=work, only=only, pools=pool or [])
     show(result, as_json, [f"leaderboard: {result['page']}"])
 
 

@@ -60,6 +60,8 @@ def shown_model(ref: str) -> str:
 def pool_command(suite: Suite, name: str, folder: Path) -> str:
     """The command that renders a synthetic pool, or the path of any other. folder: the suite's."""
     spec = suite.pools[name]
+    if spec.is_argument:
+        return f"--pool {name}=pools/{name}"
     if spec.synth is None:
         return shown_path(str(spec.path), folder)
     synth = spec.synth

@@ -36,13 +36,14 @@ class StepOutput:
 class Run:
     """State of one run of a suite: the outputs so far, all under `work`, and the names of the steps it ran.
 
-    ref: what records call the suite, as `suite_source` has it.
+    ref: what records call the suite, as `suite_source` has it. given: folders of the pools that are its arguments.
     """
 
     suite: Suite
     ref: str
     file: Path
     work: Path
+    given: dict[str, Path] = field(default_factory=dict)
     pools: dict[str, StepOutput] = field(default_factory=dict)
     data: dict[str, StepOutput] = field(default_factory=dict)
     train_sets: dict[str, StepOutput] = field(default_factory=dict)

@@ -30,8 +30,8 @@ def run_pool(run: Run, name: str) -> None:
     spec = run.suite.pools[name]
     if name in run.pools:
         return
-    if spec.path is not None:
-        run.pools[name] = StepOutput((run.file.parent / spec.path).resolve(), "")
+    if (place := run.given.get(name) if spec.is_argument else spec.path) is not None:
+        run.pools[name] = StepOutput((run.file.parent / place).resolve(), "")
         run.pools[name] = replace(run.pools[name], content_hash=run.frames(name).content_hash)
     if spec.synth is not None:
         from deckbench.pool.synth import synth_pool
@@ -270,7 +270,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
     suite, name, spec = run.suite, target.data, run.suite.data[target.data]
     data = run.data[name]
     predictions, scores = run_answers(run, target, adapter)
-    command, folder = suite_command(run.ref, target.label), run.file.parent
+    command, folder = suite_command(suite, run.ref, target.label), run.file.parent
     lineage = trace(
         data.path,
         predictions=predictions,
@@ -302,6 +302,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
             "part": part_of(str(dataset["params"].get("split")), target.condition),
             "condition": target.condition,
             "board": suite.name,
+            "credit": dataset["params"].get("credit"),
         },
         dataset=data.content_hash,
         command=command,
@@ -312,6 +313,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
         predictions=predictions,
         data=data.path,
         bench=timing.get(name),
+        thumbnails=suite.thumbnails,
         audit={"passed": bool(audit["passed"]), "source": f"deckbench audit ({name})"} if audit else None,
         **answered_on(target.ref, predictions),
     )

@@ -7,6 +7,7 @@ makes new folders beside the old ones, an unchanged one finds all steps finished
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,22 @@ from deckbench.pipeline.steps import (
     run_site,
     run_train_set,
 )
-from deckbench.suite import Suite, load_suite, split_weight, suite_source
+from deckbench.suite import Suite, given_pools, load_suite, split_weight, suite_source
 
+POOL_PATHS = "pool.paths"  # likewise: the pools that the suite was given
 SUITE_PATH = "suite.path"  # in a work folder: where its suite lies, which no record says
 WITHOUT_TORCH = {"endpoint", "baselines"}
 
 
-def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) -> dict[str, Any]:
+def run_suite(
+    ref: str, *, work: Path | None = None, only: str | None = None, pools: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run a suite: pools, datasets, audits, adapters, latency, records and the leaderboard.
 
     Args:
         ref: a suite file, or the name of an embedded suite.
         work: the folder for all outputs; `work/NAME` where None. Steps whose output exists there are skipped.
+        pools: `DIR` or `NAME=DIR`: the pools that the suite takes as arguments.
         only: label of one row (`MODEL:CURRICULUM:DATA`). Only what that row needs is run, and no latency is measured.
 
     Returns:
@@ -52,7 +57,8 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
         OutsideError: the disk, an endpoint or a worker failed; rerun to resume.
     """
     suite, file = load_suite(ref)
-    run = Run(suite, suite_source(file), file, work_folder(suite.name, work))
+    given = {name: path.resolve() for name, path in given_pools(suite, pools).items()}
+    run = Run(suite, suite_source(file), file, work_folder(suite.name, work), given)
     artifact.remove_leftovers(run.work)
     began = time.monotonic()
     targets = [target for target in targets_of(suite) if only in (None, target.label)]
@@ -62,6 +68,8 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
     if {served_as(target.ref) for target in targets} - WITHOUT_TORCH:
         require("torch", f"the suite {suite.name}", "train")  # before any of its pools and datasets is built
     artifact.atomic_write(run.work / SUITE_PATH, f"{file.resolve()}\n")
+    if given:
+        artifact.atomic_write(run.work / POOL_PATHS, "".join(f"{name}={path}\n" for name, path in given.items()))
     chains = {(t.ref, name) for t in targets if t.curriculum for name in trainings_needed(suite, [t.curriculum])}
     for name in data_needed(suite, targets, {name for _, name in chains}):
         run_pool(run, suite.data[name].pool)
@@ -99,6 +107,12 @@ def run_suite(ref: str, *, work: Path | None = None, only: str | None = None) ->
 def work_folder(name: str, work: Path | None) -> Path:
     """The folder for all outputs of a suite."""
     return (work or Path("work") / name).resolve()
+
+
+def noted_pools(work: Path) -> list[str]:
+    """The pools that the run in a work folder was given, as `run_suite` takes them."""
+    noted = work / POOL_PATHS
+    return noted.read_text(encoding="utf-8").splitlines() if noted.is_file() else []
 
 
 def find_suite(source: str, sha256: str, work: Path) -> tuple[Suite, Path]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def verify(
 
 def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[str, str]:
     """Make the record again in a folder of its own, with what `since` leaves standing from `work`; (verdict, why)."""
-    from deckbench.pipeline.suite import find_suite, run_suite, work_folder
+    from deckbench.pipeline.suite import find_suite, noted_pools, run_suite, work_folder
+    from deckbench.suite import given_pools
 
     source = next((entry for entry in known.inputs if entry.kind == "suite"), None)
     try:
@@ -102,7 +104,8 @@ def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[
         return NOT_HERE, "the record does not come from a suite"
     try:
         old = work_folder(Path(known.pool.board).name, work)
-        _, file = find_suite(source.source, source.sha256, old)
+        suite, file = find_suite(source.source, source.sha256, old)
+        pools = [f"{name}={path}" for name, path in given_pools(suite, noted_pools(old)).items()]
     except InputError as error:
         return NOT_HERE, error.what
     with tempfile.TemporaryDirectory() as folder:
@@ -113,13 +116,13 @@ def run_again(record: Path, known: Any, since: str, work: Path | None) -> tuple[
                 shutil.copytree(old / room, place / room, ignore=shutil.ignore_patterns(".*", "*.partial"))
         label = words[words.index("--only") + 1]
         if known.container is None:
-            made, note = Path(run_suite(str(file), work=place, only=label)["records"][0]), ""
+            made, note = Path(run_suite(str(file), work=place, only=label, pools=pools)["records"][0]), ""
         else:
             try:
                 note = recreated(known.container.name, known.container.identity)
             except DeckBenchError as error:
                 return NOT_HERE, f"it ran in the image {known.container.name}: {error.what}"
-            run_contained(str(file), place, label, known.container.name)
+            run_contained(str(file), place, label, known.container.name, pools)
             made = next((place / "records").iterdir())
         verdict, why = compare(record, made)
         return verdict, why + note
@@ -138,7 +141,7 @@ def recreated(name: str, identity: str) -> str:
     return "" if there == identity else f"; the image is {there[:12]}, the record's was {identity[:12]}"
 
 
-def run_contained(ref: str, work: Path, label: str, image: str) -> None:
+def run_contained(ref: str, work: Path, label: str, image: str, pools: Sequence[str] = ()) -> None:
     """One row of a suite in a container. Raises OutsideError, or InputError, as the step said on stderr.
 
     KeyboardInterrupt on Ctrl-C, OutsideError on SIGTERM: both when the step has ended and its container is removed.
@@ -146,7 +149,7 @@ def run_contained(ref: str, work: Path, label: str, image: str) -> None:
     from deckbench.runners.local.container import AGAIN, signals
 
     command = [sys.executable, "-m", "deckbench", "run", ref, "--work", str(work), "--only", label]
-    command += ["--runner", "docker", "--image", image]
+    command += ["--runner", "docker", "--image", image, *(word for pool in pools for word in ("--pool", pool))]
     with signals() as asked:
         # What it prints are places in a folder that goes again; what it says of itself is on stderr.
         code = attended(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL), asked)

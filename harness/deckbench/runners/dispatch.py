@@ -249,6 +249,8 @@ def value_inside(option: Option, mounts: Mounts) -> Any:
             from deckbench.build.importing.places import parse_roots
 
             return [f"{old}={mounted(new, Kind.INPUT, inputs)}" for old, new in parse_roots(value)]
+        case Kind.NAMED_POOL:
+            return [named_pool(text, inputs) for text in value]
         case Kind.SUITE:
             add_suite(value, inputs)
             return value
@@ -266,6 +268,14 @@ def value_inside(option: Option, mounts: Mounts) -> Any:
             what = "several machines cannot work together out of containers: a step there has no network"
             raise InputError(what, option.flag, "run it without a container, or on one machine")
     raise AssertionError(f"no rule for {option.kind}")
+
+
+def named_pool(text: str, inputs: Inputs) -> str:
+    """Mount the pool of `POOL` or `NAME=POOL`."""
+    name, equals, place = text.partition("=")
+    if not equals or Path(text).exists():
+        return mounted(text, Kind.POOL, inputs)
+    return f"{name}={mounted(place, Kind.POOL, inputs)}"
 
 
 def mounted(value: Path | str, kind: Kind, inputs: Inputs) -> str:

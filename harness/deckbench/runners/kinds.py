@@ -17,6 +17,7 @@ class Kind(Enum):
     TEXT = "text that names no file"
     INPUT = "an existing file or folder"
     POOL = "a pool: its folder or its yaml, with all that the yaml names"
+    NAMED_POOL = "POOL, or NAME=POOL"
     DATA = "a dataset or a data file, with the images that the file names"
     WEIGHTED_DATA = "DATASET or DATASET:WEIGHT"
     RENAMED_FOLDER = "OLD=NEW, where NEW is an existing folder"
