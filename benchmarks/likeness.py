@@ -1,10 +1,12 @@
 """How fast is the search for near-duplicates, and what does it miss, against a search that compares every pair?
 
-    python benchmarks/likeness.py [--pool POOL] [--fixed 1000] [--audit 400] [--varied 8000] [--growth 8000 32000]
+    python benchmarks/likeness.py [--pool POOL] [--fixed 1000] [--audit 400] [--exact 150] [--varied 8000]
+        [--growth 8000 32000]
 
-`exact` compares all pairs at 63 shifts and scales, aligns all that are at least 0.72 alike, and looks at the groups
-again after every 512 images, as the package did before. `fixed`: one camera, known sessions of 50 frames; the groups
-must be the same. `audit`: one camera, N test against N train images; the verdict (copies or none) must be the same.
+`exact` is `likeness_exact.py`. It explodes on a fixed camera, so it runs on --exact frames and twice as many there, and
+its time at the full number is extrapolated by the exponent between them. `fixed`: one camera, known sessions of 50
+frames; the groups must be the same. `audit`: one camera, N test against N train images; the verdict (copies or none)
+must be the same.
 `varied`: frames of POOL (rendered where none is given) and shifted, re-lit, noisy copies of 5% of them; `recall` is of
 the copies that `exact` joins to their frames. `growth`: the new search alone, on both numbers. An N of 0 leaves a part
 out. Times are CPU seconds of all threads, BLAS on one; thumbnails are made before and not counted.
@@ -21,64 +23,15 @@ import math
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from likeness_exact import exact_cluster, exact_matches
 
 from deckbench.likeness import cluster, fingerprint, matches
-from deckbench.likeness.candidates import COARSE_X, COARSE_Y, TRIES, Coarse, unit
-from deckbench.likeness.decide import Levels, decide
-from deckbench.likeness.search import Groups
-from deckbench.likeness.thumbnails import WIDTH
-
-BLOCK, PROPOSE_COPY = 512, 0.72
-
-
-def every_pair(left: Any, right: Any | None = None) -> Iterator[tuple[Any, Any, Any]]:
-    """All pairs that are alike enough under some shift or scale, block by block of left images."""
-    other = left if right is None else right
-    fixed = np.empty((len(other), COARSE_Y, COARSE_X), np.float32)
-    for start in range(0, len(other), 1024):
-        fixed[start : start + 1024] = Coarse(other[start : start + 1024]).sample()[0]
-    for start in range(0, len(left), BLOCK):
-        part = left[start : start + BLOCK]
-        skip = start if right is None else 0
-        best = np.full((len(part), len(other) - skip), -1.0, np.float32)
-        which = np.zeros(best.shape, np.uint8)
-        scaled: dict[tuple[float, float], Coarse] = {}
-        for number, (sx, sy, dx, dy) in enumerate(TRIES):
-            if (sx, sy) not in scaled:
-                scaled[sx, sy] = Coarse(part, 1 / sx, 1 / sy)
-            moved, both = scaled[sx, sy].sample(-dx / sx, -dy / sy)
-            likeness = unit(moved[:, both]) @ unit(fixed[skip:, both]).T
-            np.copyto(which, number, where=likeness > best)
-            np.maximum(best, likeness, out=best)
-        if right is None:
-            best[np.arange(len(other) - skip)[None, :] <= np.arange(len(part))[:, None]] = -1.0
-        rows, columns = np.nonzero(best >= PROPOSE_COPY)
-        params = np.asarray(TRIES, np.float32)[which[rows, columns]].reshape(-1, 4)
-        params[:, 2:] *= WIDTH / 96
-        yield rows + start, columns + skip, params
-
-
-def exact_cluster(thumbs: Any, known: list[Any]) -> list[int]:
-    groups, levels = Groups(len(thumbs)), Levels(thumbs)
-    first: dict[Any, int] = {}
-    for number, label in enumerate(known):
-        if label is not None:
-            groups.join(first.setdefault(label, number), number)
-    for i, j, params in every_pair(thumbs):
-        apart = groups.labels[i] != groups.labels[j]
-        for pair in decide(levels, levels, i[apart], j[apart], params[apart]):
-            groups.join(pair.left, pair.right)
-    return [int(label) for label in groups.labels]
-
-
-def exact_matches(left: Any, right: Any) -> set[int]:
-    levels = Levels(left), Levels(right)
-    return {pair.left for i, j, params in every_pair(left, right) for pair in decide(*levels, i, j, params)}
 
 
 def fixed_camera(frames: int, scenes: Any, seed: int = 0) -> Any:
@@ -100,6 +53,17 @@ def fixed_camera(frames: int, scenes: Any, seed: int = 0) -> Any:
         image = image * rng.uniform(0.95, 1.05) + rng.normal(0, 2, image.shape)
         out[number] = np.clip(image, 0, 255)
     return out
+
+
+def one_camera(scenes: Any, frames: int) -> tuple[Any, list[int]]:
+    """A fixed camera, and its sessions of 50 frames."""
+    return fixed_camera(frames, scenes), [number // 50 for number in range(frames)]
+
+
+def two_parts(scenes: Any, frames: int) -> tuple[Any, Any]:
+    """Two halves of what a fixed camera saw, of so many frames each."""
+    both = fixed_camera(2 * frames, scenes, seed=1)
+    return both[:frames], both[frames:]
 
 
 def with_copies(thumbs: Any, seed: int = 0) -> tuple[Any, Any]:
@@ -133,31 +97,59 @@ def frames_of(pool: Path | None, count: int) -> tuple[Any, list[str]]:
         return fingerprint([frame.path for frame in frames]), [str(frame.group) for frame in frames]
 
 
+def cluster_of(thumbs: Any, known: list[int]) -> list[int]:
+    return cluster(thumbs, known=known)
+
+
+def has_copies(left: Any, right: Any) -> bool:
+    return bool(matches(left, right))
+
+
+def exact_copies(left: Any, right: Any) -> bool:
+    return bool(exact_matches(left, right))
+
+
+def against_exact(
+    name: str, sizes: tuple[int, int], make: Callable[[int], Any], new: Callable[..., Any], exact: Callable[..., Any]
+) -> None:
+    """Print the time of the new search at the full size, and what the exact one would take there.
+
+    sizes: where the exact one starts, and the full size.
+    """
+    small, full = sizes
+    seconds = []
+    same = True
+    for size in (small, 2 * small):
+        inputs = make(size)
+        used, expected = timed(lambda inputs=inputs: exact(*inputs))
+        seconds.append(used)
+        same = same and new(*inputs) == expected
+    inputs = make(full)
+    used, _ = timed(lambda: new(*inputs))
+    exponent = math.log2(seconds[1] / seconds[0])
+    expected = seconds[1] * (full / (2 * small)) ** exponent
+    text = f"exact {seconds[0]:.1f} s at {small}, {seconds[1]:.1f} s at {2 * small}, so {expected:.0f} s"
+    print(f"{name}, {full}: {text} (exponent {exponent:.2f}); new {used:.1f} s, 1/{expected / used:.0f}; ", end="")
+    print("the same result" if same else "ANOTHER RESULT", "at the small sizes", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool", type=Path)
     parser.add_argument("--fixed", type=int, default=1000)
     parser.add_argument("--audit", type=int, default=400)
+    parser.add_argument("--exact", type=int, default=150)
     parser.add_argument("--varied", type=int, default=8000)
     parser.add_argument("--growth", type=int, nargs=2, default=(8000, 32000))
     asked = parser.parse_args()
     thumbs, sessions = frames_of(asked.pool, max(asked.varied, *asked.growth, 400))
     scenes = thumbs[:400:8]
     if asked.fixed:
-        one, known = fixed_camera(asked.fixed, scenes), [number // 50 for number in range(asked.fixed)]
-        new, groups = timed(lambda: cluster(one, known=known))
-        old, expected = timed(lambda: exact_cluster(one, known))
-        same = "the same groups" if groups == expected else "OTHER GROUPS"
-        text = f"exact {old:.1f} s, new {new:.1f} s, 1/{old / new:.0f}; {same} ({len(set(groups))})"
-        print(f"fixed camera, {asked.fixed}: {text}", flush=True)
+        against_exact(
+            "fixed camera", (asked.exact, asked.fixed), partial(one_camera, scenes), cluster_of, exact_cluster
+        )
     if asked.audit:
-        one = fixed_camera(2 * asked.audit, scenes, seed=1)
-        left, right = one[: asked.audit], one[asked.audit :]
-        new, pairs = timed(lambda: matches(left, right))
-        old, wanted = timed(lambda: exact_matches(left, right))
-        same = "same verdict" if bool(pairs) == bool(wanted) else "OTHER VERDICT"
-        same += f", {len(wanted)} and {len(pairs)} test images have a copy"
-        print(f"audit, {asked.audit} x {asked.audit}: exact {old:.1f} s, new {new:.1f} s, 1/{old / new:.0f}; {same}")
+        against_exact("audit", (asked.exact, asked.audit), partial(two_parts, scenes), has_copies, exact_copies)
     if asked.varied:
         many, of = with_copies(thumbs[: asked.varied])
         known = [*sessions[: asked.varied], *(f"copy {number}" for number in range(len(of)))]

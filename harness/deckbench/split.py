@@ -49,13 +49,14 @@ class Split:
     dropped: tuple[str, ...] = ()
 
 
-def split_pool(pool: Pool, how: str, seed: int) -> Split:
+def split_pool(pool: Pool, how: str, seed: int, cache: Path | None = None) -> Split:
     """Split a pool.
 
     Args:
         pool: The frames.
         how: `group`, `pool` (as its yaml has it), `blocks=K,gap=G`, or `test-only`.
         seed: Decides which groups or blocks go where; `pool` and `test-only` draw nothing.
+        cache: File that keeps thumbnails, as for `fingerprint`.
 
     Returns:
         The split of every frame. It depends on the pool's content, `how` and `seed` alone.
@@ -64,16 +65,16 @@ def split_pool(pool: Pool, how: str, seed: int) -> Split:
         InputError: Another word, a pool with too few groups, or a yaml that has no splits.
     """
     if how == "group":
-        return by_group(pool, seed)
+        return by_group(pool, seed, cache)
     if how == "pool":
-        return by_yaml(pool)
+        return by_yaml(pool, cache)
     if how == "test-only":
-        return Split({frame.id: "test" for frame in pool.frames}, known_groups(pool))
+        return Split({frame.id: "test" for frame in pool.frames}, known_groups(pool, cache))
     blocks, gap = parse_blocks(how)
     return by_blocks(pool, blocks, gap, seed)
 
 
-def write_split(pool: Pool, how: str, seed: int, out: Path) -> artifact.Manifest:
+def write_split(pool: Pool, how: str, seed: int, out: Path, cache: Path | None = None) -> artifact.Manifest:
     """Split a pool as `split_pool` does and keep it as an artifact: `split.csv`, one row a frame, in pool order.
 
     Raises InputError and OutsideError; nothing is written then.
@@ -82,7 +83,7 @@ def write_split(pool: Pool, how: str, seed: int, out: Path) -> artifact.Manifest
     if artifact_of(how) is not None and not how.startswith("blocks="):
         what = "a split is made from words only, not from a folder or file (build takes the folder of a split)"
         raise InputError(what, "--split", f"use {WAYS}")
-    found = split_pool(pool, how, seed)
+    found = split_pool(pool, how, seed, cache)
     with artifact.writing(out, "split", inputs={"pool": pool.content_hash}, params={"split": how}, seed=seed) as draft:
         with (draft.path / TABLE).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -175,10 +176,10 @@ def share_out(sizes: Mapping[str, int], seed: int) -> dict[str, str]:
     return {name: parts.get(name, "train") for name in sorted(sizes)}
 
 
-def known_groups(pool: Pool) -> dict[str, str]:
+def known_groups(pool: Pool, cache: Path | None = None) -> dict[str, str]:
     """frame id -> group as frames.csv has it (a frame without one is its own), else by alike frames."""
     if all(frame.group is None for frame in pool.frames):
-        return merged_groups(pool)
+        return merged_groups(pool, cache)
     return {frame.id: frame.group if frame.group is not None else frame.id for frame in pool.frames}
 
 
@@ -208,14 +209,14 @@ def sessions(frames: Sequence[Frame]) -> list[tuple[str, str] | None]:
     return known
 
 
-def merged_groups(pool: Pool) -> dict[str, str]:
+def merged_groups(pool: Pool, cache: Path | None = None) -> dict[str, str]:
     """frame id -> group, where groups that share a near-duplicate are one (named after the first of them).
 
     Without any group, clusters of frames that show one scene are the groups: unknown sessions are taken to be one as
     long as the camera stands still.
     """
     frames = sorted(pool.frames, key=lambda frame: frame.id)
-    thumbs = fingerprint([Path(frame.path) for frame in frames])
+    thumbs = fingerprint([Path(frame.path) for frame in frames], cache)
     labels = cluster(thumbs, known=sessions(frames), scene=all(frame.group is None for frame in frames))
     names: dict[int, str] = {}
     for frame, label in zip(frames, labels, strict=True):
@@ -226,8 +227,8 @@ def merged_groups(pool: Pool) -> dict[str, str]:
     return {frame.id: names[label] for frame, label in zip(frames, labels, strict=True)}
 
 
-def by_group(pool: Pool, seed: int) -> Split:
-    groups = merged_groups(pool)
+def by_group(pool: Pool, seed: int, cache: Path | None = None) -> Split:
+    groups = merged_groups(pool, cache)
     sizes: dict[str, int] = {}
     for name in groups.values():
         sizes[name] = sizes.get(name, 0) + 1
@@ -242,7 +243,7 @@ def by_group(pool: Pool, seed: int) -> Split:
     return Split({key: parts[group] for key, group in groups.items()}, groups)
 
 
-def by_yaml(pool: Pool) -> Split:
+def by_yaml(pool: Pool, cache: Path | None = None) -> Split:
     parts = {frame.id: frame.split for frame in pool.frames if frame.split is not None}
     missing = [part for part in ("train", "test") if part not in parts.values()]
     if missing:
@@ -257,7 +258,7 @@ def by_yaml(pool: Pool) -> Split:
         first, same = next(iter(again.items()))
         say(f"{len(again)} val frames are test frames too, and are left out of val; the first: {first} is {same}")
     dropped = tuple(frame.id for frame in pool.frames if frame.split is None or frame.id in again)
-    return Split({key: part for key, part in parts.items() if key not in again}, known_groups(pool), dropped)
+    return Split({key: part for key, part in parts.items() if key not in again}, known_groups(pool, cache), dropped)
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:

@@ -47,11 +47,14 @@ from deckbench.dataset import Sample, csv_records, read_samples, splits_of
 from deckbench.errors import InputError
 from deckbench.gold import LABELS, read_labels
 from deckbench.likeness import SMALL_SIDE, Copy, coarse_vectors, matches, thumbnail
+from deckbench.likeness.cache import ImageCache
 from deckbench.likeness.copies import View, confirmed
+from deckbench.likeness.thumbnails import HEIGHT, WIDTH
 from deckbench.picture import open_picture
 from deckbench.progress import track
 
 SHOWN_PAIRS = 50
+COLOURS = 15  # numbers of `colour_features`
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,33 @@ class ImageFacts:
 def inspect_image(path: Path) -> ImageFacts:
     image = open_picture(path)
     return ImageFacts(image.size, colour_features(image), hash_file(path), thumbnail(image))
+
+
+def inspect_images(paths: Sequence[Path], cache: Path | None) -> dict[Path, ImageFacts]:
+    """What each picture gives. cache: file that keeps it by the hash of the picture's file. Raises InputError."""
+    store = ImageCache(cache, "audit")
+    hashes = {} if cache is None else dict(zip(paths, in_threads(hash_file, iter(paths)), strict=True))
+    kept = {key: facts for key, data in store.read(hashes.values()).items() if (facts := unpack(key, data)) is not None}
+    looks = {path: kept[key] for path, key in hashes.items() if key in kept}
+    missing = [path for path in paths if path not in looks]
+    results = in_threads(inspect_image, iter(missing))
+    made = dict(zip(missing, track(results, "looking at images", total=len(missing)), strict=True))
+    store.write({facts.sha256: pack(facts) for facts in made.values()})
+    return looks | made
+
+
+def pack(facts: ImageFacts) -> bytes:
+    """Size, colours and thumbnail as bytes."""
+    return np.array([*facts.size, *facts.colours], "<f8").tobytes() + facts.thumb.tobytes()
+
+
+def unpack(sha256: str, data: bytes) -> ImageFacts | None:
+    """What `pack` wrote; None where it cannot be that."""
+    if len(data) != 8 * (2 + COLOURS) + WIDTH * HEIGHT:
+        return None
+    numbers = np.frombuffer(data[: 8 * (2 + COLOURS)], "<f8").copy()
+    thumb = np.frombuffer(data[8 * (2 + COLOURS) :], np.uint8).reshape(HEIGHT, WIDTH)
+    return ImageFacts((int(numbers[0]), int(numbers[1])), numbers[2:], sha256, thumb)
 
 
 def drawn_sizes(dataset: Path) -> dict[str, tuple[int, int]]:
@@ -211,12 +241,13 @@ def copyable(near: Sequence[Copy], train: Mapping[Path, View], test: Mapping[Pat
     return found
 
 
-def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
+def audit(dataset: Path, *, seed: int = 0, cache: Path | None = None) -> dict[str, Any]:
     """Audit a dataset for leakage across the split and for shortcuts.
 
     Args:
         dataset: A dataset, or any folder of messages JSONL.
         seed: Has no effect; nothing here is drawn.
+        cache: File that keeps what was seen of images for the next audit.
 
     Returns:
         What `deckbench audit --json` prints. Accuracies are on the choice questions of test where there are any, else
@@ -240,8 +271,7 @@ def audit(dataset: Path, *, seed: int = 0) -> dict[str, Any]:
     test_pictures = list(dict.fromkeys(sample.image for sample in test))
     train_pictures = list(dict.fromkeys(sample.image for sample in train))
     pictures = list(dict.fromkeys([*train_pictures, *test_pictures]))
-    results = in_threads(inspect_image, iter(pictures))
-    looks = dict(zip(pictures, track(results, "looking at images", total=len(pictures)), strict=True))
+    looks = inspect_images(pictures, cache)
     report: dict[str, Any] = {
         "exact_duplicates": 0,
         "near_duplicates": 0,

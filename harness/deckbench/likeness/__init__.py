@@ -20,7 +20,7 @@ that the pool of one fixed camera counts as one group.
 from __future__ import annotations
 
 from deckbench.likeness.candidates import coarse_vectors
-from deckbench.likeness.compare import Copy, copies_across, thumbnails
+from deckbench.likeness.compare import Copy, copies_across, thumbnails_of
 from deckbench.likeness.decide import Pair
 from deckbench.likeness.search import SMALL_SIDE, cluster, matches
 from deckbench.likeness.thumbnails import fingerprint, thumbnail
@@ -35,5 +35,5 @@ __all__ = [
     "fingerprint",
     "matches",
     "thumbnail",
-    "thumbnails",
+    "thumbnails_of",
 ]

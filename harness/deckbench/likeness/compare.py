@@ -30,10 +30,10 @@ class Copy:
     move: tuple[float, float, float, float] = (1.0, 1.0, 0.0, 0.0)
 
 
-def thumbnails(paths: Sequence[Path]) -> dict[Path, Thumbs]:
-    """The thumbnail of each file, once. Raises InputError."""
+def thumbnails_of(paths: Sequence[Path], cache: Path | None = None) -> dict[Path, Thumbs]:
+    """The thumbnail of each file, once; cache: as for `fingerprint`. Raises InputError."""
     paths = list(dict.fromkeys(paths))
-    return dict(zip(paths, fingerprint(paths), strict=True))
+    return dict(zip(paths, fingerprint(paths, cache), strict=True))
 
 
 def copies_across(
@@ -63,7 +63,7 @@ def copies_across(
     found = {path: Copy(by_hash[key], path, "exact", 1.0, 1.0) for path, key in hashes.items() if key in by_hash}
     rest, known = [path for path in test if path not in found], list(by_hash.values())
     if rest and known:
-        thumbs = thumbnails([*rest, *known]) if thumbs is None else thumbs
+        thumbs = thumbnails_of([*rest, *known]) if thumbs is None else thumbs
         for pair in matches(np.stack([thumbs[path] for path in rest]), np.stack([thumbs[path] for path in known])):
             path = rest[pair.left]
             found[path] = Copy(known[pair.right], path, pair.how, pair.correlation, pair.agrees, pair.move)

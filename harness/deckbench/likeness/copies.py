@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deckbench.likeness.compare import Copy, copies_across, thumbnails
+from deckbench.likeness.compare import Copy, copies_across, thumbnails_of
 from deckbench.likeness.search import matches
 from deckbench.likeness.thumbnails import Thumbs
 from deckbench.picture import open_picture
@@ -57,12 +57,13 @@ class View:
     answers: Mapping[Hashable, str] = field(default_factory=dict)
 
 
-def copies(train: Mapping[Path, View], test: Mapping[Path, View]) -> tuple[list[Copy], int]:
+def copies(train: Mapping[Path, View], test: Mapping[Path, View], cache: Path | None = None) -> tuple[list[Copy], int]:
     """The test images that are copies of train images, and how many others only have a near view there.
 
     Args:
         train: Image files with what is known of each.
         test: The same for the other side.
+        cache: File that keeps thumbnails, as for `fingerprint`.
 
     Returns:
         The copies in the order of `test`, `how` each was made; the count of near-duplicates that are no copies.
@@ -70,7 +71,7 @@ def copies(train: Mapping[Path, View], test: Mapping[Path, View]) -> tuple[list[
     Raises:
         InputError: An image cannot be read.
     """
-    thumbs = thumbnails([*train, *test])
+    thumbs = thumbnails_of([*train, *test], cache)
     found = copies_across(list(train), list(test), thumbs)
     kept = confirmed(found, train, test, thumbs)
     return kept, len(found) - len(kept)

@@ -12,7 +12,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 from deckbench import progress
+from deckbench.artifact import hash_file
 from deckbench.cores import in_threads
+from deckbench.likeness.cache import ImageCache
 from deckbench.picture import grey_thumbnail
 
 WIDTH, HEIGHT = 192, 108
@@ -24,11 +26,12 @@ Ints = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
 
 
-def fingerprint(paths: Sequence[Path]) -> Thumbs:
+def fingerprint(paths: Sequence[Path], cache: Path | None = None) -> Thumbs:
     """Read the thumbnails by which images are compared, on all cores.
 
     Args:
         paths: Image files.
+        cache: File that keeps thumbnails by the hash of the image file; None: they are not kept.
 
     Returns:
         uint8 of shape (n, 108, 192): grey, upright.
@@ -37,9 +40,18 @@ def fingerprint(paths: Sequence[Path]) -> Thumbs:
         InputError: An image cannot be read.
     """
     thumbs = np.empty((len(paths), HEIGHT, WIDTH), np.uint8)
-    results = in_threads(lambda path: np.asarray(grey_thumbnail(path, (WIDTH, HEIGHT))), iter(paths))
-    for number, thumb in enumerate(progress.track(results, "comparing images", total=len(paths))):
+    store = ImageCache(cache, "thumbnail")
+    hashes = ["" for _ in paths] if cache is None else list(in_threads(hash_file, iter(paths)))
+    kept = {} if cache is None else store.read(hashes)
+    missing = [number for number, key in enumerate(hashes) if len(kept.get(key, b"")) != HEIGHT * WIDTH]
+    for number, key in enumerate(hashes):
+        if len(kept.get(key, b"")) == HEIGHT * WIDTH:
+            thumbs[number] = np.frombuffer(kept[key], np.uint8).reshape(HEIGHT, WIDTH)
+    results = in_threads(lambda path: np.asarray(grey_thumbnail(path, (WIDTH, HEIGHT))), (paths[n] for n in missing))
+    for number, thumb in zip(missing, progress.track(results, "comparing images", total=len(missing)), strict=True):
         thumbs[number] = thumb
+    if cache is not None:
+        store.write({hashes[number]: thumbs[number].tobytes() for number in missing})
     return thumbs
 
 

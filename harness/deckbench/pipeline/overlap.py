@@ -74,7 +74,7 @@ def check_overlap(run: Run, trained: Sequence[str], tested: Sequence[str]) -> No
     }
 
     def write(out: Path) -> None:
-        found = compare(list(sides(run, trained, TRAINED)), list(sides(run, tested, TESTED)))
+        found = compare(list(sides(run, trained, TRAINED)), list(sides(run, tested, TESTED)), run.thumbnails)
         if found.pairs:
             refuse(run, found, sum(1 for _ in sides(run, tested, TESTED)))
         if found.near:
@@ -119,7 +119,7 @@ def view_of(labels: FrameLabels | None, group: str) -> View:
     return View(group, tuple((box.cls, box.box) for box in labels.boxes), labels.task.partition("+")[2])
 
 
-def compare(trained: Sequence[Side], tested: Sequence[Side]) -> Overlap:
+def compare(trained: Sequence[Side], tested: Sequence[Side], cache: Path | None = None) -> Overlap:
     """What two sides share: frames and bytes, then sessions, then what is alike."""
     found = Overlap([*same_bytes(trained, tested), *same_sessions(trained, tested)])
     if found.pairs:
@@ -133,9 +133,8 @@ def compare(trained: Sequence[Side], tested: Sequence[Side]) -> Overlap:
         left, right = ({side.frame.path: side for side in part} for part in (others, tests))
         if not left or not right:
             continue
-        copied, near = copies(
-            {path: side.view for path, side in left.items()}, {path: side.view for path, side in right.items()}
-        )
+        known, asked = ({path: side.view for path, side in part.items()} for part in (left, right))
+        copied, near = copies(known, asked, cache)
         found.near += near
         for copy in copied:
             train, test = left[copy.train], right[copy.test]

@@ -54,6 +54,11 @@ class Run:
     read_pools: dict[str, Pool] = field(default_factory=dict)
     steps_run: list[str] = field(default_factory=list)
 
+    @property
+    def thumbnails(self) -> Path:
+        """Keeps what steps see of images, by the hash of the file: split, audits and overlap look at the same ones."""
+        return self.work / "thumbnails.sqlite"
+
     def identity(self, ref: str) -> Any:
         """`identity_of`, once a run: hashing the weights of a large model takes minutes."""
         if ref not in self.identities:

@@ -78,7 +78,11 @@ def run_split(run: Run, spec: DataSpec) -> StepOutput:
     pool, seed = run.pools[spec.pool], run.suite.seed
     key = {"pool": pool.content_hash, "split": spec.split, "seed": seed}
     code, name = ("pool.split",), f"{spec.pool}-{spec.split}"
-    return run.step("splits", name, key, code, lambda out: split_pool(pool.path, out=out, split=spec.split, seed=seed))
+
+    def write(out: Path) -> None:
+        split_pool(pool.path, out=out, split=spec.split, seed=seed, cache=run.thumbnails)
+
+    return run.step("splits", name, key, code, write)
 
 
 def run_audit(run: Run, name: str, data: StepOutput) -> dict[str, Any]:
@@ -86,7 +90,7 @@ def run_audit(run: Run, name: str, data: StepOutput) -> dict[str, Any]:
     from deckbench.build.audit import audit
 
     def write(out: Path) -> None:
-        result = audit(data.path, seed=run.suite.seed)
+        result = audit(data.path, seed=run.suite.seed, cache=run.thumbnails)
         with artifact.writing(out, "audit", inputs={"dataset": data.content_hash}, seed=run.suite.seed) as draft:
             (draft.path / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
 

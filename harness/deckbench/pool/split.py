@@ -17,6 +17,7 @@ def split_pool(
     seed: int = 0,
     skip_bad: bool = False,
     workers: int | None = None,
+    cache: Path | None = None,
 ) -> artifact.Manifest:
     """Split a pool once, for `build --split OUT`.
 
@@ -27,6 +28,7 @@ def split_pool(
         seed: Random seed; a build with the same one makes the same dataset as with `--split` and the same words.
         skip_bad: Leave out broken frames; the build must do so too.
         workers: Processes that read the pool; default: all cores. The result does not depend on it.
+        cache: File that keeps thumbnails for the next step.
 
     Returns:
         The manifest of the artifact.
@@ -36,4 +38,4 @@ def split_pool(
         OutsideError: The disk fails.
     """
     artifact.check_free(Path(out))
-    return write_split(read_pool(Path(path), skip_bad=skip_bad, workers=workers), split, seed, Path(out))
+    return write_split(read_pool(Path(path), skip_bad=skip_bad, workers=workers), split, seed, Path(out), cache)
