@@ -15,7 +15,7 @@ from PIL import Image
 from deckbench.errors import InputError
 from deckbench.picture import MAX_PIXELS, PictureFacts, open_picture
 from deckbench.pool.check import check_pool
-from deckbench.yolo import read
+from deckbench.yolo import facts
 from deckbench.yolo.frame import ERROR, KINDS
 from deckbench.yolo.read import read_pool, scan_pool
 from tests.yolo.pool_helpers import ROW, YAML, picture, write_pool
@@ -302,7 +302,7 @@ def test_processes_see_what_threads_see(tmp_path: Path, monkeypatch: pytest.Monk
     )
     seen = []
     for least in (len(names) + 1, 1):
-        monkeypatch.setattr("deckbench.yolo.read.FOR_PROCESSES", least)
+        monkeypatch.setattr("deckbench.yolo.facts.FOR_PROCESSES", least)
         seen.append(scan_pool(root, full=full, workers=2))
     assert seen[0] == seen[1]
     assert [frame.id for frame in seen[1].frames] == ["images/train/good", "images/train/turned"]
@@ -454,13 +454,13 @@ def test_what_did_not_change_is_decoded_once_and_what_changed_again(
 ) -> None:
     root = write_pool(tmp_path / "p", frames={"train/a.png": ROW, "train/b.png": ROW, "val/c.png": ROW})
     decoded: list[str] = []
-    inspect = read.inspect_picture
+    inspect = facts.inspect_picture
 
     def spy(path: Path, *, full: bool) -> PictureFacts:
         decoded.append(path.name)
         return inspect(path, full=full)
 
-    monkeypatch.setattr(read, "inspect_picture", spy)
+    monkeypatch.setattr(facts, "inspect_picture", spy)
     time.sleep(0.15)  # what was written this moment is not kept: it may change within the clock's tick
     first = read_pool(root)
     assert read_pool(root) == first and sorted(decoded) == ["a.png", "b.png", "c.png"]

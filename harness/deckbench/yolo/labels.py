@@ -84,10 +84,11 @@ def parse_labels(data: bytes, names: tuple[str, ...], keypoints: Keypoints | Non
             values = numbers(row)
             if values[0] == int(values[0]):
                 classes.setdefault(int(values[0]), line)
-            long += len(values) > 5
-            if looks_like_pose(values):
-                poses += 1
-                points.add((len(values) - 5) // 3)
+            if len(values) > 5:
+                long += 1
+                if looks_like_pose(values):
+                    poses += 1
+                    points.add((len(values) - 5) // 3)
             box, reach, flat = to_box(values, names, line, keypoints)
         except RowError as error:
             faults.append(Fault(error.kind, str(error), line))

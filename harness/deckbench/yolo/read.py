@@ -13,35 +13,31 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from deckbench import progress
 from deckbench.artifact import canonical
-from deckbench.cores import in_processes, in_threads, usable_cores
-from deckbench.disk import version_of
+from deckbench.cores import usable_cores
 from deckbench.errors import InputError
-from deckbench.picture import PictureError, PictureFacts, inspect_picture
+from deckbench.picture import PictureError, PictureFacts
 from deckbench.yolo.checkscsv import NAME as CHECKS_CSV
 from deckbench.yolo.checkscsv import read_checks_csv
 from deckbench.yolo.dataset_yaml import PoolYaml, read_yaml
+from deckbench.yolo.facts import inspect_all, read_labels
 from deckbench.yolo.find import Finder, ImageFile, display_path, why_unusable
 from deckbench.yolo.frame import ERROR, KINDS, NOTICE, WHOLE_POOL, Box, Check, Frame, Pool, Problem
 from deckbench.yolo.framescsv import NAME as FRAMES_CSV
 from deckbench.yolo.framescsv import FrameInfo, read_frames_csv
-from deckbench.yolo.labels import MAX_BYTES, Keypoints, LabelFile, parse_labels
+from deckbench.yolo.labels import LabelFile
 from deckbench.yolo.orphans import match_names
 from deckbench.yolo.table import FrameIndex
 
 __all__ = ["KINDS", "Box", "Frame", "Pool", "Problem", "Scan", "read_pool", "scan_pool"]
 
 SHOWN_PROBLEMS = 8
-MOST_FACTS = 100_000
-FACTS: dict[Path, tuple[tuple[int, ...], bool, PictureFacts]] = {}  # picture -> version, thorough, facts
 UNSEEN = PictureFacts(0, 0, "", False)  # of an image that is not opened
-FOR_PROCESSES = 300  # pictures; for fewer, processes start more slowly than threads finish
 
 
 @dataclass
@@ -59,65 +55,6 @@ class Scan:
     @property
     def errors(self) -> list[Problem]:
         return [problem for problem in self.problems if problem.severity == ERROR]
-
-
-def inspect_or_error(path: Path, full: bool) -> PictureFacts | PictureError:
-    """`inspect_picture`, for another process: what it raises is given back."""
-    try:
-        return inspect_picture(path, full=full)
-    except PictureError as error:
-        return error
-
-
-def inspect_all(found: list[ImageFile], full: bool, count: int) -> Iterator[PictureFacts | PictureError]:
-    """Every picture's facts in order, decoded on `count` cores while the caller reads labels.
-
-    A picture that this process has looked at and that did not change is not decoded again: stages share a pool.
-    """
-    versions = [version_of(item.path) for item in found]
-    known = [recall(item.path, version, full) for item, version in zip(found, versions, strict=True)]
-    paths = [item.path for item, facts in zip(found, known, strict=True) if facts is None]
-    work = partial(inspect_or_error, full=full)
-    many = len(paths) >= FOR_PROCESSES and count > 1
-    fresh = in_processes(work, paths, count) if many else in_threads(work, iter(paths))
-    for item, version, facts in zip(found, versions, known, strict=True):
-        if facts is not None:
-            yield facts
-            continue
-        looked = next(fresh)
-        if version is not None and isinstance(looked, PictureFacts) and version_of(item.path) == version:
-            if len(FACTS) >= MOST_FACTS:
-                FACTS.clear()
-            FACTS[item.path] = (version, full, looked)
-        yield looked
-
-
-def recall(path: Path, version: tuple[int, ...] | None, full: bool) -> PictureFacts | None:
-    """What is known of a picture at this version, from a look at least as thorough as this one."""
-    known, thorough, facts = FACTS.get(path, (None, False, None))
-    return facts if version is not None and known == version and thorough >= full else None
-
-
-def read_labels(path: Path, pool: PoolYaml) -> LabelFile | str:
-    """A label file, or why it cannot be read. What did not change is not read again."""
-    version = version_of(path)
-    read = labels_at if version is not None else labels_at.__wrapped__
-    return read(path, version, pool.names, pool.keypoints)
-
-
-@lru_cache(maxsize=20_000)
-def labels_at(
-    path: Path, version: tuple[int, ...] | None, names: tuple[str, ...], keypoints: Keypoints | None
-) -> LabelFile | str:
-    """The label file at a version of its bytes."""
-    if (why := why_unusable(path)) is not None:
-        return why
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            return f"larger than {MAX_BYTES >> 20} MiB"
-        return parse_labels(path.read_bytes(), names, keypoints)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
 
 
 def with_keypoints(pool: PoolYaml, found: Iterable[ImageFile]) -> PoolYaml:
