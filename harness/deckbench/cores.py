@@ -16,7 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context, parent_process
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deckbench.errors import OutsideError
 
@@ -49,15 +49,29 @@ def in_threads(work: Callable[[T], R], items: Iterator[T], ahead: int = 64) -> I
 def prepare_worker() -> None:
     """What a worker process starts with.
 
-    It ends with the command that it works for, however that ends: a killed one leaves no worker that waits for ever or
-    writes on. It keeps freed memory: else each image requests its pages anew, a sixth of the time (glibc's mallopt(3)).
+    It leaves Ctrl-C, which goes to every process of a terminal, to the command that it works for. It ends with that,
+    however that ends: a killed one leaves no worker that waits for ever or writes on. It keeps freed memory: else each
+    image requests its pages anew, a sixth of the time (glibc's mallopt(3)).
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             libc.mallopt(option, KEPT_BYTES)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # where the command itself forked it: prctl(2), Linux
     threading.Thread(target=end_with_caller, daemon=True).start()
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """Workers that start with Ctrl-C held back, until `prepare_worker` has them ignore it."""
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_caller() -> None:
@@ -75,7 +89,7 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with ProcessPoolExecutor(count, mp_context=context, initializer=prepare_worker) as pool:
+    with WorkerPool(count, mp_context=context, initializer=prepare_worker) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:

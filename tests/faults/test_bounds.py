@@ -110,7 +110,7 @@ def test_a_pipe_where_a_file_is_expected(tmp_path: Path, small_pool: Path, small
     assert not out.exists()
 
 
-@pytest.mark.parametrize("delay", [1.0, 2.0])
+@pytest.mark.parametrize("delay", [0.5, 1.0, 2.0])
 def test_ctrl_c_says_that_the_command_can_be_run_again(tmp_path: Path, delay: float) -> None:
     words = ["pool", "synth", tmp_path / "out", "--frames", "4000"]
     (done,) = measured(words, cwd=tmp_path, interrupt_after=delay)

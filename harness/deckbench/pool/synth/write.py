@@ -9,7 +9,6 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from PIL import Image
 
 from deckbench import artifact, progress
 from deckbench.artifact import Manifest
-from deckbench.cores import prepare_worker, usable_cores
+from deckbench.cores import WorkerPool, prepare_worker, usable_cores
 from deckbench.errors import InputError, OutsideError
 from deckbench.pool.synth.anomalies import WEIGHTS
 from deckbench.pool.synth.protocol_run import Moment, moments_of, run_session, session_moments
@@ -78,7 +77,7 @@ def run_jobs(work: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> I
         return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     # Not multiprocessing.Pool: it waits for ever for a process that was killed.
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as pool:
+    with WorkerPool(workers, mp_context=context, initializer=prepare_worker) as pool:
         try:
             yield from pool.map(work, jobs)
         except BrokenProcessPool as error:
