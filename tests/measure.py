@@ -79,9 +79,14 @@ def measured(
 
 
 def used() -> tuple[float, int]:
-    """(CPU seconds, bytes resident at most) of this process and those that it started and waited for."""
+    """(CPU seconds, bytes resident at most) of this process and those that it started and waited for.
+
+    Its own memory is VmHWM of proc(5): ru_maxrss of a new process is at least what its parent held (Linux).
+    """
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in both), max(one.ru_maxrss for one in both) * 1024
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    own = int(status.partition("VmHWM:")[2].split()[0])
+    return sum(one.ru_utime + one.ru_stime for one in both), max(own, both[1].ru_maxrss) * 1024
 
 
 def run(main: Callable[[], None], words: list[str]) -> Done:
