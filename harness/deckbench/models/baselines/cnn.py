@@ -7,7 +7,8 @@ size and number allow, not what a vision-language model of its size would reach.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +54,7 @@ class Cnn(Learner):
     """Trains when the first sample is asked: the picture, and the question as a word of its own, give each option's
     probability. A scene is answered with a training text of the same verdict; open questions are not answered.
 
-    The same on every run for the same data, CPU capability and thread count. Raises InputError as `Learner`.
+    One thread, so it is the same on every run for the same data and CPU capability. Raises InputError as `Learner`.
     """
 
     name = "cnn"
@@ -68,8 +69,22 @@ class Cnn(Learner):
     def answer_samples(self, samples: Sequence[Sample], blank: bool = False) -> list[Answer | Unanswered]:
         """One answer per sample, in order. Raises InputError when there is no train part or a picture is damaged."""
         self.learn(samples)
-        known = self.learned
-        return [answer(known, sample) for sample in samples]
+        with one_thread():
+            known = self.learned
+            return [answer(known, sample) for sample in samples]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread, as before afterwards."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def load_images(samples: Sequence[Sample]) -> dict[Path, np.ndarray]:
