@@ -207,8 +207,8 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the committed record, free to forge."""
-    (record,) = COMMITTED.iterdir()
+    """A copy of the committed record of rendered frames, free to forge."""
+    (record,) = COMMITTED.glob("deck-*")
     return Path(shutil.copytree(record, tmp_path / "records" / record.name))
 
 
@@ -224,6 +224,13 @@ def test_the_committed_record_passes(folder: Path, tmp_path: Path, monkeypatch: 
     assert verify(folder)["verdict"] == "same bytes"
     words = ("report", "--records", str(folder.parent), "--out", str(tmp_path / "site"), "--check")
     assert exit_code(monkeypatch, *words) == 0
+
+
+@pytest.mark.slow
+def test_all_committed_records_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("report", "--records", str(COMMITTED), "--out", str(tmp_path / "site"), "--check")
+    assert exit_code(monkeypatch, *words) == 0
+    assert all(verify(record)["verdict"] == "same bytes" for record in COMMITTED.iterdir())
 
 
 def test_a_forger_without_a_forgery_leaves_the_record_as_it_is(folder: Path) -> None:

@@ -99,6 +99,12 @@ def test_a_blind_model_that_sees(one: Path, tmp_path: Path) -> None:
     assert failed(one) == ["blind"]
 
 
+def test_a_blind_model_that_says_neither_letter_shows_no_leak(one: Path, tmp_path: Path) -> None:
+    texts = dict.fromkeys(range(0, 60, 2), "a rack") | dict.fromkeys(range(1, 60, 2), "a tip")
+    fake.record(one, tmp_path / "work", model="blind:tiny-glm4v", kind="baseline", skill=0.5, texts=texts)
+    assert failed(one) == []
+
+
 def test_samples_that_are_fewer_than_were_scored(one: Path, folder: Path) -> None:
     forge(folder, record=lambda value: value["metrics"].update(n=61))
     assert failed(one) == ["reproduces"]

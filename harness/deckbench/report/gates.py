@@ -139,7 +139,10 @@ def audits_passed(runs: Sequence[Run]) -> Iterator[Finding]:
 
 
 def blind_at_chance(runs: Sequence[Run]) -> Iterator[Finding]:
-    """A model that sees no pixels answers A/B questions at chance; if it does better, the questions leak."""
+    """A model that sees no pixels answers A/B questions at chance; if it does better, the questions leak.
+
+    What it answers with neither letter counts as wrong, and so lowers its accuracy, but says nothing of a leak.
+    """
     for run, metrics in scored(runs):
         model = run.record.model
         block = metrics.kinds.get("choice")
@@ -149,7 +152,8 @@ def blind_at_chance(runs: Sequence[Run]) -> Iterator[Finding]:
         interval = None if accuracy is None else accuracy.cluster or accuracy.wilson
         if interval is not None:
             what = f"{run.name}: blind accuracy is {interval[0]:.3f} to {interval[1]:.3f}, without {CHANCE}"
-            yield None if interval[0] <= CHANCE <= interval[1] else what
+            unparsed = block.unparsed / block.n
+            yield None if interval[0] <= CHANCE <= interval[1] + unparsed else what
 
 
 def images_locked(runs: Sequence[Run]) -> Iterator[Finding]:
