@@ -197,15 +197,16 @@ class Index:
             if not len(members):
                 continue
             picture, number = np.divmod(who, tries)
-            likeness = (queries[who] @ self.short[members].T) * self.scale[number[:, None], members]
+            products = (queries[who] @ self.short[members].T) * self.scale[number[:, None], members]
             first = np.flatnonzero(np.diff(picture, prepend=-1))
-            picture, likeness = picture[first], np.maximum.reduceat(likeness, first)
-            likeness[~allowed(members)[picture]] = -1.0
-            best, value = top(likeness, members, IN_CELL)
+            picture, tried = picture[first], np.maximum.reduceat(products, first)
+            tried[~allowed(members)[picture]] = -1.0
+            best, value = top(tried, members, IN_CELL)
             pictures.append(np.repeat(picture, best.shape[1]))
             numbers.append(best.ravel())
             values.append(value.ravel())
-        out, likeness = np.zeros((n, rank), np.intp), np.full((n, rank), -1.0, np.float32)
+        out: Ints = np.zeros((n, rank), np.intp)
+        likeness: Floats = np.full((n, rank), -1.0, np.float32)
         if pictures:
             picture, value = np.concatenate(pictures), np.concatenate(values)
             order = np.lexsort((-value, picture))
