@@ -18,6 +18,8 @@ nox.options.sessions = ["lint", "tests"]
 TORCH = os.environ.get("DECKBENCH_TORCH", "torch==2.13.0")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# As the command line has it: numpy's BLAS in one thread (deckbench/__main__.py).
+TESTING = {**OFFLINE, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def install(session: nox.Session, *extra: str, parts: str = "") -> None:
@@ -52,14 +54,14 @@ def tests(session: nox.Session) -> None:
     """The tests. `nox -s tests -- -m slow` runs the slow ones, `-- PATH` some."""
     install(session, *group("test"), parts="[train]")
     picked = [] if any(arg.startswith("-m") for arg in session.posargs) else ["-m", "not slow", "-n", "2"]
-    session.run("pytest", "--durations=10", *picked, *session.posargs, env=OFFLINE)
+    session.run("pytest", "--durations=10", *picked, *session.posargs, env=TESTING)
 
 
 @nox.session(name="tests-core", venv_backend="uv|virtualenv", python=["3.10", "3.12", "3.13"])
 def tests_core(session: nox.Session) -> None:
     """The fast tests of what needs no torch, on the other Pythons: `nox -s tests` has the rest, on its own."""
     session.install("-e", ".[containers,endpoint]", *group("test"))
-    session.run("pytest", "--durations=10", "-m", "not slow and not docker", *session.posargs, env=OFFLINE)
+    session.run("pytest", "--durations=10", "-m", "not slow and not docker", *session.posargs, env=TESTING)
 
 
 @nox.session(name="tests-deepspeed")
@@ -69,14 +71,14 @@ def tests_deepspeed(session: nox.Session) -> None:
     session.install("--no-build-isolation", "deepspeed>=0.19")
     session.install("-e", ".[train]", *group("test"))
     picked = ["tests/train/test_ranks.py", "-k", "zero or sharding or deepspeed"]
-    session.run("pytest", "--durations=10", *picked, *session.posargs, env=OFFLINE)
+    session.run("pytest", "--durations=10", *picked, *session.posargs, env=TESTING)
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Every reader of files and replies with broken input, five minutes; `-- --seconds 20 --reader labels` is less."""
     install(session, *group("test"), parts="[models]")
-    session.run("python", "-m", "tests.fuzz", *session.posargs, env=OFFLINE)
+    session.run("python", "-m", "tests.fuzz", *session.posargs, env=TESTING)
 
 
 @nox.session(venv_backend="uv|virtualenv")
