@@ -159,6 +159,15 @@ def test_what_is_not_ranked_stands_last_and_is_labelled(suite_records: Path) -> 
     assert "big" not in {point.label.split()[0] for point in boards_points(board)}
 
 
+def test_a_board_starts_with_the_column_that_most_rows_have() -> None:
+    """The committed records of real anomalies: one model has all four levels of context, the others the fullest."""
+    committed = Path(__file__).resolve().parents[2] / "results" / "records"
+    board = next(board for board in boards_of(read_all(committed)[0]) if not board.synthetic)
+    first = next(column for column in board.columns if column.key == board.first_sort)
+    assert first.task == "ot2-check@1" and first.stage == "S3"
+    assert len({column.task for column in board.columns}) == 4
+
+
 def boards_points(board):  # type: ignore[no-untyped-def]
     from deckbench.report.board import points_of
 

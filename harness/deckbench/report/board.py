@@ -163,10 +163,15 @@ class Board:
 
     @property
     def first_sort(self) -> str | None:
-        """The column the board is sorted by at first: the last stage on frames like those of training."""
+        """The column the board is sorted by at first: the last stage on frames like those of training.
+
+        Of several, the one that most rows have, or the last of those.
+        """
         shown = [column for column in self.columns if column.kind == self.first_kind]
         own = [column for column in shown if not column.shifted] or shown
-        return own[-1].key if own else None
+        keys = [column.key for column in own if column.stage == own[-1].stage]
+        counts = {key: sum(row.ranked and key in row.cells for row in self.rows) for key in keys}
+        return max(reversed(keys), key=lambda key: counts[key], default=None)
 
     @property
     def best(self) -> tuple[Row, list[tuple[Column, Cell]]] | None:
