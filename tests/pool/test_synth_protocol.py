@@ -15,7 +15,17 @@ from PIL import Image
 from deckbench.errors import InputError
 from deckbench.pool.synth import synth_pool
 from deckbench.pool.synth.deviations import DEVIATE, KINDS
-from deckbench.pool.synth.protocol_run import Moment, moments_of, run_session, session_moments
+from deckbench.pool.synth.protocol_run import (
+    Moment,
+    View,
+    gap_seen,
+    moments_of,
+    pixels_changed,
+    plan_of,
+    run_session,
+    session_moments,
+    target_of,
+)
 from deckbench.protocol import Analysis, fold, read_analysis, state_checks
 from deckbench.resources import data_folder
 from deckbench.yolo.read import read_pool
@@ -110,6 +120,32 @@ def test_no_text_tells_the_verdict(moments: tuple[Moment, ...], monkeypatch: pyt
         count = sum(len(found) >= 10 for found in by.values())
         print(text, f"chi2 {score:.1f} of {count} texts")
         assert score < count + 3.5 * np.sqrt(2 * count), {k: (len(v), np.mean(v)) for k, v in by.items()}
+
+
+def test_a_gap_behind_the_pipette_is_not_planted(moments: tuple[Moment, ...]) -> None:
+    """Session 7 at these arguments: an eight-channel pipette stands before the rack's free columns."""
+    from deckbench.pool.synth.stage import Stage
+
+    found = session_moments(moments, 0, 7, 8)
+    stage = Stage(plan_of(0, 7, 8, SIZE, False, found[0].state))
+    state = found[0].state
+    assert state.gantry.slot == "4"
+    expected = View(stage, state, 1)
+    check = next(one for one in state_checks(state) if one.id == "tips:4")
+    rng = np.random.Generator(np.random.PCG64(0))
+    hidden = 0
+    for seed in range(12):
+        made = DEVIATE["tips"](state, "4", rng)
+        if made is None:
+            continue
+        actual = View(stage, made.state, 1)
+        shown, whole = (pixels_changed(expected, actual, hand) for hand in (True, False))
+        assert gap_seen(expected, actual) == (shown >= 0.001 * SIZE[0] * SIZE[1] and shown * 2 >= whole)
+        hidden += not gap_seen(expected, actual)
+        target = target_of(expected, check, np.random.Generator(np.random.PCG64(seed)), 1)
+        if target is not None:
+            assert gap_seen(expected, View(stage, target.deviation.state, 1))
+    assert hidden, "no gap of these is hidden"
 
 
 def test_the_same_frame_is_right_and_wrong(pool: Path) -> None:

@@ -33,6 +33,8 @@ from deckbench.yolo.frame import Box4
 WAITS = frozenset({"waitForResume", "pause", "waitForDuration", "thermocycler/runProfile",
                    "thermocycler/runExtendedProfile", "thermocycler/waitForBlockTemperature"})  # fmt: skip
 LID_SEEN = 0.3
+DIFFERS = 30  # sum over red, green and blue from which a pixel is another one
+GAP_SEEN, GAP_SHARE = 0.001, 0.5  # of the frame, and of what would be seen of the gap without the pipette
 NO_CLASS = ("reservoir", "tube rack", "block", "adapter", "heater-shaker")  # what the ontology has no class for
 SECONDS = {"pickUpTip": 6.0, "aspirate": 5.0, "dispense": 5.0, "dropTip": 4.0, "thermocycler/openLid": 18.0,
            "thermocycler/closeLid": 18.0, "moveLabware": 40.0, "waitForResume": 60.0, "pause": 60.0,
@@ -156,11 +158,30 @@ def target_of(expected: View, check: ExpectedCheck, rng: Rng, seed: int) -> Targ
         if ident is None or view.share(ident) < SEEN:
             return None
         outlines = [view.outlines[ident]]
+        if kind == "tips" and not gap_seen(expected, actual):
+            return None
     box = box_of(np.concatenate(outlines), expected.stage.camera.size)
     after = {one.id: one.expected for one in state_checks(deviation.state)}
     if box is None or after.get(check.id, check.expected) == check.expected:
         return None
     return Target(check, deviation, (box,), changed(expected.state, deviation.state))
+
+
+def gap_seen(expected: View, actual: View) -> bool:
+    """Whether a camera sees the tips that differ: enough of the frame, and most of them not behind the pipette."""
+    count = pixels_changed(expected, actual, True)
+    width, height = expected.stage.camera.size
+    return count >= GAP_SEEN * width * height and count >= GAP_SHARE * pixels_changed(expected, actual, False)
+
+
+def pixels_changed(one: View, other: View, with_hand: bool) -> int:
+    """How many pixels differ between two decks under the same light and noise, with or without the pipette."""
+    pictures = []
+    for view in (one, other):
+        truth = Truth("", 0.0, view.stations, view.hand if with_hand else None, (), (), 1.0, None)
+        noise = np.random.Generator(np.random.PCG64(0))
+        pictures.append(np.asarray(view.stage.render(truth, noise), dtype=np.int16))
+    return int(np.count_nonzero(np.abs(pictures[0] - pictures[1]).sum(axis=2) > DIFFERS))
 
 
 def changed(one: DeckState, other: DeckState) -> frozenset[str]:
