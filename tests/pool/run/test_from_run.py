@@ -236,6 +236,9 @@ def test_frames_that_do_not_tell_are_not_guessed(analysis_file: Path, sim: Simul
         (lambda log: [dict(log["data"][0], completedAt="2020-01-01T10:00:00+00:00")], "backwards"),
         (lambda log: [dict(log["data"][0], startedAt=None)], "no command of the run has started"),
         (lambda log: [1, 2], "entry 0|no list"),
+        (lambda log: [dict(log["data"][0], params={"z": math.nan})], "command 0.*not finite"),
+        (lambda log: [log["data"][0], dict(log["data"][1], params={"z": 10**400})], "command 1.*too large"),
+        (lambda log: [dict(log["data"][0], key="\ud800")], "command 0.*surrogate"),
     ],
 )
 def test_broken_run_logs(change: Any, text: str, sim: Simulated, tmp_path: Path) -> None:
@@ -278,10 +281,67 @@ def test_places_in_time(analysis: Analysis, tmp_path: Path) -> None:
     left = Timeline(replace(follow(read_run(str(place)), analysis), left_at=middle + 1), steps)
     assert left.place(middle + 0.6, 0.5).phase == "left"
     assert left.place(middle, 0.5).phase == "after"
-    running = json.loads(place.read_text())
-    del running["data"][wait]["completedAt"]
-    running["data"] = running["data"][: wait + 1]
-    running["meta"]["totalLength"] = wait + 1
-    place.write_text(json.dumps(running))
-    live = Timeline(follow(read_run(str(place)), analysis), steps)
-    assert math.isinf(live.ends[-1]) and live.place(middle + 1000, 0.5).step == steps[wait]
+
+
+def timeline_of(log: Any, analysis: Analysis, folder: Path) -> tuple[Timeline, tuple[str, ...]]:
+    place = folder / "run.json"
+    place.write_text(json.dumps(log))
+    followed = follow(read_run(str(place)), analysis)
+    return Timeline(followed, fold(analysis)), followed.notes
+
+
+def test_nothing_is_said_of_frames_after_an_unfinished_log(analysis: Analysis, tmp_path: Path) -> None:
+    log, spans = log_of(analysis)
+    wait = [command.command_type for command in analysis.commands].index("waitForDuration")
+    del log["data"][wait]["completedAt"]
+    data = log["data"][: wait + 1]
+    timeline, notes = timeline_of({"data": data}, analysis, tmp_path)
+    assert len(notes) == 1 and f"while command {wait} (waitForDuration) ran" in notes[0]
+    begin = START.timestamp() + spans[wait][0]
+    for late in (-0.4, 0.0, 1.0, 1000.0):
+        found = timeline.place(begin + late, 0.5)
+        assert (found.phase, found.step) == ("outside", None), late
+    timeline, notes = timeline_of({"data": data[:-1]}, analysis, tmp_path)
+    assert timeline.place(begin + 10, 0.5).phase == "outside" and not notes
+    with pytest.raises(InputError, match="no command of the run has ended"):
+        timeline_of({"data": [dict(data[0], completedAt=None)]}, analysis, tmp_path)
+
+
+def test_commands_that_are_missing_in_the_log_leave_a_hole(analysis: Analysis, tmp_path: Path) -> None:
+    log, spans = log_of(analysis)
+    kinds = [command.command_type for command in analysis.commands]
+    wait = kinds.index("waitForDuration")
+    zero, steps = START.timestamp(), fold(analysis)
+    for gone in (range(wait, wait + 1), range(wait - 2, wait + 4)):
+        data = [item for number, item in enumerate(log["data"]) if number not in gone]
+        timeline, notes = timeline_of({"data": data}, analysis, tmp_path)
+        assert (
+            len(notes) == 1
+            and "missing in the run log before its command" in notes[0]
+            and notes[0].startswith(f"{len(gone)} ")
+        )
+        for number in gone:
+            found = timeline.place(zero + sum(spans[number]) / 2, 0.0)
+            assert (found.phase, found.step, "missing" in found.why) == ("ambiguous", None, True), number
+        later = kinds.index("waitForDuration", wait + 4)
+        found = timeline.place(zero + sum(spans[later]) / 2, 0.5)
+        assert (found.phase, found.step) == ("after", steps[later])
+    queued = [dict(item) for item in log["data"]]
+    queued[wait]["startedAt"] = None
+    assert len(timeline_of({"data": queued}, analysis, tmp_path)[1]) == 1
+    assert timeline_of(log, analysis, tmp_path)[1] == ()
+    tail = timeline_of({"data": log["data"][wait:]}, analysis, tmp_path)  # a log may begin within the run
+    assert tail[1] == () and tail[0].place(zero + spans[wait][0] - 5, 0.5).phase == "outside"
+
+
+def test_a_log_with_a_hole_makes_a_pool_and_says_it(
+    analysis_file: Path, sim: Simulated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = json.loads(sim.log.read_text())
+    data = [item for item in log["data"] if item["commandType"] != "thermocycler/runProfile"]
+    (tmp_path / "hole.json").write_text(json.dumps(data))
+    out = stated(analysis_file, sim, tmp_path / "pool", run=str(tmp_path / "hole.json"))
+    assert "1 command is missing in the run log" in capsys.readouterr().err
+    lost = [row for row in rows_of(out / "run.csv") if "missing" in row["why"]]
+    assert len(lost) > 5 and {(row["phase"], row["command"]) for row in lost} == {("ambiguous", "")}
+    assert not {row["frame"] for row in lost} & {row["frame"] for row in rows_of(out / "checks.csv")}

@@ -14,10 +14,10 @@ from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.pool.run.robot import fetch_commands
 from deckbench.protocol import Analysis, join
-from deckbench.protocol.analysis import OUT_OF_CHAIN
+from deckbench.protocol.analysis import OUT_OF_CHAIN, unusable
+from deckbench.schema import shown
 
 MAX_BYTES = 256 << 20
-MAX_DEPTH = 64
 FIX = "save `GET /runs/ID/commands?cursor=0&pageLength=N` of the robot, N at least the number of commands"
 
 
@@ -46,13 +46,18 @@ class RunLog:
 class Followed:
     """How far a run followed its analysis.
 
-    commands: those that are the analysis's own, each with its number there. left_at: when the run left, inf where it
-    did not; why: what is said of it.
+    commands: those that are the analysis's own and have ended, each with its number there. left_at: when the run left,
+    inf where it did not; why: what is said of it. until: when a command began that had not ended when the log was
+    taken, inf where all had; nothing is known of what comes later. holes: numbers n of `commands` before which commands
+    of the analysis are missing. notes: what else is to be said.
     """
 
     commands: tuple[tuple[Ran, int], ...]
     left_at: float
     why: str | None
+    until: float = math.inf
+    holes: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def read_run(source: str) -> RunLog:
@@ -123,8 +128,8 @@ def parse_log(items: Sequence[dict[str, Any]], source: str) -> RunLog:
     for line, item in enumerate(items):
         kept = ("id", "key", "commandType", "intent", "status", "createdAt", "startedAt", "completedAt", "params")
         raw.append({name: item[name] for name in kept if item.get(name) is not None})
-        if too_deep(raw[-1]):
-            raise InputError("the command is nested too deeply", f"{source}: command {line}", FIX)
+        if (fault := unusable(raw[-1])) is not None:
+            raise InputError(f"the command cannot be used: {fault}", f"{source}: command {line}", FIX)
         if item.get("intent") in OUT_OF_CHAIN or item.get("startedAt") is None:
             continue
         where = f"{source}: command {line}"
@@ -137,13 +142,6 @@ def parse_log(items: Sequence[dict[str, Any]], source: str) -> RunLog:
         raise InputError("no command of the run has started", source, "take the log after the run")
     name = source.rstrip("/").removesuffix("/commands").rpartition("/")[2] if "://" in source else Path(source).stem
     return RunLog(name, tuple(commands), tuple(raw))
-
-
-def too_deep(value: Any, left: int = MAX_DEPTH) -> bool:
-    """Whether lists and objects are nested deeper than those of a robot."""
-    if not isinstance(value, dict | list):
-        return False
-    return left == 0 or any(too_deep(one, left - 1) for one in (value.values() if isinstance(value, dict) else value))
 
 
 def parse_time(text: Any, where: str) -> float:
@@ -174,20 +172,47 @@ def follow(log: RunLog, analysis: Analysis) -> Followed:
     """How far a run followed its analysis.
 
     Raises:
-        InputError: The run's first command is none of the analysis: another protocol.
+        InputError: The run's first command is none of the analysis: another protocol; or none has ended.
     """
     joined = join(analysis, log.raw)
     started = {ran.line: ran for ran in log.commands}
     kept: list[tuple[Ran, int]] = []
+    left, why, until, notes = math.inf, None, math.inf, list[str]()
+    if joined.left_at is not None:
+        left = next((ran.start_s for ran in log.commands if ran.line >= joined.left_at), math.inf)
+        why = joined.why if math.isfinite(left) else None
     for line, number in enumerate(joined.steps):
         ran = started.get(line)
         if number is None or ran is None:
             continue
         if ran.status == "failed":
-            return Followed(tuple(kept), ran.start_s, f"command {line} ({ran.command_type}) failed")
+            left, why = ran.start_s, f"command {line} ({shown(ran.command_type)}) failed"
+            break
+        if math.isinf(ran.end_s):
+            until = ran.start_s
+            notes.append(
+                f"the log was taken while command {line} ({shown(ran.command_type)}) ran; later frames have no checks"
+            )
+            break
         kept.append((ran, number))
     if not kept:
+        if math.isfinite(until):
+            raise InputError("no command of the run has ended", log.name, "take the log after the run")
         what = f"the run is not of this protocol: {joined.why or 'no command of it is in the analysis'}"
         raise InputError(what, log.name, "give the analysis of the protocol that was run")
-    left = next((ran for ran in log.commands if joined.left_at is not None and ran.line >= joined.left_at), None)
-    return Followed(tuple(kept), math.inf if left is None else left.start_s, None if left is None else joined.why)
+    holes = find_holes([number for _, number in kept], analysis)
+    for at, missing in holes.items():
+        some = "1 command is" if missing == 1 else f"{missing} commands are"
+        line = kept[at][0].line
+        notes.append(f"{some} missing in the run log before its command {line}; frames of that time have no checks")
+    return Followed(tuple(kept), left, why, until, frozenset(holes), tuple(notes))
+
+
+def find_holes(numbers: Sequence[int], analysis: Analysis) -> dict[int, int]:
+    """Places in ascending numbers of commands before which others of the protocol are missing: place -> how many."""
+    before, count = [], 0
+    for command in analysis.commands:
+        before.append(count)
+        count += command.in_chain
+    found = {at: before[numbers[at]] - before[numbers[at - 1]] - 1 for at in range(1, len(numbers))}
+    return {at: missing for at, missing in found.items() if missing > 0}

@@ -22,8 +22,9 @@ Phase = Literal["after", "ambiguous", "outside", "left"]
 class Place:
     """Where a frame falls.
 
-    step: the command that ran last, or runs; None before the first and after the run has left its analysis. phase:
-    `after` (its state holds), `ambiguous` (something that can be seen changes, or may), `outside`, `left`.
+    step: the command that ran last, or runs; None before the first, where commands are missing in the log, and after
+    the run has left its analysis. phase: `after` (its state holds), `ambiguous` (something that can be seen changes, or
+    may), `outside`, `left`.
     """
 
     step: Step | None
@@ -46,30 +47,37 @@ def view_of(state: DeckState) -> Hashable:
 class Timeline:
     """The commands of a run that are its analysis's, in robot time.
 
-    starts, ends: seconds since 1970. views: a number for what is seen after 0, 1, ... n commands. left_at: when the run
-    left its analysis, inf where it did not.
+    starts, ends: seconds since 1970. steps: None for a time whose commands are missing in the log. views: a number for
+    what is seen after 0, 1, ... n commands. left_at: when the run left its analysis, inf where it did not. until: from
+    when on the log says nothing, inf where the run had ended.
     """
 
     def __init__(self, followed: Followed, steps: Sequence[Step]) -> None:
-        self.steps = tuple(steps[number] for _, number in followed.commands)
-        self.starts = np.array([ran.start_s for ran, _ in followed.commands])
-        self.ends = np.maximum.accumulate([ran.end_s for ran, _ in followed.commands])
-        self.left_at = followed.left_at
+        spans: list[tuple[Step | None, float, float]] = []
+        states = [steps[followed.commands[0][1]].before]
+        for at, (ran, number) in enumerate(followed.commands):
+            if at in followed.holes:
+                spans.append((None, min(spans[-1][2], ran.start_s), ran.start_s))
+                states.append(steps[number].before)
+            spans.append((steps[number], ran.start_s, ran.end_s))
+            states.append(steps[number].state)
+        self.steps = tuple(step for step, _, _ in spans)
+        self.starts = np.array([start for _, start, _ in spans])
+        self.ends = np.maximum.accumulate([end for _, _, end in spans])
+        self.left_at, self.until = followed.left_at, followed.until
         numbers: dict[Hashable, int] = {}
-        states = [self.steps[0].before, *(step.state for step in self.steps)]
         self.views = np.array([numbers.setdefault(view_of(state), len(numbers)) for state in states])
 
     @cached_property
     def boundaries(self) -> NDArray[np.float64]:
         """All starts and ends, sorted."""
-        both = np.concatenate([self.starts, self.ends])
-        return np.sort(both[np.isfinite(both)])
+        return np.sort(np.concatenate([self.starts, self.ends]))
 
     @cached_property
     def motions(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Starts and ends of the commands that change what is seen, and for how many seconds of that time they do."""
         moves = self.views[1:] != self.views[:-1]
-        person = np.array([step.needs_person for step in self.steps])
+        person = np.array([step is not None and step.needs_person for step in self.steps])
         seconds = np.where(person, np.minimum(HAND_S, self.ends - self.starts), self.ends - self.starts)
         return self.starts[moves], self.ends[moves], seconds[moves]
 
@@ -84,10 +92,14 @@ class Timeline:
         early, late = time_s - margin_s, time_s + margin_s
         if late >= self.left_at:
             return Place(None, "left", "the run has left the analysis")
+        if late >= self.until:
+            return Place(None, "outside", "after the log was taken")
         if late < self.starts[0] or early > self.ends[-1]:
             return Place(None, "outside", "before the run" if late < self.starts[0] else "after the run")
         started = int(np.searchsorted(self.starts, time_s, "right"))
         step = self.steps[started - 1] if started else None
+        if step is None and started:
+            return Place(None, "ambiguous", "commands of this time are missing in the log")
         if np.searchsorted(self.boundaries, late, "right") > np.searchsorted(self.boundaries, early, "left"):
             return Place(step, "ambiguous", "within the uncertainty of a boundary")
         done = int(np.searchsorted(self.ends, time_s, "right"))

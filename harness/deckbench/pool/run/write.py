@@ -128,7 +128,6 @@ def on_robot_time(shots: Shots, timeline: Timeline, offset_s: float | None, reac
     Raises InputError where no frame can be of this run.
     """
     start, end = float(timeline.starts[0]), float(timeline.ends[-1])
-    end = max(end, float(timeline.starts[-1])) if np.isfinite(end) else float(timeline.starts[-1]) + 3600
     if shots.relative:
         moved = tuple(replace(shot, time_s=shot.time_s + start) for shot in shots.frames)
         shots = replace(shots, frames=moved)
@@ -177,6 +176,8 @@ def tell(shots: Shots, clock: Clock, followed: Followed, places: Mapping[str, Pl
         )
     if followed.why is not None:
         say(f"the run has left the analysis: {followed.why}; later frames have no checks")
+    for note in followed.notes:
+        say(note)
     counts = Counter(place.phase for place in places.values())
     say("frames: " + ", ".join(f"{count} {phase}" for phase, count in counts.most_common()))
 
