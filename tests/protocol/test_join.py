@@ -6,6 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deckbench.protocol import Analysis, join, read_analysis
 from tests.protocol.builder import Builder
 
@@ -92,3 +94,31 @@ def test_a_command_that_comes_twice_and_rubbish(tmp_path: Path) -> None:
     assert join(analysis, [{}]).left_at == 0
     assert join(analysis, [{"key": run[0]["key"], "commandType": "pickUpTip"}]).left_at == 0
     assert join(analysis, [{"key": run[0]["key"], "commandType": "home", "params": 3}]).steps == (0,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "planned", "real", "why"),
+    [
+        ("setRailLights", {"on": True}, {"on": False}, "on False, the analysis True"),
+        ("moveToCoordinates", {"coordinates": {"x": 1, "y": 2, "z": 3}}, {"coordinates": {"x": 301, "y": 2, "z": 3}},
+         "moveToCoordinates has coordinates"),
+        ("moveRelative", {"axis": "x", "distance": 5.0}, {"axis": "y", "distance": 5.0}, "axis y, the analysis x"),
+        ("moveRelative", {"axis": "x", "distance": 5.0}, {"axis": "x", "distance": 50}, "distance 50, the analysis"),
+        ("setTipState", {"wellNames": ["A1"], "tipWellState": "empty"}, {"wellNames": ["A1"], "tipWellState": "clean"},
+         "tipWellState clean, the analysis empty"),
+        ("home", {}, {"axes": ["leftZ"]}, "the analysis None"),
+        ("home", {"axes": ["x", "y"]}, {}, "axes None, the analysis"),
+        ("home", {"axes": None}, {}, None),
+        ("moveToCoordinates", {"coordinates": {"x": 1, "y": 2, "z": 3}}, {"coordinates": {"x": 1.0, "y": 2, "z": 3.0}},
+         None),
+    ],
+)  # fmt: skip
+def test_what_is_seen_is_compared(
+    kind: str, planned: dict[str, Any], real: dict[str, Any], why: str | None, tmp_path: Path
+) -> None:
+    made, other = a_transfer(), a_transfer()
+    made.add(kind, planned)
+    other.add(kind, real)
+    found = join(analysed(made, tmp_path), run_of(other))
+    assert found.left_at == (None if why is None else 8)
+    assert why is None or why in str(found.why)

@@ -2,8 +2,8 @@
 
 `key` joins them: ids are random, new in every analysis and run. A key is a hash over the types of all commands up to
 this one, not over their parameters (hash_command_params.py of opentrons 8.8.2), so that a run may have the analysis'
-keys and still take other tips, where a parameter of the protocol was changed. What decides where things stand is
-compared too.
+keys and still take other tips, where a parameter of the protocol was changed. What decides where things stand, or what
+is seen, is compared too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from typing import Any
 from deckbench.protocol.analysis import OUT_OF_CHAIN, Analysis, Command
 from deckbench.schema import shown
 
-# What says which things are moved where. Ids are compared by what they stand for.
+# What decides which things are moved where, and what is seen. Ids are compared by what they stand for.
 COMPARED = (
     "loadName", "pipetteName", "model", "mount", "location", "newLocation", "pipetteId", "labwareId", "moduleId",
-    "wellName", "wellNames", "addressableAreaName", "configurationParams",
+    "wellName", "wellNames", "tipWellState", "addressableAreaName", "configurationParams", "quantity", "on",
+    "coordinates", "axis", "distance", "axes",
 )  # fmt: skip
+MAY_BE_LEFT_OUT = frozenset({"axes"})  # without it all of them are meant
+LOADED = ("labwareId", "moduleId", "pipetteId")  # what a load made
+TOLERANCE = 1e-3  # mm, of coordinates
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,15 @@ class _Ids:
         if not isinstance(params, Mapping):
             return None
         for name in COMPARED:
-            if name in params and name in planned.params and not self.same(planned.params[name], params[name], name):
+            real, wanted = params.get(name), planned.params.get(name)
+            both = name in params and name in planned.params
+            if (both or name in MAY_BE_LEFT_OUT) and not self.same(wanted, real, name):
                 if name.endswith("Id"):
                     return f"{planned.command_type} of another {name.removesuffix('Id')} than in the analysis"
-                one, other = shown(str(params[name])), shown(str(planned.params[name]))
+                one, other = shown(str(real)), shown(str(wanted))
                 return f"{planned.command_type} has {name} {one}, the analysis {other}"
         result = data.get("result")
-        for name in ("labwareId", "moduleId", "pipetteId"):  # what a load made
+        for name in LOADED:
             if isinstance(result, Mapping) and name in result and name in planned.result:
                 self.same(planned.result[name], result[name], name)
         return None
@@ -106,4 +112,6 @@ class _Ids:
         if name.endswith("Id") and isinstance(planned, str) and isinstance(real, str):
             known = self.planned.setdefault(real, planned) == planned
             return self.real.setdefault(planned, real) == real and known
+        if isinstance(planned, float | int) and isinstance(real, float | int):
+            return isinstance(planned, bool) == isinstance(real, bool) and abs(planned - real) <= TOLERANCE
         return bool(planned == real)

@@ -15,6 +15,7 @@ from deckbench.errors import InputError
 from deckbench.pool.run.robot import fetch_commands
 from deckbench.protocol import Analysis, join
 from deckbench.protocol.analysis import OUT_OF_CHAIN, unusable
+from deckbench.protocol.join import LOADED
 from deckbench.schema import shown
 
 MAX_BYTES = 256 << 20
@@ -90,14 +91,12 @@ def commands_of(value: Any, source: str) -> list[dict[str, Any]]:
     most = 0
     for page in sorted(pages, key=start_of):
         commands = page
-        meta = page.get("meta") if isinstance(page, dict) else None
         for name in ("commands", "data", "commands", "data"):
+            most = max(most, total_of(commands))
             if isinstance(commands, dict) and isinstance(commands.get(name), (list, dict)):
                 commands = commands[name]
         if not isinstance(commands, list):
             raise InputError("the run log holds no list of commands", source, FIX)
-        if isinstance(meta, dict) and isinstance(meta.get("totalLength"), int):
-            most = max(most, meta["totalLength"])
         for item in commands:
             if not isinstance(item, dict) or not all(isinstance(item.get(k), str) for k in ("id", "commandType")):
                 raise InputError(f"entry {len(found)} is no command of a run (id, commandType)", source, FIX)
@@ -114,6 +113,13 @@ def is_page(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("data"), list)
 
 
+def total_of(page: Any) -> int:
+    """How many commands the run has, as a page's meta says; 0 where it does not."""
+    meta = page.get("meta") if isinstance(page, dict) else None
+    total = meta.get("totalLength") if isinstance(meta, dict) else None
+    return total if isinstance(total, int) else 0
+
+
 def start_of(page: Any) -> int:
     """Where a page begins, as its meta says."""
     meta = page.get("meta") if isinstance(page, dict) else None
@@ -128,6 +134,9 @@ def parse_log(items: Sequence[dict[str, Any]], source: str) -> RunLog:
     for line, item in enumerate(items):
         kept = ("id", "key", "commandType", "intent", "status", "createdAt", "startedAt", "completedAt", "params")
         raw.append({name: item[name] for name in kept if item.get(name) is not None})
+        result = item.get("result")
+        if isinstance(result, dict) and (made := {name: result[name] for name in LOADED if name in result}):
+            raw[-1]["result"] = made
         if (fault := unusable(raw[-1])) is not None:
             raise InputError(f"the command cannot be used: {fault}", f"{source}: command {line}", FIX)
         if item.get("intent") in OUT_OF_CHAIN or item.get("startedAt") is None:
@@ -200,6 +209,14 @@ def follow(log: RunLog, analysis: Analysis) -> Followed:
             raise InputError("no command of the run has ended", log.name, "take the log after the run")
         what = f"the run is not of this protocol: {joined.why or 'no command of it is in the analysis'}"
         raise InputError(what, log.name, "give the analysis of the protocol that was run")
+    named = {n for item, n in zip(log.raw, joined.steps, strict=True) if "labwareId" in item.get("result", {})}
+    loads = [one.number for one in analysis.commands if one.command_type == "loadLabware" and one.number <= kept[-1][1]]
+    if len(loads) > 1 and not named.issuperset(loads):
+        notes.append(
+            f"the run log does not name {len(set(loads) - named)} of {len(loads)} loaded labware (it has no results of "
+            "their loads), so that one cannot be told from another: a run that takes tips from another rack than its "
+            "analysis is not noticed"
+        )
     holes = find_holes([number for _, number in kept], analysis)
     for at, missing in holes.items():
         some = "1 command is" if missing == 1 else f"{missing} commands are"
