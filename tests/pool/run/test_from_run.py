@@ -163,6 +163,29 @@ def test_labels_of_a_lab(analysis_file: Path, sim: Simulated, tmp_path: Path) ->
     assert not (tmp_path / "third").exists()
 
 
+def test_labels_of_another_expectation_are_refused(analysis_file: Path, sim: Simulated, tmp_path: Path) -> None:
+    first = stated(analysis_file, sim, tmp_path / "first")
+    rows = rows_of(first / "checks.csv")
+    rows[0]["verdict"], rows[1]["verdict"] = "normal", "anomaly"
+    labels = tmp_path / "labels.csv"
+
+    def again(name: str, **changed: str) -> Counter[str]:
+        with labels.open("w", encoding="utf-8", newline="") as table:
+            writer = csv.DictWriter(table, list(rows[0]))
+            writer.writeheader()
+            writer.writerows([{**rows[0], **changed}, *rows[1:]])
+        done = stated(analysis_file, sim, tmp_path / name, labels=labels)
+        return Counter(row["verdict"] for row in rows_of(done / "checks.csv"))
+
+    assert again("same") == {"unknown": len(rows) - 2, "normal": 1, "anomaly": 1}
+    assert again("bare", step="", step_zh="", phase="", expected="", expected_zh="")["normal"] == 1
+    for name in ("step", "step_zh", "phase", "expected", "expected_zh"):
+        said = name.removesuffix("_zh")
+        with pytest.raises(InputError, match=rf"labels.csv:2: the label is of another check: its `{said}` is"):
+            again(name, **{name: "pre" if name == "phase" else "Something else."})
+    assert again("unlabelled", verdict="unknown", expected="Something else.")["normal"] == 0
+
+
 def two_racks(folder: Path, *, second: bool = False) -> tuple[Path, Analysis]:
     b = Builder()
     b.add("home")

@@ -170,3 +170,31 @@ def test_the_estimate_is_bounded_in_time_and_memory(reach: float) -> None:
     print(f"{found}; {time.process_time() - start:.1f} s, {used:.0f} MiB")
     assert abs(found.offset_s - 17.3) <= max(found.uncertainty_s, 0.3)
     assert time.process_time() - start < 30 and used < 700
+
+
+@pytest.mark.parametrize(
+    ("stamp", "what", "first", "second"),
+    [
+        ("20261025_023000", "comes twice", "+02:00", "+01:00"),
+        ("20260329_023000", "is left out", "+01:00", "+02:00"),
+    ],
+)
+def test_hours_that_come_twice_or_never_are_refused(
+    stamp: str, what: str, first: str, second: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "frames"
+    name = f"{stamp}.jpg"
+    picture(folder / name)
+    table = tmp_path / "times.csv"
+    iso = datetime.strptime(stamp, "%Y%m%d_%H%M%S").isoformat()
+    table.write_text(f"frame,time\n{name},{iso}\n")
+    for given, where in ((None, name), (table, "times.csv:2")):
+        with pytest.raises(InputError, match=f"{where}[\\s\\S]*{what} in Europe/Berlin") as caught:
+            read_shots(folder, times=None, table=given, zone="Europe/Berlin")
+        assert f"--zone {first} or --zone {second}" in str(caught.value)
+        moment = datetime.fromisoformat(iso).replace(tzinfo=timezone.utc).timestamp()
+        for zone in (first, second):
+            shots = read_shots(folder, times=None, table=given, zone=zone)
+            assert shots.frames[0].time_s == moment - 3600 * int(zone[1:3])
+    table.write_text(f"frame,time\n{name},{iso}{first}\n")
+    assert read_shots(folder, times=None, table=table, zone="Europe/Berlin").zone is None

@@ -204,10 +204,28 @@ def in_order(
     for name, moment in read.items():
         assert moment is not None
         if moment.tzinfo is None:
-            moment, assumed = moment.replace(tzinfo=where), True
+            moment, assumed = in_zone(moment, where, str(pictures[name])), True
         frames.append(Shot(pictures[name], name, moment.timestamp()))
     frames.sort(key=lambda shot: (shot.time_s, shot.name))
     return Shots(tuple(frames), source, (zone or "UTC (assumed)") if assumed else None, False, step_of(frames))
+
+
+def in_zone(moment: datetime, where: tzinfo, at: str) -> datetime:
+    """A time without a zone in the camera's. Raises InputError where its clocks show it twice, or never."""
+    first, second = (moment.replace(tzinfo=where, fold=fold) for fold in (0, 1))
+    one, two = first.utcoffset(), second.utcoffset()
+    if one is None or two is None or one == two:
+        return first
+    often = "comes twice" if one > two else "is left out"
+    choice = " or ".join(f"--zone {signed(offset)}" for offset in (one, two))
+    fix = f"give the offset that the camera's clock had: {choice}; or times with their offsets by --times-csv"
+    raise InputError(f"the time {moment.isoformat(' ')} {often} in {where}, where clocks are changed", at, fix)
+
+
+def signed(offset: timedelta) -> str:
+    """An offset from UTC as --zone takes it."""
+    minutes = round(offset.total_seconds() / 60)
+    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
 
 
 def step_of(frames: Sequence[Shot]) -> float:
@@ -250,7 +268,7 @@ def from_table(table: Path, pictures: dict[str, Path], where: tzinfo, zone: str 
             moment, number = cell_time((row[column] or "").strip(), line)
             if moment is not None:
                 assumed = assumed or moment.tzinfo is None
-                moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=where)
+                moment = moment if moment.tzinfo is not None else in_zone(moment, where, line)
                 number = moment.timestamp()
             read[found[0]] = (number, moment is None and number < EPOCH_FROM)
     except csv.Error as error:

@@ -67,7 +67,8 @@ def pool_from_run(
         offset_s: What is added to the frames' times to have the robot's; default: estimated.
         margin_s: How near to a command's start or end a frame is ambiguous, in seconds; default: from the estimate.
         max_offset_s: Offsets up to this are tried.
-        labels: A checks.csv whose verdicts are taken over, by frame and check.
+        labels: A checks.csv whose verdicts are taken over, by frame and check; step, phase and expected must be the
+            run's where it has them.
         checks: `step`: what the step's command is about, all while the robot waits; `all`: everything that can be seen.
         texts: Templates of the texts; default: the package's own.
 
@@ -209,24 +210,47 @@ def with_labels(rows: Sequence[CheckRow], labels: Path, shots: Shots) -> list[Ch
     if errors:
         more = f" ({len(errors)} errors)" if len(errors) > 1 else ""
         raise InputError(f"{errors[0].text}{more}", errors[0].where, "write rows `frame,check,verdict`")
-    left = {(frame, text): check for frame, checks in found.items() for check in checks for text in words(check)}
+    given: dict[tuple[str, str], list[Check]] = {}
+    for frame, checks in found.items():
+        for check in checks:
+            for text in words(check):
+                given.setdefault((frame, text), []).append(check)
     used: set[int] = set()
+    others: dict[int, str] = {}
     done = []
     for row in rows:
-        check = next(
-            (left[row.frame, text] for text in (row.check.en, row.check.zh) if (row.frame, text) in left), None
-        )
-        if check is not None:
-            used.add(check.line)
-            row = labelled(row, check)
+        same = {c.line: c for text in (row.check.en, row.check.zh) for c in given.get((row.frame, text), ())}
+        differ = {line: difference(check, row) for line, check in same.items()}
+        fitting = next((check for line, check in same.items() if differ[line] is None), None)
+        others |= {line: what for line, what in differ.items() if what is not None}
+        if fitting is not None:
+            used.add(fitting.line)
+            row = labelled(row, fitting)
         done.append(row)
     spare = [check for checks in found.values() for check in checks if check.line not in used]
     spare = sorted((check for check in spare if check.verdict != "unknown"), key=lambda check: check.line)
+    other = next((check for check in spare if check.line in others), None)
+    if other is not None:
+        fix = "label what is expected in this pool, or leave the row out"
+        raise InputError(f"the label is of another check: {others[other.line]}", f"{labels}:{other.line}", fix)
     if spare:
         what = f"{len(spare)} labels fit no check of the run, such as {shown(spare[0])!r}"
         fix = "copy frame and check from the pool's checks.csv; ambiguous frames have none"
         raise InputError(what, f"{labels}:{spare[0].line}", fix)
     return done
+
+
+def difference(check: Check, row: CheckRow) -> str | None:
+    """What a label says of its step, phase or expected state that the row does not, in words."""
+    for name, said, own in (("step", check.step, row.step), ("expected", check.expected, row.expected)):
+        for lang in ("en", "zh"):
+            one, other = getattr(said, lang, None), getattr(own, lang)
+            if one and one != other:
+                return f"its `{name}` is {one[:80]!r}, the run's {other[:80]!r}"
+    phase = getattr(check.phase, "en", None)
+    if phase and phase != row.phase:
+        return f"its `phase` is {phase[:80]!r}, the run's {row.phase!r}"
+    return None
 
 
 def words(check: Check) -> list[str]:
