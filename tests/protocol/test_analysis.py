@@ -128,3 +128,18 @@ def test_a_command_that_failed(tmp_path: Path) -> None:
     made.commands[3]["status"] = "failed"
     with pytest.raises(InputError, match=r"command 3 \(pickUpTip\) has the status failed"):
         read_analysis(made.write(tmp_path / "a.json"))
+
+
+def test_names_that_nobody_reads_are_refused(tmp_path: Path) -> None:
+    for place in ("metadata", "ordering", "params"):
+        made = a_small_one()
+        command = made.commands[1]
+        if place == "params":
+            command["params"]["displayName"] = "x" * 501
+        elif place == "metadata":
+            command["result"]["definition"]["metadata"]["displayName"] = "x" * 501
+        else:
+            command["result"]["definition"]["ordering"] = [["x" * 501]]
+        with pytest.raises(InputError, match=r"commands\.1: a name of 501 letters; the limit is 500") as caught:
+            read_analysis(made.write(tmp_path / "a.json"))
+        assert caught.value.fix and len(caught.value.message()) < 600

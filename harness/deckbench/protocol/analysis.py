@@ -25,6 +25,8 @@ MAX_BYTES = 40 << 20
 MAX_PARTS = 2_000_000  # objects and lists: parsed they take a hundred times their bytes
 MAX_COMMANDS = 50_000
 MAX_DEPTH = 64
+MAX_NAME = 500  # letters of a name: it stands in every text of its step
+NAMES = ("loadName", "displayName", "namespace", "pipetteName", "wellName", "model")
 ROBOT = "OT-2 Standard"
 SEE = "give the JSON that `opentrons analyze --json-output` writes, or that the robot or the app has saved"
 # Fields of a command that differ between two analyses of one protocol, or say nothing of the deck.
@@ -168,6 +170,7 @@ def check_analysis(data: Mapping[str, Any], where: Path | str) -> Analysis:
         what = f"command {bad.number} ({shown(bad.command_type)}) has the status {shown(bad.status)}"
         raise InputError(what, where, "analyse the whole protocol; a run is given with its own analysis")
     check_keys(commands, where)
+    check_names(commands, where)
     metadata = data.get("metadata")
     name = metadata.get("protocolName") if isinstance(metadata, dict) else None
     return Analysis(
@@ -255,6 +258,22 @@ def check_keys(commands: Sequence[Command], where: Path | str) -> None:
             what = f"commands.{command.number}: the same key as command {seen[command.key]}"
             raise InputError(what, where, SEE)
         seen[command.key] = command.number
+
+
+def check_names(commands: Sequence[Command], where: Path | str) -> None:
+    """Refuse names that nobody would read to their end: they stand in every text of a step."""
+    for command in commands:
+        definition = command.result.get("definition")
+        definition = definition if isinstance(definition, dict) else {}
+        parts = (command.params, command.result, definition.get("parameters"), definition.get("metadata"), definition)
+        found = [part.get(name) for part in parts if isinstance(part, dict) for name in NAMES]
+        columns = definition.get("ordering")
+        for column in columns if isinstance(columns, list) else ():
+            found += column if isinstance(column, list) else ()
+        longest = max((len(name) for name in found if isinstance(name, str)), default=0)
+        if longest > MAX_NAME:
+            what = f"commands.{command.number}: a name of {longest:,} letters; the limit is {MAX_NAME}"
+            raise InputError(what, where, "shorten the name in the labware definition or the protocol")
 
 
 def api_of(config: object) -> tuple[int, int] | None:
