@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deckbench.errors import InputError
-from deckbench.protocol import DeckState, Step, fold, read_analysis
+from deckbench.protocol import DeckState, Step, fold, read_analysis, state_checks
 from deckbench.protocol.state import slot_at
 from tests.protocol.builder import COLUMNS, Builder
 
@@ -283,3 +283,61 @@ def test_a_stack_of_lids(folded: Any) -> None:
     *_, loaded, moved = folded(made)
     assert [one.kind for one in loaded.state.at(3).stack] == ["lid", "lid", "lid"]
     assert len(moved.state.at(3).stack) == 2 and moved.state.at(1).top.kind == "lid"
+
+
+def test_a_rack_that_was_exchanged_in_a_pause_is_not_checked_from_there_on(folded: Any) -> None:
+    made = Builder()
+    rack, pipette = made.rack("4"), made.pipette()
+    for well in ("A1", "A2"):
+        made.at("pickUpTip", pipette, rack, well)
+        made.add("dropTipInPlace", {"pipetteId": pipette})
+    made.add("waitForResume", {"message": "put a fresh tip rack"})
+    made.add("comment")
+    made.at("pickUpTip", pipette, rack)
+    made.add("dropTipInPlace", {"pipetteId": pipette})
+    wells = [well for column in COLUMNS for well in column]
+    made.add("setTipState", {"labwareId": rack, "wellNames": wells, "tipWellState": "clean"})
+    steps = folded(made)
+    checked = [any(one.id == "tips:4" for one in state_checks(step.state)) for step in steps]
+    assert checked == [True, True, True, True, True, True, False, False, False, False, True]
+    assert any(one.id == "tips:4" for one in state_checks(steps[6].before)), "before the pause has begun"
+    assert all(any(one.id == "labware:4" for one in state_checks(step.state)) for step in steps)
+    assert all(one.state == other.before for one, other in pairwise(steps))
+    assert steps[8].refilled and gone(steps[6].state, "4") == gone(steps[5].state, "4")
+
+
+@pytest.mark.parametrize("on", ["module", "adapter", "slot with adapter"])
+def test_what_is_loaded_later_onto_a_module_or_adapter_may_stand_there_already(on: str, folded: Any) -> None:
+    made = Builder()
+    shaker = made.module("heaterShakerModuleV1", "6")
+    place: dict[str, str] = {"moduleId": shaker}
+    if on != "module":
+        under = {"moduleId": shaker} if on == "adapter" else {"slotName": "6"}
+        if on == "slot with adapter":
+            made = Builder()
+        place = {"labwareId": made.labware(under, "adapter", "adapter")}
+    rack, pipette = made.rack("4"), made.pipette()
+    made.at("pickUpTip", pipette, rack)
+    made.labware(place)
+    made.add("home")
+    steps = folded(made)
+    ids = [[one.id for one in state_checks(step.state) if one.id.endswith(":6")] for step in steps]
+    assert not any("labware:6" in one for one in ids[:-2]) and all("labware:6" in one for one in ids[-2:])
+    if on != "slot with adapter":
+        assert all("module:6" in one for one in ids)
+    assert all(one.state == other.before for one, other in pairwise(steps))
+
+
+@pytest.mark.parametrize(
+    ("name", "category", "kind"),
+    [
+        ("opentrons_96_deep_well_adapter_nest_wellplate_2ml_deep", "adapter", "plate"),
+        ("opentrons_96_aluminumblock_nest_wellplate_100ul", "aluminumBlock", "plate"),
+        ("opentrons_24_aluminumblock_nest_1.5ml_snapcap", "aluminumBlock", "block"),
+        ("opentrons_96_deep_well_adapter", "adapter", "adapter"),
+    ],
+)
+def test_a_plate_in_its_adapter_or_block_is_a_plate(name: str, category: str, kind: str, folded: Any) -> None:
+    made = Builder()
+    made.labware({"slotName": "1"}, name, category)
+    assert folded(made)[0].state.at(1).top.kind == kind

@@ -55,6 +55,8 @@ def labware_of(definition: Any, params: Mapping[str, Any]) -> Labware:
     for role in ("adapter", "lid"):
         if role in roles and kind not in ("block", "plate"):
             kind = LABWARE_KINDS[role]
+    if kind in ("block", "adapter") and "adapter" not in roles and "wellplate" in name:
+        kind = "plate"  # one definition for a plate in its block or adapter: the plate is what is seen
     wells = as_map(definition.get("wells"))
     tips = volume = None
     if parameters.get("isTiprack"):
@@ -186,7 +188,8 @@ def pick_up_tip(deck: Deck, command: Command) -> None:
     if not held:  # none was there: new tips must have been put into the rack, at least where these are taken
         held = tuple(HeldTip(nozzle, rack.name, well, slot, rack.volume) for nozzle, well in taken)
         deck.refilled = [well for _, well in taken]
-    piece.labware = replace(rack, tips=rack.tips - {well for _, well in taken})
+    known = rack.tips_known and not deck.refilled  # the rest of the rack may be new too
+    piece.labware = replace(rack, tips=rack.tips - {well for _, well in taken}, tips_known=known)
     deck.pipettes[key] = replace(pipette, tips=held)
 
 
@@ -221,7 +224,8 @@ def set_tip_state(deck: Deck, command: Command) -> None:
     every = frozenset(well for column in piece.labware.columns for well in column)
     there = command.params.get("tipWellState") != "empty"
     tips = piece.labware.tips | (wells & every) if there else piece.labware.tips - wells
-    piece.labware = replace(piece.labware, tips=tips)
+    known = piece.labware.tips_known or wells >= every
+    piece.labware = replace(piece.labware, tips=tips, tips_known=known)
 
 
 # Moves, modules

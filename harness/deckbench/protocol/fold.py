@@ -17,7 +17,7 @@ from deckbench.errors import InputError
 from deckbench.protocol.analysis import Analysis, Command
 from deckbench.protocol.commands import KNOWN, LOADS, SETUP, apply
 from deckbench.protocol.deck import CommandFault, Deck
-from deckbench.protocol.state import DeckState, Labware
+from deckbench.protocol.state import DeckState, Labware, Slot
 from deckbench.schema import shown
 
 MANUAL = "manualMoveWithPause"
@@ -76,7 +76,7 @@ def fold(analysis: Analysis) -> tuple[Step, ...]:
             Step(command.number, command.key, kind, before, state, *deck.named(command), person, known, refilled)
         )
         before = state
-    return mark_later(steps)
+    return mark_later(mark_refilled(steps))
 
 
 def run(deck: Deck, command: Command, analysis: Analysis) -> None:
@@ -99,27 +99,61 @@ def setup_of(commands: Sequence[Command]) -> frozenset[int]:
     return frozenset(found)
 
 
+def mark_refilled(steps: Sequence[Step]) -> list[Step]:
+    """Mark a rack's tips as not known from the pause on after which tips are taken that were gone before."""
+    found = list(steps)
+    for number, step in enumerate(steps):
+        before = step.before.at(step.slot).top if step.slot else None
+        if not step.refilled or step.slot is None or before is None or not before.tips_known:
+            continue
+        found[number] = replace(found[number], before=with_unknown_tips(found[number].before, step.slot))
+        for index in range(number - 1, -1, -1):
+            earlier = found[index]
+            top = earlier.state.at(step.slot).top
+            if top is None or top.tips is None or top.name != before.name or top.tips.intersection(step.refilled):
+                break
+            found[index] = replace(earlier, state=with_unknown_tips(earlier.state, step.slot))
+            if earlier.needs_person:
+                break
+            found[index] = replace(found[index], before=with_unknown_tips(earlier.before, step.slot))
+    return found
+
+
+def with_unknown_tips(state: DeckState, name: str) -> DeckState:
+    """The state with the tips of the rack on top in a slot marked as not known."""
+    slot = state.at(name)
+    if slot.top is None or slot.top.tips is None or not slot.top.tips_known:
+        return state
+    marked = replace(slot, stack=(*slot.stack[:-1], replace(slot.top, tips_known=False)))
+    return replace(state, slots=tuple(marked if one is slot else one for one in state.slots))
+
+
 def mark_later(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Mark empty slots where labware or a module is loaded in the middle of the run: it may stand there already."""
-    loaded: set[str] = set()
+    """Mark slots where labware or a module is loaded in the middle of the run: it may stand there already."""
+    loaded: dict[str, tuple[object, ...]] = {}  # what stands in the slot until then
     found: list[Step] = []
     after: Step | None = None
     for step in reversed(steps):
-        if after is not None:
-            empty = {slot.name for slot in step.state.slots if slot.is_empty}
-            if after.command_type in LOADS:
-                loaded |= {slot.name for slot in after.state.slots if not slot.is_empty}
-            loaded &= empty
-        state = with_later(step.state, loaded)
+        if after is not None and after.command_type in LOADS:
+            pairs = zip(step.state.slots, after.state.slots, strict=True)
+            loaded |= {old.name: content(old) for old, new in pairs if content(old) != content(new)}
+        loaded = {name: there for name, there in loaded.items() if content(step.state.at(name)) == there}
+        state = with_later(step.state, set(loaded))
         if found:
             found[-1] = replace(found[-1], before=state)
         found.append(replace(step, state=state))
         after = step
     if found:
         first = found[-1]
-        gone = {name for name in loaded if first.before.at(name).is_empty}
-        found[-1] = replace(first, before=with_later(first.before, gone))
+        same = {name for name, there in loaded.items() if content(first.before.at(name)) == there}
+        found[-1] = replace(first, before=with_later(first.before, same))
     return tuple(reversed(found))
+
+
+def content(slot: Slot) -> tuple[object, ...]:
+    """What stands in a slot, whatever its state."""
+    module = slot.module and slot.module.kind
+    return module, slot.covered_by, tuple((one.name, one.label) for one in slot.stack)
 
 
 def with_later(state: DeckState, names: set[str]) -> DeckState:

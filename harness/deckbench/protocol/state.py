@@ -23,7 +23,8 @@ class Labware:
 
     name: load name. display: the name that people read. label: the protocol's own name for it. columns: names of the
     wells, column by column. tips: wells that hold a tip; None for what is no tip rack. volume: of its tips, in µl.
-    height: outer, in millimetres.
+    height: outer, in millimetres. tips_known: False while a person is exchanging the rack's tips, at a time that the
+    protocol does not say: then `tips` may be wrong.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Labware:
     label: str | None = None
     namespace: str = "opentrons"
     version: int = 1
+    tips_known: bool = True
 
     @property
     def empty_columns(self) -> tuple[int, ...]:
@@ -68,8 +70,9 @@ class Module:
 class Slot:
     """A slot of the deck.
 
-    stack: labware from the bottom to the top. covered_by: slot of the module that reaches in. later: it is empty, and
-    labware is loaded there later in the run: a person may have put it there already.
+    stack: labware from the bottom to the top. covered_by: slot of the module that reaches in. later: nothing
+    stands there or on its module, or less than there will, and labware is loaded there later in the run: a person may
+    have put it there already.
     """
 
     name: str

@@ -31,7 +31,10 @@ class Words(Strict):
 
 
 class LabwareState(Strict):
-    """A piece of labware. tips: of a tip rack, how many it holds; empty_columns, empty_wells: where none is."""
+    """A piece of labware.
+
+    tips: of a tip rack, how many it holds, if that is known. empty_columns, empty_wells: where none is.
+    """
 
     name: str
     display: str
@@ -250,7 +253,7 @@ def slot_of(slot: Slot) -> SlotState:
 def labware_of(labware: Labware) -> LabwareState:
     """Labware as it is written."""
     columns = wells = tips = None
-    if labware.tips is not None:
+    if labware.tips is not None and labware.tips_known:
         columns, tips = labware.empty_columns, len(labware.tips)
         left = [one for number, one in enumerate(labware.columns, 1) if number not in columns]
         wells = tuple(well for column in left for well in column if well not in labware.tips)

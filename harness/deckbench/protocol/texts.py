@@ -272,7 +272,7 @@ def slot_checks(slot: Slot, texts: Texts, phase: Phase) -> list[ExpectedCheck]:
     found: list[ExpectedCheck] = []
     module, top = slot.module, slot.top
     lidded = len(slot.stack) > 1 and slot.stack[-1].kind == "lid" and slot.stack[-2].kind != "lid"
-    if slot.covered_by is not None or slot.later:
+    if slot.covered_by is not None:
         return found
 
     def values(lang: Lang) -> Values:
@@ -297,6 +297,8 @@ def slot_checks(slot: Slot, texts: Texts, phase: Phase) -> list[ExpectedCheck]:
                 found += made(kind, about, part, values, texts, phase)
         if module.kind == "thermocycler" and module.lid != "open":
             return found  # what stands in it is not seen
+    if slot.later:
+        return found  # a person may have put there already what is loaded later
     if top is None:
         state = "empty" if module is None else "empty module"
     elif lidded:
@@ -304,7 +306,7 @@ def slot_checks(slot: Slot, texts: Texts, phase: Phase) -> list[ExpectedCheck]:
     else:
         state = "labware" if module is None else "on module"
     found += made("labware", about, state, values, texts, phase)
-    if top is not None and top.tips is not None:
+    if top is not None and top.tips is not None and top.tips_known:
         missing = sum(map(len, top.columns)) - len(top.tips)
         state = "full" if not missing else "empty" if not top.tips else "gaps" if gaps_in(top, "en") else "count"
         found += made("tips", about, state, values, texts, phase)

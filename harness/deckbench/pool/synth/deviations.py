@@ -42,7 +42,11 @@ def free_slots(state: DeckState) -> list[Slot]:
 
 def plain_slots(state: DeckState) -> list[Slot]:
     """Slots where one piece of labware stands on the deck itself."""
-    return [one for one in state.slots if movable(one) is not None and one.module is None and len(one.stack) == 1]
+    return [
+        one
+        for one in state.slots
+        if movable(one) is not None and one.module is None and len(one.stack) == 1 and not one.later
+    ]
 
 
 def movable(slot: Slot) -> Labware | None:
