@@ -135,7 +135,7 @@ def parse_log(items: Sequence[dict[str, Any]], source: str) -> RunLog:
         kept = ("id", "key", "commandType", "intent", "status", "createdAt", "startedAt", "completedAt", "params")
         raw.append({name: item[name] for name in kept if item.get(name) is not None})
         result = item.get("result")
-        if isinstance(result, dict) and (made := {name: result[name] for name in LOADED if name in result}):
+        if isinstance(result, dict) and (made := {n: result[n] for n in LOADED if isinstance(result.get(n), str)}):
             raw[-1]["result"] = made
         if (fault := unusable(raw[-1])) is not None:
             raise InputError(f"the command cannot be used: {fault}", f"{source}: command {line}", FIX)
