@@ -184,7 +184,7 @@ def test_stops_at_max_queries(sleeper: Sleeper, tmp_path: Path, capsys: pytest.C
     kinds = manifest.observed["results"]["kinds"]
     assert {kind: found["queries"] for kind, found in kinds.items()} == {"choice": 4, "scene": 4}
     assert kinds["choice"]["first_query_s"] is None and kinds["choice"]["latency"]["p90"] is None
-    assert "bench choice: 4 queries, too few for a median" in capsys.readouterr().err
+    assert "bench sleeper choice: 4 queries, too few for a median" in capsys.readouterr().err
 
 
 def test_at_least_enough_for_a_median(sleeper: Sleeper, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_peak_memory_sees_what_a_model_takes(tmp_path: Path) -> None:
     samples = choose(read_samples(write_data(tmp_path / "data"), "test"), 0)
     before = memory.peak_bytes()
     loaded = Loaded(Hungry(), "cpu", 0.0, memory.status_bytes("VmRSS"), True)
-    found = take_turn(loaded, samples, Limits(0.01, 2, 0, 1, {"choice": 1, "scene": 8}), 0)
+    found = take_turn(loaded, "hungry", samples, Limits(0.01, 2, 0, 1, {"choice": 1, "scene": 8}), 0)
     assert found.memory["peak_bytes"] - before > 50 << 20
 
 

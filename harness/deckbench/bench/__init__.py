@@ -80,7 +80,7 @@ def bench_all(
     Raises:
         InputError: a parameter, a model or a dataset is wrong.
     """
-    from deckbench.bench.turns import Limits, measure_all
+    from deckbench.bench.turns import Limits, job_name, measure_all
 
     check_options(engine, weights, min_seconds, {"max_queries": (max_queries, 1), "warmup": (warmup, 0)}, threads)
     for job in jobs:
@@ -94,7 +94,7 @@ def bench_all(
         done = measure_all(models, asked, limits, weights, seed)
         disturbed = [n for n, found in enumerate(done) if found.disturbances]
         for n in disturbed:
-            say(f"bench {jobs[n].model}: {done[n].disturbances[0]}; it is measured again")
+            say(f"bench {job_name(*models[n])}: {done[n].disturbances[0]}; it is measured again")
         if disturbed:
             again = measure_all([models[n] for n in disturbed], [asked[n] for n in disturbed], limits, weights, seed)
             for n, found in zip(disturbed, again, strict=True):
@@ -131,7 +131,7 @@ def bench_all(
             median, count = values["latency"]["p50"], values["latency"]["n"]
             text = "too few for a median" if median is None else f"p50 {median:.4f} s"
             wrong = f"; not comparable: {values['disturbances'][0]}" if values["disturbances"] else ""
-            say(f"bench {kind}: {count} queries, {text}{wrong}")
+            say(f"bench {job_name(*models[n])} {kind}: {count} queries, {text}{wrong}")
         made.append(artifact.read(Path(job.out), "bench"))
     return made
 

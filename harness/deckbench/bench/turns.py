@@ -71,7 +71,7 @@ def measure_all(
             if loaded is None or models[n] != last:
                 loaded = None  # the last model goes before the next one comes
                 loaded, last = load(*models[n], weights, seed), models[n]
-            turns[n].append(take_turn(loaded, asked[n], limits, number))
+            turns[n].append(take_turn(loaded, job_name(*models[n]), asked[n], limits, number))
     return [result_of(of_job, queries, weights) for of_job, queries in zip(turns, asked, strict=True)]
 
 
@@ -93,13 +93,20 @@ def result_of(turns: Sequence[Turn], queries: Mapping[str, Sequence[Sample]], we
     return JobResult(identity, first.device, results)
 
 
-def take_turn(loaded: Loaded[Any], queries: Mapping[str, Sequence[Sample]], limits: Limits, number: int) -> Turn:
-    """One round of one job: all kinds of questions, one after the other."""
+def job_name(model: str, adapter: Path | None) -> str:
+    """What messages call a job: its model, and the folder of its adapter."""
+    return model if adapter is None else f"{model} + {Path(adapter).name}"
+
+
+def take_turn(
+    loaded: Loaded[Any], name: str, queries: Mapping[str, Sequence[Sample]], limits: Limits, number: int
+) -> Turn:
+    """One round of one job: all kinds of questions, one after the other. name: what messages call it."""
     segments = {}
     for kind, samples in queries.items():
         seconds = limits.min_seconds / limits.rounds
         of = f", round {number + 1} of {limits.rounds}" if limits.rounds > 1 else ""
-        say(f"bench {loaded.model.name} {kind}{of}: at least {seconds:g} s")
+        say(f"bench {name} {kind}{of}: at least {seconds:g} s")
         segments[kind] = stream(
             loaded.model,
             samples,
