@@ -8,7 +8,7 @@ runs in this process.
 
 from deckbench.protocol.analysis import Analysis, Command, read_analysis
 from deckbench.protocol.fold import Step, fold
-from deckbench.protocol.join import Joined, join
+from deckbench.protocol.join import JoinResult, join
 from deckbench.protocol.state import SLOTS, DeckState, Gantry, HeldTip, Labware, Module, Pipette, Slot
 from deckbench.protocol.step_texts import step_text
 from deckbench.protocol.texts import ExpectedCheck, Texts, checks_of, load_texts, state_checks
@@ -21,7 +21,7 @@ __all__ = [
     "ExpectedCheck",
     "Gantry",
     "HeldTip",
-    "Joined",
+    "JoinResult",
     "Labware",
     "Module",
     "Pipette",

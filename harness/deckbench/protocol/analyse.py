@@ -144,9 +144,7 @@ def run_quietly(command: Sequence[str], seconds: float) -> subprocess.CompletedP
 def output_of(command: Sequence[str]) -> str | None:
     """What a short command prints; None where it fails."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL
-        )
+        done = run_quietly(command, 120)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else None
@@ -215,9 +213,7 @@ def install(base: str, folder: Path) -> None:
 def run_install(command: Sequence[str]) -> None:
     """One command of the installation. Raises OutsideError with the end of what it printed."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=1800
-        )
+        done = run_quietly(command, INSTALL_S)
         failed, output = done.returncode != 0, done.stderr or done.stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         failed, output = True, str(error)

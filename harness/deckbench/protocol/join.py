@@ -27,7 +27,7 @@ TOLERANCE = 1e-3  # mm, of coordinates
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinResult:
     """The commands of a run, lined up with an analysis.
 
     steps: for each command of the run the number of its step in the analysis, or None: it is no command of the
@@ -40,7 +40,7 @@ class Joined:
     why: str | None = None
 
 
-def join(analysis: Analysis, run_commands: Sequence[Mapping[str, Any]]) -> Joined:
+def join(analysis: Analysis, run_commands: Sequence[Mapping[str, Any]]) -> JoinResult:
     """Line the commands of a run up with the analysis of its protocol.
 
     Args:
@@ -72,11 +72,11 @@ def join(analysis: Analysis, run_commands: Sequence[Mapping[str, Any]]) -> Joine
         else:
             why = ids.difference(planned, data)
         if why is not None:
-            return Joined((*steps, *(None for _ in run_commands[number:])), number, f"command {number}: {why}")
+            return JoinResult((*steps, *(None for _ in run_commands[number:])), number, f"command {number}: {why}")
         assert planned is not None
         steps.append(planned.number)
         last = planned.number
-    return Joined(tuple(steps))
+    return JoinResult(tuple(steps))
 
 
 class _Ids:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from deckbench.errors import InputError
 from deckbench.pool.run import clock
-from deckbench.pool.run.log import Followed, Ran
+from deckbench.pool.run.log import RunAlignment, RunCommand
 from deckbench.pool.run.timeline import Timeline
 from deckbench.pool.run.times import read_shots
 from deckbench.protocol import DeckState, Gantry, Step
@@ -148,9 +148,9 @@ def long_run(commands: int, seed: int) -> Timeline:
         after = DeckState(gantry=Gantry("slot", "left", str(1 + number % 9))) if moves else state
         end = now + float(rng.uniform(2, 6) if moves else rng.uniform(5, 40))
         steps.append(Step(number, str(number), "aspirate" if moves else "waitForDuration", state, after))
-        ran.append((Ran(steps[-1].command_type, "succeeded", now, end, number), number))
+        ran.append((RunCommand(steps[-1].command_type, "succeeded", now, end, number), number))
         now, state = end + 0.01, after
-    return Timeline(Followed(tuple(ran), np.inf, None), steps)
+    return Timeline(RunAlignment(tuple(ran), np.inf, None), steps)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ FIX = "save `GET /runs/ID/commands?cursor=0&pageLength=N` of the robot, N at lea
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunCommand:
     """A command as it ran. start_s, end_s: seconds since 1970 (UTC), inf for one that has not ended; line: place in the
     log, from 0."""
 
@@ -39,12 +39,12 @@ class RunLog:
     """The commands of a run that belong to its protocol and were started, in order. raw: all, reduced."""
 
     name: str
-    commands: tuple[Ran, ...]
+    commands: tuple[RunCommand, ...]
     raw: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
-class Followed:
+class RunAlignment:
     """How far a run followed its analysis.
 
     commands: those that are the analysis's own and have ended, each with its number there. left_at: when the run left,
@@ -53,7 +53,7 @@ class Followed:
     of the analysis are missing. notes: what else is to be said.
     """
 
-    commands: tuple[tuple[Ran, int], ...]
+    commands: tuple[tuple[RunCommand, int], ...]
     left_at: float
     why: str | None
     until: float = math.inf
@@ -129,7 +129,7 @@ def start_of(page: Any) -> int:
 
 def parse_log(items: Sequence[dict[str, Any]], source: str) -> RunLog:
     """Commands as they ran. Raises InputError for times that are none, or run backwards."""
-    commands: list[Ran] = []
+    commands: list[RunCommand] = []
     raw: list[dict[str, Any]] = []
     for line, item in enumerate(items):
         kept = ("id", "key", "commandType", "intent", "status", "createdAt", "startedAt", "completedAt", "params")
@@ -146,7 +146,7 @@ def parse_log(items: Sequence[dict[str, Any]], source: str) -> RunLog:
         end = math.inf if item.get("completedAt") is None else parse_time(item["completedAt"], where)
         if end < start or (commands and start < commands[-1].start_s):
             raise InputError("the command's times run backwards", where, FIX)
-        commands.append(Ran(item["commandType"], str(item.get("status", "")), start, end, line))
+        commands.append(RunCommand(item["commandType"], str(item.get("status", "")), start, end, line))
     if not commands:
         raise InputError("no command of the run has started", source, "take the log after the run")
     name = source.rstrip("/").removesuffix("/commands").rpartition("/")[2] if "://" in source else Path(source).stem
@@ -177,7 +177,7 @@ def trimmed(text: str) -> str:
     return f"{head}.{digits[:6].ljust(6, '0')}{rest[len(digits) :]}"
 
 
-def follow(log: RunLog, analysis: Analysis) -> Followed:
+def follow(log: RunLog, analysis: Analysis) -> RunAlignment:
     """How far a run followed its analysis.
 
     Raises:
@@ -185,7 +185,7 @@ def follow(log: RunLog, analysis: Analysis) -> Followed:
     """
     joined = join(analysis, log.raw)
     started = {ran.line: ran for ran in log.commands}
-    kept: list[tuple[Ran, int]] = []
+    kept: list[tuple[RunCommand, int]] = []
     left, why, until, notes = math.inf, None, math.inf, list[str]()
     if joined.left_at is not None:
         left = next((ran.start_s for ran in log.commands if ran.line >= joined.left_at), math.inf)
@@ -222,7 +222,7 @@ def follow(log: RunLog, analysis: Analysis) -> Followed:
         some = "1 command is" if missing == 1 else f"{missing} commands are"
         line = kept[at][0].line
         notes.append(f"{some} missing in the run log before its command {line}; frames of that time have no checks")
-    return Followed(tuple(kept), left, why, until, frozenset(holes), tuple(notes))
+    return RunAlignment(tuple(kept), left, why, until, frozenset(holes), tuple(notes))
 
 
 def find_holes(numbers: Sequence[int], analysis: Analysis) -> dict[int, int]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deckbench.pool.run.log import Followed
+from deckbench.pool.run.log import RunAlignment
 from deckbench.protocol import DeckState, Step
 
 HAND_S = 5.0  # a person who moves labware by hand is seen for so long; the robot waits longer
@@ -52,7 +52,7 @@ class Timeline:
     when on the log says nothing, inf where the run had ended.
     """
 
-    def __init__(self, followed: Followed, steps: Sequence[Step]) -> None:
+    def __init__(self, followed: RunAlignment, steps: Sequence[Step]) -> None:
         spans: list[tuple[Step | None, float, float]] = []
         states = [steps[followed.commands[0][1]].before]
         for at, (ran, number) in enumerate(followed.commands):

@@ -15,15 +15,16 @@ import yaml
 
 from deckbench import artifact
 from deckbench.artifact import Manifest, hash_json
+from deckbench.csvfile import csv_text
 from deckbench.errors import InputError
-from deckbench.language import Text
+from deckbench.language import LANGS, Text
 from deckbench.picture import PictureError, inspect_picture
 from deckbench.pool.run.clock import MAX_OFFSET_S, Clock, changes, estimate, stated
-from deckbench.pool.run.log import Followed, RunLog, follow, read_run
+from deckbench.pool.run.log import RunAlignment, RunLog, follow, read_run
 from deckbench.pool.run.timeline import Place, Timeline
 from deckbench.pool.run.times import Shot, Shots, read_shots
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
-from deckbench.pool.tables import CHECK_COLUMNS, CheckRow, csv_text
+from deckbench.pool.tables import CHECK_COLUMNS, CheckRow
 from deckbench.progress import say, track
 from deckbench.protocol import Analysis, Texts, checks_of, fold, load_texts, read_analysis, state_checks, step_text
 from deckbench.yolo.checkscsv import read_checks_csv
@@ -160,7 +161,7 @@ def clock_of(shots: Shots, timeline: Timeline, offset_s: float | None, margin_s:
     return clock if margin_s is None else replace(clock, margin_s=margin_s)
 
 
-def tell(shots: Shots, clock: Clock, followed: Followed, places: Mapping[str, Place]) -> None:
+def tell(shots: Shots, clock: Clock, followed: RunAlignment, places: Mapping[str, Place]) -> None:
     """Say what was assumed and found."""
     if shots.relative:
         say(f"{len(shots.frames)} frames; their times count from the run's first command")
@@ -243,11 +244,11 @@ def with_labels(rows: Sequence[CheckRow], labels: Path, shots: Shots) -> list[Ch
 def difference(check: Check, row: CheckRow) -> str | None:
     """What a label says of its step, phase or expected state that the row does not, in words."""
     for name, said, own in (("step", check.step, row.step), ("expected", check.expected, row.expected)):
-        for lang in ("en", "zh"):
-            one, other = getattr(said, lang, None), getattr(own, lang)
+        for lang in LANGS:
+            one, other = said.get(lang) if said else None, own.get(lang)
             if one and one != other:
                 return f"its `{name}` is {one[:80]!r}, the run's {other[:80]!r}"
-    phase = getattr(check.phase, "en", None)
+    phase = check.phase.en if check.phase else None
     if phase and phase != row.phase:
         return f"its `phase` is {phase[:80]!r}, the run's {row.phase!r}"
     return None
@@ -255,7 +256,7 @@ def difference(check: Check, row: CheckRow) -> str | None:
 
 def words(check: Check) -> list[str]:
     """A check's text in each language that it has."""
-    return [text for text in (getattr(check.check, "en", None), getattr(check.check, "zh", None)) if text]
+    return [text for text in (check.check.en, check.check.zh) if text]
 
 
 def shown(check: Check) -> str:
@@ -274,7 +275,7 @@ def labelled(row: CheckRow, check: Check) -> CheckRow:
 
 
 def write_pool(
-    out: Path, analysis: Analysis, log: RunLog, shots: Shots, clock: Clock, followed: Followed, timeline: Timeline,
+    out: Path, analysis: Analysis, log: RunLog, shots: Shots, clock: Clock, followed: RunAlignment, timeline: Timeline,
     places: Mapping[str, Place], rows: Sequence[CheckRow], texts: Texts, checks: Which,
 ) -> Manifest:  # fmt: skip
     """The pool as one artifact: pictures, dataset.yaml, frames.csv, checks.csv, run.csv, and the run log."""
