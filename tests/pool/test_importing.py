@@ -16,7 +16,7 @@ from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.pool.check import check_pool
 from deckbench.pool.importing import formats
-from deckbench.pool.importing.found import NoBox, box_in
+from deckbench.pool.importing.data import NoBox, box_in
 from deckbench.pool.importing.run import import_pool, known_formats
 from deckbench.yolo.read import read_pool
 from tests.yolo.pool_helpers import picture
@@ -301,7 +301,7 @@ def test_large_files_and_missing_ones_are_refused(tmp_path: Path) -> None:
 LAB = '''
 """Another data set: one picture, one check."""
 from deckbench.picture import inspect_picture
-from deckbench.pool.importing.found import Found, ImportedCheck, ImportedFrame, Source
+from deckbench.pool.importing.data import ImportedData, ImportedCheck, ImportedFrame, Source
 from deckbench.yolo.credit import Credit
 
 
@@ -312,7 +312,7 @@ def read(folder):
     sides = facts.width, facts.height
     frame = ImportedFrame(folder / "a.jpg", "a.jpg", facts.sha256, *sides, "g", "", boxes, [check])
     credit = Credit(title="Our lab", source="the shelf", licence="CC0")
-    return Found(credit, 1, [frame], ("lid",), [], [], {"notes.txt": "0" * 64}, {})
+    return ImportedData(credit, 1, [frame], ("lid",), [], [], {"notes.txt": "0" * 64}, {})
 '''
 
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import pkgutil
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from deckbench import artifact
+from deckbench.csvfile import csv_text
 from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.picture import MAX_BYTES
 from deckbench.pool.importing import formats
-from deckbench.pool.importing.found import Box4, Found, ImportedFrame, Listed
+from deckbench.pool.importing.data import ImportedData, ImportedFrame, ListedRecord
+from deckbench.pool.tables import ENGLISH_COLUMNS, label_line, region_cell
 from deckbench.progress import say, track
 
 REFUSED, NOTICES = "refused.csv", "notices.csv"
 LISTED = ("file", "record", "picture", "step", "phase", "reason", "what", "meaning")
-CHECKS = ("frame", "step", "phase", "check", "expected", "verdict", "anomaly", "region", "caption")
 
 
 def known_formats() -> list[str]:
@@ -54,7 +54,7 @@ def import_pool(name: str, source: Path, *, out: Path) -> dict[str, Any]:
         fix = f"one of: {', '.join(known_formats())}; a new one is a module (docs/pools.md)"
         raise InputError(f"no data set {name[:60]!r} can be imported", "FORMAT", fix)
     began = time.monotonic()
-    found: Found = importlib.import_module(f"{formats.__name__}.{name}").read(source)
+    found: ImportedData = importlib.import_module(f"{formats.__name__}.{name}").read(source)
     counts = counts_of(found)
     params = {"format": name, "credit": found.credit.model_dump(mode="json", exclude_none=True), "counts": counts}
     with artifact.writing(out, "pool", inputs={"files": found.files}, params=params) as draft:
@@ -64,7 +64,7 @@ def import_pool(name: str, source: Path, *, out: Path) -> dict[str, Any]:
     return counts
 
 
-def counts_of(found: Found) -> dict[str, Any]:
+def counts_of(found: ImportedData) -> dict[str, Any]:
     checks = [check for frame in found.frames for check in frame.checks]
     answers = [{check.verdict for check in frame.checks} for frame in found.frames]
     return {
@@ -82,7 +82,7 @@ def counts_of(found: Found) -> dict[str, Any]:
     }
 
 
-def write_pool(folder: Path, name: str, found: Found) -> None:
+def write_pool(folder: Path, name: str, found: ImportedData) -> None:
     """All files of the pool, in an empty folder."""
     for part in ("images", "labels"):
         (folder / part).mkdir()
@@ -97,7 +97,7 @@ def write_pool(folder: Path, name: str, found: Found) -> None:
         ("frame", "group", "view"),
         ((frame_id(frame), frame.group, frame.view) for frame in found.frames),
     )
-    write_csv(folder / "checks.csv", CHECKS, check_rows(found.frames))
+    write_csv(folder / "checks.csv", ENGLISH_COLUMNS, check_rows(found.frames))
     write_listed(folder / REFUSED, found.refused, found.reasons)
     write_listed(folder / NOTICES, found.notices, found.reasons)
     content = {
@@ -126,12 +126,6 @@ def copy_picture(frame: ImportedFrame, place: Path) -> None:
         raise InputError("the picture changed while it was imported", frame.path, "import again")
 
 
-def label_line(number: int, box: Box4) -> str:
-    x0, y0, x1, y1 = box
-    numbers = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
-    return f"{number} {' '.join(f'{value:.6f}' for value in numbers)}\n"
-
-
 def frame_id(frame: ImportedFrame) -> str:
     return f"images/{PurePosixPath(frame.name).stem}"
 
@@ -139,19 +133,15 @@ def frame_id(frame: ImportedFrame) -> str:
 def check_rows(frames: Iterable[ImportedFrame]) -> Iterable[tuple[str, ...]]:
     for frame in frames:
         for check in sorted(frame.checks, key=lambda check: check.key):
-            region = ";".join(" ".join(f"{value:.6f}" for value in box) for box in check.regions)
             texts = (check.step, check.phase, check.check, check.expected, check.verdict, check.anomaly)
-            yield (frame_id(frame), *texts, region, check.caption)
+            yield (frame_id(frame), *texts, region_cell(check.regions), check.caption)
 
 
-def write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    path.write_text(csv_text(columns, rows), encoding="utf-8", newline="\n")
 
 
-def write_listed(path: Path, listed: list[Listed], reasons: dict[str, str]) -> None:
+def write_listed(path: Path, listed: list[ListedRecord], reasons: dict[str, str]) -> None:
     """Every record that gives no check, or what was left out of one, in the order of the files."""
     order = sorted(listed, key=lambda one: (one.source.file, one.source.record, one.source.picture, one.reason))
     rows = []
@@ -162,7 +152,7 @@ def write_listed(path: Path, listed: list[Listed], reasons: dict[str, str]) -> N
     write_csv(path, LISTED, rows)
 
 
-def readme(name: str, found: Found) -> str:
+def readme(name: str, found: ImportedData) -> str:
     credit, counts = found.credit, counts_of(found)
     lines = [
         f"# {name}",
@@ -180,7 +170,7 @@ def readme(name: str, found: Found) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tell(found: Found) -> None:
+def tell(found: ImportedData) -> None:
     """What a person should know at once."""
     for title, listed in (("refused", found.refused), ("notice", found.notices)):
         for reason, count in sorted(Counter(one.reason for one in listed).items()):

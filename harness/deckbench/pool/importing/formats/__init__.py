@@ -1,1 +1,1 @@
-"""One module a data set, called as `pool import` calls it: `CREDIT` and `read(source) -> Found`. Nothing lists them."""
+"""One module a data set, named as `pool import` calls it: `CREDIT` and `read(source) -> ImportedData`."""

@@ -10,32 +10,34 @@ states of its station, so it says nothing about a verdict, and no two groups hav
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deckbench.cores import in_threads
-from deckbench.disk import read_bytes, real_path
 from deckbench.errors import InputError
-from deckbench.picture import SUFFIXES, PictureError, PictureFacts, inspect_picture
-from deckbench.pool.importing.found import Box4, Found, ImportedCheck, ImportedFrame, Listed, NoBox, Source, box_in
-from deckbench.progress import track
-from deckbench.yolo.checkscsv import MAX_TEXT
+from deckbench.picture import SUFFIXES, PictureFacts
+from deckbench.pool.importing.data import (
+    ImportedCheck,
+    ImportedData,
+    ImportedFrame,
+    ListedRecord,
+    NoBox,
+    Refused,
+    Source,
+    box_in,
+)
+from deckbench.pool.importing.jsonfile import Repeated, load, text_of
+from deckbench.pool.importing.pictures import find_picture, look_at_pictures
 from deckbench.yolo.credit import Credit
+from deckbench.yolo.frame import Box4
 
 RECORDS, STEPS, GLOSSARY, PICTURES = "records_*.json", "metasteps_caption.json", "glossary.json", "image"
 LICENCES = ("license", "LICENSE", "LICENSE.txt")
-MAX_BYTES = 16 << 20  # of a JSON file: its objects take up to 30 times as much memory
 MAX_RECORDS = 100_000
 MAX_BOXES = 500
 PHASES = ("pre", "post")
 OBJECT, NORMAL = "object", "Normal"
-NAME = re.compile(r"[\w()+-][\w .()+-]*", re.ASCII)
 CREDIT = Credit(
     title="SDLS abnormal detection data (mobile arm), data of arXiv:2506.05405",
     source="https://github.com/letsgo-2/sdls-abnormaldetect",
@@ -75,14 +77,6 @@ REASONS = {
 }
 
 
-class Refused(Exception):
-    """One record gives no check."""
-
-    def __init__(self, reason: str, what: str) -> None:
-        super().__init__(what)
-        self.reason, self.what = reason, what
-
-
 @dataclass(frozen=True)
 class Phase:
     """What the steps' file says of a step and phase. states: description -> None (normal) or its kind of anomaly."""
@@ -103,11 +97,11 @@ class Reading:
     classes: tuple[str, ...]
     frames: dict[str, ImportedFrame] = field(default_factory=dict)
     objects: dict[str, Any] = field(default_factory=dict)
-    refused: list[Listed] = field(default_factory=list)
-    notices: list[Listed] = field(default_factory=list)
+    refused: list[ListedRecord] = field(default_factory=list)
+    notices: list[ListedRecord] = field(default_factory=list)
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> ImportedData:
     """Read the set's files. Raises InputError where they are not its own, or no record can be used."""
     files: dict[str, str] = {}
     fix = "give the folder that holds records_*.json, metasteps_caption.json, glossary.json and image/"
@@ -125,13 +119,14 @@ def read(folder: Path) -> Found:
         if not isinstance(value, list) or len(value) > MAX_RECORDS:
             raise InputError(f"a list of at most {MAX_RECORDS:,} records is expected", table, fix)
         records += [(source_of(table.name, number, record), record) for number, record in enumerate(value, 1)]
-    pictures = look_at_pictures(folder, records)
+    named = [record["Image_Id"] for _, record in records if is_text(record, "Image_Id")]
+    pictures = look_at_pictures(folder, named)
     seen: dict[tuple[str, tuple[str, str, str]], list[tuple[ImportedCheck, Any]]] = {}
     for source, record in records:
         try:
             frame, check = read_record(reading, source, record, pictures)
         except Refused as refused:
-            reading.refused.append(Listed(source, refused.reason, refused.what))
+            reading.refused.append(ListedRecord(source, refused.reason, refused.what))
             continue
         seen.setdefault((frame.name, check.key), []).append((check, record))
         reading.frames.setdefault(frame.name, frame)
@@ -147,7 +142,7 @@ def read(folder: Path) -> Found:
     reading.notices = [one for one in reading.notices if one.source not in gone]
     licence = next((folder / name for name in LICENCES if (folder / name).is_file()), None)
     used = {cls for frame in frames for cls, _ in frame.boxes}
-    return Found(
+    return ImportedData(
         credit=CREDIT,
         records=len(records),
         frames=frames,
@@ -162,38 +157,6 @@ def read(folder: Path) -> Found:
 
 def place(source: Source) -> str:
     return f"{source.file}, record {source.record}" if source.record else source.file
-
-
-class Repeated(dict[str, Any]):
-    """An object of JSON in which a key stands twice."""
-
-
-def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(items)
-    return made if len(made) == len(items) else Repeated(made)
-
-
-def load(path: Path, files: dict[str, str], fix: str) -> Any:
-    """The JSON value in a file; its hash goes into `files`. Raises InputError."""
-    try:
-        data = read_bytes(path, MAX_BYTES)
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=pairs)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", path, fix) from error
-    except (ValueError, RecursionError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise InputError(f"cannot be read: not JSON ({why})", f"{path}{line}", fix) from error
-    files[path.name] = hashlib.sha256(data).hexdigest()
-    return value
-
-
-def text_of(value: object) -> str | None:
-    """A line of text, its blanks as one each; None where this is none, or none that can be written."""
-    if not isinstance(value, str):
-        return None
-    line = " ".join(value.split())
-    return line if line and len(line) <= MAX_TEXT and line.isprintable() else None
 
 
 def read_glossary(path: Path, value: Any, fix: str) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -243,47 +206,8 @@ def source_of(file: str, number: int, record: Any) -> Source:
     return Source(file, number, picture, step, phase)
 
 
-def look_at_pictures(folder: Path, records: list[tuple[Source, Any]]) -> dict[str, PictureFacts | Refused]:
-    """Image_Id -> its picture decoded once, or why it gives no frame."""
-    names = {record["Image_Id"]: None for _, record in records if is_text(record, "Image_Id")}
-    results = in_threads(partial(look, folder), iter(names))
-    return dict(zip(names, track(results, "looking at pictures", total=len(names)), strict=True))
-
-
 def is_text(record: Any, key: str) -> bool:
     return isinstance(record, dict) and isinstance(record.get(key), str)
-
-
-def look(folder: Path, name: str) -> PictureFacts | Refused:
-    try:
-        facts = inspect_picture(find_picture(folder, name))
-    except PictureError as error:
-        return Refused("picture-unreadable", str(error))
-    except Refused as refused:
-        return refused
-    if facts.turned:
-        return Refused("picture-unreadable", "its EXIF turns it; which way its boxes count is not known")
-    return facts
-
-
-def find_picture(folder: Path, name: str) -> Path:
-    """The picture that a record means; it may name the folder that this one was copied from. Raises Refused."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or ".." in parts or parts[0] == "/" or ":" in parts[0]:
-        raise Refused("picture-path", f"{name[:100]!r} leaves the folder")
-    if NAME.fullmatch(parts[-1]) is None or PurePosixPath(parts[-1]).suffix.lower() not in SUFFIXES:
-        raise Refused("picture-name", f"{parts[-1][:100]!r} is no name of a picture")
-    for start in range(min(len(parts), 3)):
-        try:
-            path = folder.joinpath(*parts[start:])
-            if not path.is_file():
-                continue
-        except (OSError, ValueError):  # a name that no disk takes
-            break
-        if not real_path(path).is_relative_to(real_path(folder)):
-            raise Refused("picture-path", f"{name[:100]!r} is a link out of the folder")
-        return path
-    raise Refused("picture-missing", f"{name[:100]!r} is not there")
 
 
 def field_text(record: dict[str, Any], key: str) -> str:
@@ -325,9 +249,9 @@ def read_record(
     if not isinstance(grounding, list) or len(grounding) > MAX_BOXES:
         raise Refused("broken-record", f"`Grounding` is no list of at most {MAX_BOXES} boxes")
     if text_of(record.get("Anomaly_Label_Description")) not in said.states:
-        reading.notices.append(Listed(source, "not-in-steps", "`Anomaly_Label_Description` is not listed there"))
+        reading.notices.append(ListedRecord(source, "not-in-steps", "`Anomaly_Label_Description` is not listed there"))
     if not described:
-        reading.notices.append(Listed(source, "step-without-text", f"{step} has no description"))
+        reading.notices.append(ListedRecord(source, "step-without-text", f"{step} has no description"))
     objects, regions = read_boxes(reading, source, grounding, facts, kind or NORMAL)
     path = find_picture(reading.folder, record["Image_Id"])
     frame = ImportedFrame(
@@ -386,17 +310,19 @@ def read_boxes(
             box, cut = box_in(fields.get("bbox"), facts.width, facts.height)
         except NoBox as error:
             shown = str(fields.get("bbox"))[:80].encode("ascii", "backslashreplace").decode()
-            reading.notices.append(Listed(source, f"{word}-unusable", f"{what}, {shown}, {error}"))
+            reading.notices.append(ListedRecord(source, f"{word}-unusable", f"{what}, {shown}, {error}"))
             continue
         if cut:
-            reading.notices.append(Listed(source, f"{word}-cut", f"{what}, {fields['bbox']}"))
+            reading.notices.append(ListedRecord(source, f"{word}-cut", f"{what}, {fields['bbox']}"))
         if category != OBJECT:
             if category != tag:
                 shown = str(category)[:60].encode("ascii", "backslashreplace").decode()
-                reading.notices.append(Listed(source, "region-tag", f"{what} is tagged {shown}, the verdict is {tag}"))
+                reading.notices.append(
+                    ListedRecord(source, "region-tag", f"{what} is tagged {shown}, the verdict is {tag}")
+                )
             regions.append(box)
         elif cls is None or cls not in reading.classes:
-            reading.notices.append(Listed(source, "box-class", f"{what}, {(cls or '')[:60]!r}"))
+            reading.notices.append(ListedRecord(source, "box-class", f"{what}, {(cls or '')[:60]!r}"))
         else:
             objects.append((cls, box))
     return tuple(objects), tuple(dict.fromkeys(regions))
@@ -411,9 +337,11 @@ def join_frame(reading: Reading, source: Source, frame: ImportedFrame, name: str
     if known is frame:
         return
     if known.boxes != frame.boxes:
-        reading.notices.append(Listed(source, "objects-differ", f"{len(frame.boxes)} here, {len(known.boxes)} there"))
+        reading.notices.append(
+            ListedRecord(source, "objects-differ", f"{len(frame.boxes)} here, {len(known.boxes)} there")
+        )
     if (known.group, known.view) != (frame.group, frame.view):
-        reading.notices.append(Listed(source, "place-differs", f"{frame.group} here, {known.group} there"))
+        reading.notices.append(ListedRecord(source, "place-differs", f"{frame.group} here, {known.group} there"))
 
 
 def settle(reading: Reading, frame: ImportedFrame, given: list[tuple[ImportedCheck, Any]]) -> None:
@@ -422,12 +350,12 @@ def settle(reading: Reading, frame: ImportedFrame, given: list[tuple[ImportedChe
     if len({check.verdict for check, _ in given}) > 1:
         for check, _ in given:
             others = [place(other.source) for other, _ in given if other.verdict != check.verdict]
-            reading.refused.append(Listed(check.source, "two-verdicts", f"the other: {others[0]}"))
+            reading.refused.append(ListedRecord(check.source, "two-verdicts", f"the other: {others[0]}"))
         return
     frame.checks.append(first)
     for check, other in given[1:]:
         reason = "repeated" if other == record else "differs"
-        reading.refused.append(Listed(check.source, reason, f"the first: {place(first.source)}"))
+        reading.refused.append(ListedRecord(check.source, reason, f"the first: {place(first.source)}"))
 
 
 def list_pictures(reading: Reading, frames: list[ImportedFrame]) -> None:
@@ -437,12 +365,14 @@ def list_pictures(reading: Reading, frames: list[ImportedFrame]) -> None:
         known = first.setdefault(frame.sha256, frame)
         if known is not frame:
             source = Source(PICTURES, 0, frame.name)
-            reading.notices.append(Listed(source, "pictures-alike", f"{known.name} has the same bytes"))
+            reading.notices.append(ListedRecord(source, "pictures-alike", f"{known.name} has the same bytes"))
     named = {frame.path for frame in reading.objects.values()}
     for path in pictures_in(reading.folder / PICTURES):
         if path not in named:
             shown = path.name.encode("ascii", "backslashreplace").decode()[:200]
-            reading.notices.append(Listed(Source(PICTURES, 0, shown), "picture-unused", "no usable record names it"))
+            reading.notices.append(
+                ListedRecord(Source(PICTURES, 0, shown), "picture-unused", "no usable record names it")
+            )
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:

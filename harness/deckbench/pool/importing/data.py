@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deckbench.yolo.credit import Credit
+from deckbench.yolo.frame import Box4
 
-Box4 = tuple[float, float, float, float]
 LEAST = 0.5  # pixels: less is no area
 
 
@@ -23,7 +23,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedRecord:
     """A record that gives no check (in refused.csv), or what was left out of one that does (in notices.csv)."""
 
     source: Source
@@ -67,7 +67,7 @@ class ImportedFrame:
 
 
 @dataclass
-class Found:
+class ImportedData:
     """What a format's `read` gives. records: how many were read, one check or one refusal each.
 
     classes: names in the order of their ids. files: name -> sha256 of what was read beside the pictures. licence_file:
@@ -78,11 +78,19 @@ class Found:
     records: int
     frames: list[ImportedFrame]
     classes: tuple[str, ...]
-    refused: list[Listed]
-    notices: list[Listed]
+    refused: list[ListedRecord]
+    notices: list[ListedRecord]
     files: dict[str, str]
     reasons: dict[str, str]
     licence_file: Path | None = None
+
+
+class Refused(Exception):
+    """One record gives no check."""
+
+    def __init__(self, reason: str, what: str) -> None:
+        super().__init__(what)
+        self.reason, self.what = reason, what
 
 
 class NoBox(ValueError):
