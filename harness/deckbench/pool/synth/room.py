@@ -8,7 +8,7 @@ import numpy as np
 
 from deckbench.pool.synth import geometry as geo
 from deckbench.pool.synth.brush import Brush, scaled
-from deckbench.pool.synth.draw import CAPS
+from deckbench.pool.synth.draw_labware import CAPS
 
 DIGITS: dict[str, list[list[tuple[float, float]]]] = {
     "0": [[(0, 0), (1, 0), (1, 2), (0, 2), (0, 0)]],

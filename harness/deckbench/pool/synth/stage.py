@@ -12,12 +12,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from deckbench.pool.synth import draw
 from deckbench.pool.synth import geometry as geo
-from deckbench.pool.synth.brush import IDS, SUPER, Brush, scaled, shade
+from deckbench.pool.synth.brush import IDS, SUPER, Array, Brush, scaled, shade
 from deckbench.pool.synth.camera import hull
+from deckbench.pool.synth.draw_labware import labware_bounds
 from deckbench.pool.synth.room import draw_room
 from deckbench.pool.synth.scene import Colour, Hand, Item, Plan, Puddle, Station, Tip, Truth
-
-Array = NDArray[np.float64]
 
 HAND_ID = 250
 KEPT_SPRITES = 48
@@ -162,7 +161,7 @@ class Stage:
             assert station.base is not None
             drawer = draw.draw_magnetic if station.base.kind == "magnetic module" else draw.draw_temperature
             _, seat = drawer(Brush(self.camera, self.look), slot, station.base, 1)
-        return hull(self.camera.project(draw.labware_bounds(item, seat)))
+        return hull(self.camera.project(labware_bounds(item, seat)))
 
     # The pipette
 
