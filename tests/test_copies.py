@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deckbench.likeness import Copy
-from deckbench.likeness.copies import Box, View, same_state
+from deckbench.likeness.copies import Box, ImageContext, same_state
 
 PLATE: tuple[str, Box] = ("plate", (0.2, 0.2, 0.4, 0.4))
 SPILL: tuple[str, Box] = ("spill", (0.6, 0.6, 0.7, 0.7))
@@ -32,19 +32,19 @@ def near(*move: float) -> Copy:
     ],
 )
 def test_a_state_is_what_lies_where(objects: tuple[tuple[str, Box], ...] | None, same: bool) -> None:
-    assert same_state(near(), View("g", (PLATE, SPILL)), View("h", objects)) is same
+    assert same_state(near(), ImageContext("g", (PLATE, SPILL)), ImageContext("h", objects)) is same
 
 
 def test_boxes_move_with_the_image() -> None:
     """A shifted or slightly cropped copy has its boxes elsewhere."""
     moved = ("plate", (0.1, 0.2, 0.3, 0.4))
-    assert not same_state(near(), View("g", (PLATE,)), View("h", (moved,)))
-    assert same_state(near(1.0, 1.0, 0.1, 0.0), View("g", (PLATE,)), View("h", (moved,)))
+    assert not same_state(near(), ImageContext("g", (PLATE,)), ImageContext("h", (moved,)))
+    assert same_state(near(1.0, 1.0, 0.1, 0.0), ImageContext("g", (PLATE,)), ImageContext("h", (moved,)))
     zoomed = ("plate", tuple((value - 0.5) / 0.9 + 0.5 for value in PLATE[1]))
-    assert same_state(near(0.9, 0.9, 0.0, 0.0), View("g", (PLATE,)), View("h", (zoomed,)))  # type: ignore[arg-type]
+    assert same_state(near(0.9, 0.9, 0.0, 0.0), ImageContext("g", (PLATE,)), ImageContext("h", (zoomed,)))  # type: ignore[arg-type]
 
 
 def test_classes_of_two_ontologies_are_not_compared() -> None:
-    renamed = View("h", (("platte", PLATE[1]),), ontology="3f2a")
-    assert same_state(near(), View("g", (PLATE,)), renamed)
-    assert not same_state(near(), View("g", (PLATE,), ontology="3f2a"), renamed)
+    renamed = ImageContext("h", (("platte", PLATE[1]),), ontology="3f2a")
+    assert same_state(near(), ImageContext("g", (PLATE,)), renamed)
+    assert not same_state(near(), ImageContext("g", (PLATE,), ontology="3f2a"), renamed)

@@ -6,26 +6,23 @@ gives the same message everywhere.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deckbench import artifact
 from deckbench.artifact import MANIFEST, hash_json, inside
-from deckbench.disk import open_regular
+from deckbench.csvfile import csv_records, open_input
 from deckbench.errors import InputError
 from deckbench.yamlfile import kind_of
 
 SPLITS = ("train", "val", "test")
 MAX_LINE = 16 << 20  # bytes of a row of a JSONL file
-MAX_CELL = 16 << 20  # characters of a cell of a table
 Box = tuple[float, float, float, float]
 
 
@@ -108,14 +105,6 @@ def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
     return f"{place}: {fault['msg']}" if place else str(fault["msg"])
-
-
-def open_input(path: Path) -> IO[bytes]:
-    """Open a file of samples or a table. Raises InputError where it cannot be read."""
-    try:
-        return open_regular(path)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", path, "check the path and its permissions") from error
 
 
 def has_surrogates(value: Any) -> bool:
@@ -316,34 +305,11 @@ _CSV_FIELDS = {
     "anomaly",
     "class",
     "step",
+    "phase",
+    "check",
+    "context",
+    "view",
 }
-
-
-def csv_records(path: Path, *, required: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, record) of a CSV with a header; BOM and CRLF allowed.
-
-    Raises InputError when the file is missing, not UTF-8, lacks a required column or has a row with too many cells.
-    """
-    if not path.is_file():
-        raise InputError("not found; a CSV file is expected here", path, "check the path")
-    csv.field_size_limit(MAX_CELL)
-    try:
-        with open_input(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = reader.fieldnames or []
-            for name in required:
-                if name not in header:
-                    raise InputError(f"the column {name!r} is missing", f"{path}:1", f"needed: {', '.join(required)}")
-            for record in reader:
-                if None in record or None in record.values():
-                    raise InputError(
-                        "the row's cells do not fit the header", f"{path}:{reader.line_num}", "fix this row"
-                    )
-                yield reader.line_num, record
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8", path, "save the file as UTF-8") from error
-    except csv.Error as error:
-        raise InputError(f"not a valid CSV ({error})", path, "quotes must be closed; cells part at commas") from error
 
 
 def _extras(folder: Path) -> dict[str, tuple[str | None, Box | None]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from deckbench.dataset import csv_records
+from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
 from deckbench.language import LANGS, Text
 from deckbench.schema import FieldFaults, Strict, check, repeated

@@ -7,7 +7,6 @@ takes longest of all, so a split can be an artifact (`deckbench pool split`) tha
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections import Counter
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench import artifact
-from deckbench.dataset import csv_records
+from deckbench.csvfile import csv_records, csv_text
 from deckbench.errors import InputError
 from deckbench.likeness import cluster, fingerprint
 from deckbench.progress import say
@@ -85,11 +84,8 @@ def write_split(pool: Pool, how: str, seed: int, out: Path, cache: Path | None =
         raise InputError(what, "--split", f"use {WAYS}")
     found = split_pool(pool, how, seed, cache)
     with artifact.writing(out, "split", inputs={"pool": pool.content_hash}, params={"split": how}, seed=seed) as draft:
-        with (draft.path / TABLE).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for frame in pool.frames:
-                writer.writerow((frame.id, found.parts.get(frame.id, ""), found.groups.get(frame.id, "")))
+        rows = [(frame.id, found.parts.get(frame.id, ""), found.groups.get(frame.id, "")) for frame in pool.frames]
+        (draft.path / TABLE).write_text(csv_text(COLUMNS, rows), encoding="utf-8", newline="\n")
         counts = Counter(found.parts.values())
         draft.params["frames"] = {part: counts[part] for part in FRACTIONS} | {"dropped": len(found.dropped)}
     return artifact.read(out, "split")

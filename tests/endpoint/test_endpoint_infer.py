@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deckbench.dataset import csv_records
+from deckbench.csvfile import csv_records
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import ask, infer
 from deckbench.score import score

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deckbench.dataset import csv_records
+from deckbench.csvfile import csv_records
 from deckbench.infer import infer
 from tests.endpoint import tiny_llava
 from tests.train import micro_world

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deckbench import artifact
-from deckbench.dataset import Sample, csv_records
+from deckbench.csvfile import csv_records
+from deckbench.dataset import Sample
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import ask, infer, predict, workers
 from deckbench.journal import read_journal

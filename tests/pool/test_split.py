@@ -10,7 +10,7 @@ import pytest
 
 from deckbench import split as split_module
 from deckbench.build.dataset import build_dataset
-from deckbench.dataset import csv_records
+from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
 from deckbench.pool.split import split_pool
 from deckbench.split import Split, read_or_split

@@ -16,8 +16,8 @@ from deckbench.errors import InputError
 from deckbench.pool.synth import synth_pool
 from deckbench.pool.synth.deviations import DEVIATE, KINDS
 from deckbench.pool.synth.protocol_run import (
+    DrawnDeck,
     Moment,
-    View,
     gap_seen,
     moments_of,
     pixels_changed,
@@ -130,7 +130,7 @@ def test_a_gap_behind_the_pipette_is_not_planted(moments: tuple[Moment, ...]) ->
     stage = Stage(plan_of(0, 7, 8, SIZE, False, found[0].state))
     state = found[0].state
     assert state.gantry.slot == "4"
-    expected = View(stage, state, 1)
+    expected = DrawnDeck(stage, state, 1)
     check = next(one for one in state_checks(state) if one.id == "tips:4")
     rng = np.random.Generator(np.random.PCG64(0))
     hidden = 0
@@ -138,13 +138,13 @@ def test_a_gap_behind_the_pipette_is_not_planted(moments: tuple[Moment, ...]) ->
         made = DEVIATE["tips"](state, "4", rng)
         if made is None:
             continue
-        actual = View(stage, made.state, 1)
+        actual = DrawnDeck(stage, made.state, 1)
         shown, whole = (pixels_changed(expected, actual, hand) for hand in (True, False))
         assert gap_seen(expected, actual) == (shown >= 0.001 * SIZE[0] * SIZE[1] and shown * 2 >= whole)
         hidden += not gap_seen(expected, actual)
         target = target_of(expected, check, np.random.Generator(np.random.PCG64(seed)), 1)
         if target is not None:
-            assert gap_seen(expected, View(stage, target.deviation.state, 1))
+            assert gap_seen(expected, DrawnDeck(stage, target.deviation.state, 1))
     assert hidden, "no gap of these is hidden"
 
 

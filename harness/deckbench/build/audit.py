@@ -43,12 +43,13 @@ from deckbench.build.shortcuts import (
     normalize,
 )
 from deckbench.cores import in_threads
-from deckbench.dataset import Sample, csv_records, read_samples, splits_of
+from deckbench.csvfile import csv_records
+from deckbench.dataset import Sample, read_samples, splits_of
 from deckbench.errors import InputError
 from deckbench.gold import LABELS, read_labels
-from deckbench.likeness import SMALL_SIDE, Copy, coarse_vectors, matches, thumbnail
+from deckbench.likeness import SMALL_SIDE, Copy, coarse_vectors, copies_across, thumbnail
 from deckbench.likeness.cache import ImageCache
-from deckbench.likeness.copies import View, confirmed
+from deckbench.likeness.copies import ImageContext, confirmed_copies
 from deckbench.likeness.thumbnails import HEIGHT, WIDTH
 from deckbench.picture import open_picture
 from deckbench.progress import track
@@ -117,32 +118,10 @@ def shared_values(train: Sequence[Sample], test: Sequence[Sample], field: str) -
     return sorted(sides[0] & sides[1])
 
 
-def duplicates(
-    train: Sequence[Path], test: Sequence[Path], looks: dict[Path, ImageFacts], crops: set[Path]
-) -> tuple[list[Copy], list[Copy]]:
-    """Test pictures that train has too: byte for byte, and nearly. crops: these are crops, so look more strictly."""
-    by_hash: dict[str, Path] = {}
-    for path in train:
-        by_hash.setdefault(looks[path].sha256, path)
-    hashes = {path: looks[path].sha256 for path in test}
-    exact = [Copy(by_hash[key], path, "exact", 1.0, 1.0) for path, key in hashes.items() if key in by_hash]
-    rest = [path for path, key in hashes.items() if key not in by_hash]
-    known = list(by_hash.values())
-    if not rest or not known:
-        return exact, []
-    small = [np.array([path in crops or min(looks[path].size) < SMALL_SIDE for path in side]) for side in (rest, known)]
-    frames = [np.array([path not in crops for path in side]) for side in (rest, known)]
-    thumbs = [np.stack([looks[path].thumb for path in side]) for side in (rest, known)]
-    pairs = matches(*thumbs, small_left=small[0], small_right=small[1], frames_left=frames[0], frames_right=frames[1])
-    return exact, [
-        Copy(known[pair.right], rest[pair.left], pair.how, pair.correlation, pair.agrees, pair.move) for pair in pairs
-    ]
-
-
-def views_of(dataset: Path, samples: Sequence[ShortcutSample], choice: bool) -> dict[Path, View]:
+def views_of(dataset: Path, samples: Sequence[ShortcutSample], choice: bool) -> dict[Path, ImageContext]:
     """What is known of each picture: its group, its objects where it is a whole frame, what is right of it."""
     labels = read_labels(dataset) if (dataset / LABELS).is_file() else {}
-    views: dict[Path, View] = {}
+    views: dict[Path, ImageContext] = {}
     answers: dict[Path, dict[Hashable, str]] = defaultdict(dict)
     for asked in samples:
         sample, question = asked.sample, (asked.family, asked.stem)
@@ -151,7 +130,7 @@ def views_of(dataset: Path, samples: Sequence[ShortcutSample], choice: bool) -> 
         ontology = (sample.task or "").partition("+")[2]
         if sample.kind == "choice" or not choice:
             answers[sample.image].setdefault(question, asked.target)
-        views[sample.image] = View(sample.group, objects, ontology, answers[sample.image])
+        views[sample.image] = ImageContext(sample.group, objects, ontology, answers[sample.image])
     return views
 
 
@@ -175,9 +154,12 @@ def add_duplicates(
 
     crops = {asked.sample.image for asked in [*train, *test] if asked.sample.stage == "S1"}
     pictures, test_pictures = (list(dict.fromkeys(asked.sample.image for asked in side)) for side in (train, test))
-    exact, near = duplicates(pictures, test_pictures, looks, crops)
+    small = crops | {path for path, look in looks.items() if min(look.size) < SMALL_SIDE}
+    thumbs, hashes = ({path: getattr(look, name) for path, look in looks.items()} for name in ("thumb", "sha256"))
+    found = copies_across(pictures, test_pictures, thumbs, hashes=hashes, crops=crops, small=small)
+    exact, near = ([copy for copy in found if (copy.how == "exact") is same] for same in (True, False))
     known, tested = (views_of(dataset, side, choice) for side in (train, test))
-    copied = {copy.test for copy in confirmed(near, known, tested, {path: look.thumb for path, look in looks.items()})}
+    copied = {copy.test for copy in confirmed_copies(near, known, tested, thumbs)}
     answers = replace(copying_near([copy for copy in near if copy.test not in copied], train, test), control=control)
     groups, frames = (
         shared_values([asked.sample for asked in train], [asked.sample for asked in test], field)
@@ -230,7 +212,7 @@ def copying_near(near: Sequence[Copy], train: Sequence[ShortcutSample], test: Se
     return evaluate(test, guess, majority(train))
 
 
-def copyable(near: Sequence[Copy], train: Mapping[Path, View], test: Mapping[Path, View]) -> list[Copy]:
+def copyable(near: Sequence[Copy], train: Mapping[Path, ImageContext], test: Mapping[Path, ImageContext]) -> list[Copy]:
     """The near-duplicates that are asked what their partner in train is asked, and have the same answers to it."""
     found = []
     for copy in near:

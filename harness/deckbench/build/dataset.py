@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 import time
@@ -30,6 +29,7 @@ from deckbench.build.pictures import (
 from deckbench.build.plan import Context, Unit, View, ViewQuestion, round_robin, trim
 from deckbench.build.rows import COLUMNS, SPLITS, Row, Writer, languages, shuffled, write_tables
 from deckbench.cores import usable_cores
+from deckbench.csvfile import csv_text
 from deckbench.errors import InputError
 from deckbench.gold import write_gold
 from deckbench.language import Lang
@@ -310,12 +310,9 @@ def _counts(rows: list[Row]) -> dict[str, dict[str, int]]:
 
 def _write_left_out(path: Path, ctx: Context, pool: Pool) -> None:
     """What could not be given: samples by reason with counts and examples, and the pool's frames that were skipped."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("reason", "split", "what", "count", "examples"))
-        writer.writerows(ctx.left.rows())
-        for problem in pool.left_out:
-            writer.writerow((f"{problem.kind}: {problem.text}", "", "pool", "1", problem.frame or problem.where))
+    skipped = [[f"{p.kind}: {p.text}", "", "pool", "1", p.frame or p.where] for p in pool.left_out]
+    text = csv_text(("reason", "split", "what", "count", "examples"), [*ctx.left.rows(), *skipped])
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _tell(task: Task, rows: list[Row], ctx: Context) -> None:

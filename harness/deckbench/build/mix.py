@@ -12,7 +12,7 @@ from typing import Any
 from deckbench import artifact
 from deckbench.build.rows import CHECK_COLUMNS, COLUMNS, SPLITS, Row, shuffled, write_tables
 from deckbench.build.shortcuts import OPTION
-from deckbench.dataset import csv_records
+from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
 from deckbench.gold import definitions, read_lines, write_gold
 

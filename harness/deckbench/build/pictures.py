@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, UnidentifiedImageError
 from deckbench.cores import processes
 from deckbench.errors import InputError
 from deckbench.picture import EXIF_ORIENTATION, open_picture
+from deckbench.yolo.frame import Box4
 
 JPEG_QUALITY = 92
 CHUNK = 24  # frames a worker takes at a time
@@ -34,7 +35,6 @@ GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno
 COPIED = frozenset({".jpg", ".jpeg", ".png"})  # formats any reader of a dataset opens
 
 Rect = tuple[int, int, int, int]
-Box4 = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,13 @@ def thumbnails_of(paths: Sequence[Path], cache: Path | None = None) -> dict[Path
 
 
 def copies_across(
-    train: Sequence[Path], test: Sequence[Path], thumbs: Mapping[Path, Thumbs] | None = None
+    train: Sequence[Path],
+    test: Sequence[Path],
+    thumbs: Mapping[Path, Thumbs] | None = None,
+    *,
+    hashes: Mapping[Path, str] | None = None,
+    crops: Collection[Path] = (),
+    small: Collection[Path] = (),
 ) -> list[Copy]:
     """Find the test images that are copies of train images, whatever the files are called.
 
@@ -47,6 +53,9 @@ def copies_across(
         train: Image files. A file given twice counts once.
         test: Image files.
         thumbs: The thumbnails of all; None: they are read here.
+        hashes: sha256 (hex) of the files; None: they are read here.
+        crops: Those made by a task, a set: views of a part or a mirror image are not looked for among them.
+        small: Those compared more strictly (SMALL_SIDE), a set.
 
     Returns:
         The best copy of each test image that has one, in the order of `test`: exact ones first choice, else the one
@@ -56,15 +65,21 @@ def copies_across(
         InputError: An image is missing or cannot be read.
     """
     train, test = list(dict.fromkeys(train)), list(dict.fromkeys(test))
+    hashes = {path: hash_file(path) for path in (*train, *test)} if hashes is None else hashes
     by_hash: dict[str, Path] = {}
     for path in train:
-        by_hash.setdefault(hash_file(path), path)
-    hashes = {path: hash_file(path) for path in test}
-    found = {path: Copy(by_hash[key], path, "exact", 1.0, 1.0) for path, key in hashes.items() if key in by_hash}
+        by_hash.setdefault(hashes[path], path)
+    found = {path: Copy(by_hash[hashes[path]], path, "exact", 1.0, 1.0) for path in test if hashes[path] in by_hash}
     rest, known = [path for path in test if path not in found], list(by_hash.values())
     if rest and known:
         thumbs = thumbnails_of([*rest, *known]) if thumbs is None else thumbs
-        for pair in matches(np.stack([thumbs[path] for path in rest]), np.stack([thumbs[path] for path in known])):
+        left, right = (np.stack([thumbs[path] for path in side]) for side in (rest, known))
+        strict = [np.array([path in small for path in side]) for side in (rest, known)]
+        frames = [np.array([path not in crops for path in side]) for side in (rest, known)]
+        found_pairs = matches(
+            left, right, small_left=strict[0], small_right=strict[1], frames_left=frames[0], frames_right=frames[1]
+        )
+        for pair in found_pairs:
             path = rest[pair.left]
             found[path] = Copy(known[pair.right], path, pair.how, pair.correlation, pair.agrees, pair.move)
     return [found[path] for path in test if path in found]

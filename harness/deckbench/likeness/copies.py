@@ -25,8 +25,8 @@ from deckbench.likeness.search import matches
 from deckbench.likeness.thumbnails import Thumbs
 from deckbench.picture import open_picture
 from deckbench.stats import wilson
+from deckbench.yolo.frame import Box4
 
-Box = tuple[float, float, float, float]
 # In 1 - correlation, as shares of what two moments of one state differ by (docs/near-duplicates.md): moments are at
 # 0.99 or more with an excess of 0.06 at most, copies at 0.65 at most or with an excess of 0.43 or more.
 NEARER = 0.8
@@ -43,7 +43,7 @@ TURNED = ("mirrored", "turned")
 
 
 @dataclass(frozen=True)
-class View:
+class ImageContext:
     """What is known of an image beside its pixels.
 
     group: images that belong together, such as a session; None where that is not known. objects: classes and boxes in
@@ -52,12 +52,14 @@ class View:
     """
 
     group: str | None
-    objects: tuple[tuple[str, Box], ...] | None = None
+    objects: tuple[tuple[str, Box4], ...] | None = None
     ontology: str = ""
     answers: Mapping[Hashable, str] = field(default_factory=dict)
 
 
-def copies(train: Mapping[Path, View], test: Mapping[Path, View], cache: Path | None = None) -> tuple[list[Copy], int]:
+def copies(
+    train: Mapping[Path, ImageContext], test: Mapping[Path, ImageContext], cache: Path | None = None
+) -> tuple[list[Copy], int]:
     """The test images that are copies of train images, and how many others only have a near view there.
 
     Args:
@@ -73,12 +75,15 @@ def copies(train: Mapping[Path, View], test: Mapping[Path, View], cache: Path | 
     """
     thumbs = thumbnails_of([*train, *test], cache)
     found = copies_across(list(train), list(test), thumbs)
-    kept = confirmed(found, train, test, thumbs)
+    kept = confirmed_copies(found, train, test, thumbs)
     return kept, len(found) - len(kept)
 
 
-def confirmed(
-    found: Sequence[Copy], train: Mapping[Path, View], test: Mapping[Path, View], thumbs: Mapping[Path, Thumbs]
+def confirmed_copies(
+    found: Sequence[Copy],
+    train: Mapping[Path, ImageContext],
+    test: Mapping[Path, ImageContext],
+    thumbs: Mapping[Path, Thumbs],
 ) -> list[Copy]:
     """Tell copies from other moments of a camera that stands still.
 
@@ -111,12 +116,12 @@ def is_turned(copy: Copy) -> bool:
     return copy.how.startswith(TURNED) and "cropped" not in copy.how
 
 
-def same_answers(train: View, test: View) -> bool:
+def same_answers(train: ImageContext, test: ImageContext) -> bool:
     """Whether no question has another answer."""
     return all(train.answers.get(question, answer) == answer for question, answer in test.answers.items())
 
 
-def same_state(copy: Copy, train: View, test: View) -> bool:
+def same_state(copy: Copy, train: ImageContext, test: ImageContext) -> bool:
     """Whether two aligned views have the same objects at the same places and the same answers, as far as is known."""
     if not same_answers(train, test):
         return False
@@ -145,7 +150,10 @@ def same_state(copy: Copy, train: View, test: View) -> bool:
 
 
 def _same_moment(
-    found: Sequence[Copy], train: Mapping[Path, View], test: Mapping[Path, View], thumbs: Mapping[Path, Thumbs]
+    found: Sequence[Copy],
+    train: Mapping[Path, ImageContext],
+    test: Mapping[Path, ImageContext],
+    thumbs: Mapping[Path, Thumbs],
 ) -> list[Copy]:
     """The pairs that are nearer than two moments of one state are in train."""
     control = dict.fromkeys([*(copy.train for copy in found), *probed(train)])
@@ -181,7 +189,7 @@ def _exceeds(count: int, total: int, control: int, of: int) -> bool:
 
 
 def _own_part(
-    found: Sequence[Copy], near: int, train: Mapping[Path, View], thumbs: Mapping[Path, Thumbs]
+    found: Sequence[Copy], near: int, train: Mapping[Path, ImageContext], thumbs: Mapping[Path, Thumbs]
 ) -> list[Copy]:
     """The pairs of an image and a part of another that no image of another group has about as well.
 
@@ -201,13 +209,17 @@ def _own_part(
     return kept if not control or _exceeds(len(kept), near, control, len(usual)) else []
 
 
-def probed(train: Mapping[Path, View]) -> list[Path]:
+def probed(train: Mapping[Path, ImageContext]) -> list[Path]:
     """At most PROBED of the training images, evenly picked."""
     return [*train][:: -(-len(train) // PROBED)]
 
 
 def _in_other_groups(
-    asked: Mapping[Path, Path], train: Mapping[Path, View], thumbs: Mapping[Path, Thumbs], *, parts: bool = False
+    asked: Mapping[Path, Path],
+    train: Mapping[Path, ImageContext],
+    thumbs: Mapping[Path, Thumbs],
+    *,
+    parts: bool = False,
 ) -> dict[Path, Copy]:
     """The train image most alike to each image, outside the group of a train image. asked: one -> the other.
 

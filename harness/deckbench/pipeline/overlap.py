@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deckbench import artifact
-from deckbench.dataset import csv_records
+from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
 from deckbench.gold import FrameLabels, read_labels
 from deckbench.likeness import cluster, fingerprint
-from deckbench.likeness.copies import View, copies
+from deckbench.likeness.copies import ImageContext, copies
 from deckbench.pipeline.state import Run
 from deckbench.progress import say
 from deckbench.yolo.frame import Frame
@@ -37,7 +37,7 @@ class Side:
     split: str
     named: bool
     frame: Frame
-    view: View
+    view: ImageContext
 
     def __str__(self) -> str:
         return f"{self.frame.id} of the pool {self.pool} (data {self.data})"
@@ -112,11 +112,11 @@ def sides(run: Run, names: Iterable[str], parts: Sequence[str]) -> Iterator[Side
                 yield Side(name, spec.pool, spec.split, named, frames[row["frame"]], view)
 
 
-def view_of(labels: FrameLabels | None, group: str) -> View:
+def view_of(labels: FrameLabels | None, group: str) -> ImageContext:
     """What is known of a frame beside its pixels."""
     if labels is None:
-        return View(group)
-    return View(group, tuple((box.cls, box.box) for box in labels.boxes), labels.task.partition("+")[2])
+        return ImageContext(group)
+    return ImageContext(group, tuple((box.cls, box.box) for box in labels.boxes), labels.task.partition("+")[2])
 
 
 def compare(trained: Sequence[Side], tested: Sequence[Side], cache: Path | None = None) -> Overlap:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from deckbench.artifact import atomic_write, check_name
+from deckbench.csvfile import csv_text
 from deckbench.errors import InputError
 from deckbench.likeness import cluster, fingerprint
 from deckbench.picture import taken_at
@@ -58,15 +57,13 @@ def group_pool(path: Path, *, by: str, out: Path) -> dict[str, str]:
     labelled = "anomalies" in scan.columns
     viewed = "view" in scan.columns
     more = (*(("anomalies",) if labelled else ()), *(("view",) if viewed else ()))
-    rows: list[tuple[str, ...]] = [("frame", "group", "time_s", "step", *more)]
+    rows = []
     for frame in scan.frames:
         time_s = "" if frame.time_s is None else repr(frame.time_s)
         anomalies = (";".join(frame.anomalies or ()),) if labelled else ()
         view = (frame.view or "",) if viewed else ()
         rows.append((frame.id, groups[frame.id], time_s, frame.step or "", *anomalies, *view))
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    atomic_write(out, table.getvalue())
+    atomic_write(out, csv_text(("frame", "group", "time_s", "step", *more), rows))
     return groups
 
 

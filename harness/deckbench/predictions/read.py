@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from deckbench import dataset
+from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
 from deckbench.grade import Kind
 from deckbench.predictions import COLUMNS, PROBABILITIES, PredictionFiles
@@ -40,7 +40,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
         raise InputError("a prediction file is expected, this is a folder", path, "give FILE.csv")
     rows: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
-    for line, record in dataset.csv_records(path, required=COLUMNS):
+    for line, record in csv_records(path, required=COLUMNS):
         where = f"{path}:{line}"
         check_row(record, where)
         if record["id"] in seen:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from deckbench import dataset
 from deckbench.artifact import hash_file
+from deckbench.csvfile import csv_records
 from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.record.metrics_schema import Metrics
@@ -62,7 +62,7 @@ def read_score(path: Path) -> Metrics:
 def read_scored(score: Path) -> dict[str, dict[str, str]]:
     """The graded answers of a score, by id. Raises InputError when they are missing, or not those of the score."""
     place = scored_path(score)
-    rows = {row["id"]: row for _, row in dataset.csv_records(place, required=SCORED_COLUMNS)}
+    rows = {row["id"]: row for _, row in csv_records(place, required=SCORED_COLUMNS)}
     if hash_file(place) != read_score(score).scored_sha256.removeprefix("sha256:"):
         raise InputError("the graded answers are not those of the score", place, AGAIN)
     return rows

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from deckbench import dataset, grade
+from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
 from deckbench.parse import parse_scene
 from deckbench.predictions import COLUMNS, csv_bytes
@@ -52,7 +53,7 @@ def read_fields(data: Path) -> pd.DataFrame:
     table = data / "samples.csv"
     rows: dict[str, dict[str, Any]] = {}
     if data.is_dir() and table.is_file():
-        for _, record in dataset.csv_records(table, required=("id", "gold")):
+        for _, record in csv_records(table, required=("id", "gold")):
             row: dict[str, Any] = {name: record.get(name) or "" for name in JOINED}
             flag = row["anomaly"].strip().lower()
             # A scene's gold is its verdict in samples.csv, and its text where it is asked and predicted.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deckbench import stats
-from deckbench.dataset import csv_records
+from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
 from deckbench.predictions import PredictionFiles
 

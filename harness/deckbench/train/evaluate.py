@@ -6,8 +6,6 @@ counts add up, so several processes can answer a share each.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench import grade, task
 from deckbench.answer import MAX_NEW_TOKENS, Question
+from deckbench.csvfile import csv_text
 from deckbench.dataset import Sample, read_samples, splits_of
 from deckbench.errors import InputError
 from deckbench.picture import open_picture
@@ -175,8 +174,4 @@ class History:
 
 def evaluations_csv(rows: Sequence[tuple[int, str, float, int]]) -> str:
     """Rows of (step, metric, its value, number of samples)."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([step, metric, f"{value:.6f}", samples] for step, metric, value, samples in rows)
-    return text.getvalue()
+    return csv_text(COLUMNS, ((step, metric, f"{value:.6f}", samples) for step, metric, value, samples in rows))

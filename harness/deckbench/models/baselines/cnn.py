@@ -43,7 +43,7 @@ def hashed(*texts: str) -> int:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedNetwork:
     """A trained network, and by kind of verdict a text to answer with where no letter is asked."""
 
     network: nn.Module
@@ -60,11 +60,11 @@ class Cnn(Learner):
     name = "cnn"
 
     @cached_property
-    def learned(self) -> Learned:
+    def learned(self) -> TrainedNetwork:
         """Raises InputError when there is no train part or a picture cannot be read."""
         asked = [sample for sample in self.train if right_of(sample) is not None]
         texts = {bool(sample.anomaly): sample.gold for sample in reversed(self.train) if sample.kind == "scene"}
-        return Learned(fit(asked, load_images(asked)), texts)
+        return TrainedNetwork(fit(asked, load_images(asked)), texts)
 
     def answer_samples(self, samples: Sequence[Sample], blank: bool = False) -> list[Answer | Unanswered]:
         """One answer per sample, in order. Raises InputError when there is no train part or a picture is damaged."""
@@ -190,7 +190,7 @@ def augmented(pixels: Tensor) -> Tensor:
     return torch.stack(moved) * change[0] + change[1] - 1
 
 
-def answer(known: Learned, sample: Sample) -> Answer:
+def answer(known: TrainedNetwork, sample: Sample) -> Answer:
     import torch
 
     if sample.kind == "open" or (sample.kind == "scene" and len(known.texts) < 2):

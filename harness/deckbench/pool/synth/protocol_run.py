@@ -111,7 +111,7 @@ def session_moments(moments: Sequence[Moment], seed: int, session: int, count: i
     return tuple(moments[min(len(moments) - 1, int(index))] for index in np.searchsorted(ends, at, "right"))
 
 
-class View:
+class DrawnDeck:
     """A deck as drawn: stations, pipette, what is seen of each thing."""
 
     def __init__(self, stage: Stage, state: DeckState, rng_seed: int) -> None:
@@ -136,13 +136,13 @@ class View:
         return draw.base_ident(station.slot) if station.on is None else draw.on_ident(station.slot)
 
 
-def target_of(expected: View, check: ExpectedCheck, rng: Rng, seed: int) -> Target | None:
+def target_of(expected: DrawnDeck, check: ExpectedCheck, rng: Rng, seed: int) -> Target | None:
     """What could be wrong about a check, if both answers can be seen in this frame."""
     kind, _, about = check.id.partition(":")
     deviation = DEVIATE[kind](expected.state, about, rng)
     if deviation is None:
         return None
-    actual = View(expected.stage, deviation.state, seed)
+    actual = DrawnDeck(expected.stage, deviation.state, seed)
     if kind == "held":
         outlines = tip_outlines(expected, about)
         size = expected.stage.camera.size
@@ -167,14 +167,14 @@ def target_of(expected: View, check: ExpectedCheck, rng: Rng, seed: int) -> Targ
     return Target(check, deviation, (box,), changed(expected.state, deviation.state))
 
 
-def gap_seen(expected: View, actual: View) -> bool:
+def gap_seen(expected: DrawnDeck, actual: DrawnDeck) -> bool:
     """Whether a camera sees the tips that differ: enough of the frame, and most of them not behind the pipette."""
     count = pixels_changed(expected, actual, True)
     width, height = expected.stage.camera.size
     return count >= GAP_SEEN * width * height and count >= GAP_SHARE * pixels_changed(expected, actual, False)
 
 
-def pixels_changed(one: View, other: View, with_hand: bool) -> int:
+def pixels_changed(one: DrawnDeck, other: DrawnDeck, with_hand: bool) -> int:
     """How many pixels differ between two decks under the same light and noise, with or without the pipette."""
     pictures = []
     for view in (one, other):
@@ -190,7 +190,7 @@ def changed(one: DeckState, other: DeckState) -> frozenset[str]:
     return frozenset(slots | {a.mount for a, b in zip(one.pipettes, other.pipettes, strict=True) if a != b})
 
 
-def tip_outlines(view: View, mount: str) -> list[Array]:
+def tip_outlines(view: DrawnDeck, mount: str) -> list[Array]:
     """Outlines of straight tips on all the nozzles of a pipette that are in use; none where it is out of sight."""
     pipette = view.state.pipette(mount)
     if view.hand is None or pipette is None or view.state.gantry.mount != mount:
@@ -210,7 +210,7 @@ def box_of(points: Array, size: tuple[int, int]) -> Box4 | None:
     return box if box[2] - box[0] > 0.004 and box[3] - box[1] > 0.004 else None  # type: ignore[return-value]
 
 
-def choose(expected: View, rng: Rng, seed: int, count: int = 3) -> list[Target]:
+def choose(expected: DrawnDeck, rng: Rng, seed: int, count: int = 3) -> list[Target]:
     """Up to `count` checks whose deviations do not touch each other, each kind of check as likely as another."""
     checks = [one for one in state_checks(expected.state) if one.kind in DEVIATE]
     kinds: dict[str, list[ExpectedCheck]] = {}
@@ -251,7 +251,7 @@ def merged(state: DeckState, deviations: Sequence[Deviation]) -> DeckState:
     return replace(state, slots=tuple(slots), pipettes=tuple(pipettes))
 
 
-def list_labels(actual: View, expected: View, deviations: Sequence[Deviation]) -> list[dict[str, Any]]:
+def list_labels(actual: DrawnDeck, expected: DrawnDeck, deviations: Sequence[Deviation]) -> list[dict[str, Any]]:
     """Labelled objects as `session.list_objects` has them; what the classes do not know has no label."""
     size = actual.stage.camera.size
     kinds = {name: one.kind for one in deviations for name in changed(expected.state, one.state)}
@@ -281,7 +281,7 @@ def list_labels(actual: View, expected: View, deviations: Sequence[Deviation]) -
     return [one for one in found if one is not None]
 
 
-def tip_labels(view: View, hand: Hand, planned: Hand | None, size: tuple[int, int]) -> list[dict[str, Any] | None]:
+def tip_labels(view: DrawnDeck, hand: Hand, planned: Hand | None, size: tuple[int, int]) -> list[dict[str, Any] | None]:
     """Labels of the tips that are there, and of those that should be."""
     whole = "single_channel_tip" if hand.channels == 1 else "multi_channel_tip"
     due = planned.tips if planned is not None else ()
@@ -307,10 +307,10 @@ def run_session(
         anomalous = bool(chance.random() < 0.5) != bool(session % 2)
         rng = frame_rng(seed, shifted, session, index, 1)
         place = int(rng.integers(1 << 40))
-        expected = View(stage, moment.state, place)
+        expected = DrawnDeck(stage, moment.state, place)
         wanted = asked(choose(expected, rng, place), anomalous)
         deviations = [target.deviation for target, wrong in wanted if wrong]
-        actual = View(stage, merged(moment.state, deviations), place)
+        actual = DrawnDeck(stage, merged(moment.state, deviations), place)
         name = f"images/s{session:05d}_f{index:03d}"
         objects = list_labels(actual, expected, deviations)
         liquid = pick(rng, plan.look.liquids) if rng.random() < 0.5 else None

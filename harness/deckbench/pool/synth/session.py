@@ -18,6 +18,7 @@ from deckbench.pool.synth.camera import area, clip_to_frame, hull
 from deckbench.pool.synth.sample import advance, between, pick, sample_hand, sample_plan, with_lid
 from deckbench.pool.synth.scene import CLASSES, LID_AT, Item, Rng, Station, Truth, anomalies_of
 from deckbench.pool.synth.stage import Stage
+from deckbench.pool.tables import label_line
 
 KEEP = 0.35  # share of frames that stay as anomalous, or as normal, as the frame before
 LABELLED = 0.12  # anything else is labelled when it shows this share
@@ -149,12 +150,7 @@ def list_objects(stage: Stage, truth: Truth) -> tuple[list[dict[str, Any]], list
 
 def label_text(objects: list[dict[str, Any]]) -> str:
     """YOLO label lines."""
-    lines = []
-    for item in objects:
-        x0, y0, x1, y1 = item["box"]
-        numbers = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
-        lines.append(f"{CLASSES.index(item['class'])} " + " ".join(f"{v:.6f}" for v in numbers))
-    return "".join(line + "\n" for line in lines)
+    return "".join(label_line(CLASSES.index(item["class"]), item["box"]) for item in objects)
 
 
 # The frames of a session

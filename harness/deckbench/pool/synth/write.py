@@ -19,13 +19,14 @@ from PIL import Image
 from deckbench import artifact, progress
 from deckbench.artifact import Manifest
 from deckbench.cores import WorkerPool, prepare_worker, usable_cores
+from deckbench.csvfile import csv_text
 from deckbench.errors import InputError, OutsideError
 from deckbench.pool.synth.anomalies import WEIGHTS
 from deckbench.pool.synth.protocol_run import Moment, moments_of, run_session, session_moments
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
 from deckbench.pool.synth.session import make_session
 from deckbench.pool.synth.staging import check_drawable
-from deckbench.pool.tables import CHECK_COLUMNS, csv_text
+from deckbench.pool.tables import CHECK_COLUMNS
 from deckbench.protocol import Analysis, fold, read_analysis
 from deckbench.resources import data_folder
 
