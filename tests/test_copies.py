@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from deckbench.likeness import Copy
-from deckbench.likeness.copies import Box, ImageContext, same_state
+from deckbench.likeness.copies import ImageContext, same_state
+from deckbench.yolo.frame import Box4
 
-PLATE: tuple[str, Box] = ("plate", (0.2, 0.2, 0.4, 0.4))
-SPILL: tuple[str, Box] = ("spill", (0.6, 0.6, 0.7, 0.7))
+PLATE: tuple[str, Box4] = ("plate", (0.2, 0.2, 0.4, 0.4))
+SPILL: tuple[str, Box4] = ("spill", (0.6, 0.6, 0.7, 0.7))
 
 
 def near(*move: float) -> Copy:
@@ -31,7 +32,7 @@ def near(*move: float) -> Copy:
         (None, True),
     ],
 )
-def test_a_state_is_what_lies_where(objects: tuple[tuple[str, Box], ...] | None, same: bool) -> None:
+def test_a_state_is_what_lies_where(objects: tuple[tuple[str, Box4], ...] | None, same: bool) -> None:
     assert same_state(near(), ImageContext("g", (PLATE, SPILL)), ImageContext("h", objects)) is same
 
 

@@ -156,7 +156,7 @@ def test_labels_of_a_lab(analysis_file: Path, sim: Simulated, tmp_path: Path) ->
     )
     done = rows_of(stated(analysis_file, sim, tmp_path / "second", labels=labels) / "checks.csv")
     assert Counter(row["verdict"] for row in done) == {"unknown": len(rows) - 2, "normal": 1, "anomaly": 1}
-    assert next(row for row in done if row["verdict"] == "anomaly")["region"] == "0.1000 0.1000 0.4000 0.4000"
+    assert next(row for row in done if row["verdict"] == "anomaly")["region"] == "0.100000 0.100000 0.400000 0.400000"
     labels.write_text(f"frame,check,verdict\n{rows[0]['frame']},Is it raining?,normal\n")
     with pytest.raises(InputError, match=r"labels.csv:2: 1 labels fit no check .*raining"):
         stated(analysis_file, sim, tmp_path / "third", labels=labels)
