@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deckbench.yolo import labels
 from deckbench.yolo.frame import KINDS
 from deckbench.yolo.framescsv import read_frames_csv
 from deckbench.yolo.labels import parse_labels
@@ -50,6 +52,29 @@ def test_written_boxes_come_back(rows: list[tuple[int, float, float, float, floa
         for box, (cls, *corners) in zip(boxes, wanted, strict=True):
             assert box.cls == cls
             assert max(abs(a - b) for a, b in zip((box.x0, box.y0, box.x1, box.y1), corners, strict=True)) < 1e-9
+
+
+PLAIN = st.sampled_from(
+    ["0.5", "0.25", "0.500001", "0.5000004", "0.1", "1", "0", "1.0", "0.9999999", "0.0", "2.5", "x"]
+)
+ROWS = st.lists(
+    st.tuples(st.sampled_from(["0", "1", "2", "3", "12"]), PLAIN, PLAIN, PLAIN, PLAIN), min_size=1, max_size=5
+)
+
+
+@given(ROWS, st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \n"]), st.booleans())
+def test_a_file_read_at_once_is_as_read_by_rows(rows: list[tuple[str, ...]], end: str, ended: bool) -> None:
+    text = end.join(" ".join(row) for row in rows) + (end if ended else "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "plain_boxes", lambda text, names: None)
+        by_rows = parse_labels(text.encode(), NAMES)
+    assert parse_labels(text.encode(), NAMES) == by_rows
+
+
+def test_a_plain_file_is_read_at_once() -> None:
+    for text in ("0 0.5 0.5 0.25 0.25\n2 0.25 0.5 0.5 1\n", "1 0.5 0.5 1 1", "0 0.5 0.5 0.25 0.25\r\n"):
+        read = labels.plain_boxes(text, NAMES)
+        assert read is not None and len(read.boxes) == len(text.splitlines())
 
 
 @given(st.binary(max_size=200))

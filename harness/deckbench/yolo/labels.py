@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from deckbench.yolo.frame import Box
 
@@ -21,6 +22,9 @@ MAX_BYTES, MAX_LINES = 8 << 20, 100_000
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 # A row without a fault: it is looked at cell by cell only where it is not this.
 PLAIN_ROW = re.compile(r"\s*\d+(?:[ \t]+\d(?:\.\d{1,300})?)+\s*", re.ASCII)
+# A file of nothing but boxes with plain numbers, one a line.
+PLAIN_BOXES = re.compile(r"(?:\d{1,4}(?: \d(?:\.\d{1,300})?){4}(?:\r?\n|\Z))+", re.ASCII)
+ALIKE = 2e-6  # boxes that start further apart than this are not the same in six decimals
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 Keypoints = tuple[int, int]  # kpt_shape: number of keypoints, values of each (2, or 3 with visibility)
@@ -71,6 +75,8 @@ def parse_labels(data: bytes, names: tuple[str, ...], keypoints: Keypoints | Non
         return LabelFile((), (fault,), {})
     if data.count(b"\n") + data.count(b"\r") > MAX_LINES:
         return LabelFile((), (Fault("label-broken-row", f"more than {MAX_LINES} lines", 1),), {})
+    if (plain := plain_boxes(text, names)) is not None:
+        return plain
     boxes: list[Box] = []
     faults: list[Fault] = []
     seen: dict[tuple[object, ...], int] = {}
@@ -104,6 +110,25 @@ def parse_labels(data: bytes, names: tuple[str, ...], keypoints: Keypoints | Non
         seen[key] = line
         boxes.append(box)
     return LabelFile(tuple(boxes), tuple(faults), classes, long, poses, frozenset(points))
+
+
+def plain_boxes(text: str, names: tuple[str, ...]) -> LabelFile | None:
+    """What `parse_labels` gives for a file without any fault or rarity, read at once; None for all others."""
+    if not PLAIN_BOXES.fullmatch(text):
+        return None
+    cells = map(float, text.split())
+    boxes: list[Box] = []
+    classes: dict[int, int] = {}
+    for line, (number, cx, cy, w, h) in enumerate(zip(cells, cells, cells, cells, cells, strict=True), 1):
+        cls, x0, y0, x1, y1 = int(number), cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and cls < len(names)):
+            return None
+        classes.setdefault(cls, line)
+        boxes.append(Box(cls, names[cls], x0, y0, x1, y1, None, line))
+    starts = sorted(box.x0 for box in boxes)
+    if any(after - before < ALIKE for before, after in pairwise(starts)):
+        return None
+    return LabelFile(tuple(boxes), (), classes)
 
 
 def parse_row(row: str, names: tuple[str, ...], line: int, keypoints: Keypoints | None = None) -> Box:
