@@ -29,11 +29,14 @@ class Journal:
         self._file = file
         self._synced = time.monotonic()
 
-    def append(self, entry: Any) -> None:
-        """Append one entry of plain JSON types. Raises OSError when the disk fails."""
+    def append(self, entry: Any, *, sync: bool = False) -> None:
+        """Append one entry of plain JSON types. Raises OSError when the disk fails.
+
+        sync: it is on the disk before this returns, so that not even a power failure loses it.
+        """
         self._file.write(canonical(entry) + b"\n")
         self._file.flush()
-        if time.monotonic() - self._synced >= FSYNC_EVERY_S:
+        if sync or time.monotonic() - self._synced >= FSYNC_EVERY_S:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
         self.entries.append(entry)
