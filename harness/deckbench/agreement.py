@@ -83,8 +83,7 @@ def corrected_rate(judged: Flags, rows: Ints, said: Flags, truth: Flags, known: 
     def by_group(values: Floats, at: Ints) -> Floats:
         """Each group's part of the error of a mean."""
         errors = (values - values.mean()) / len(values)
-        sums: Floats = np.bincount(clusters.codes[at], weights=errors, minlength=clusters.count)
-        return sums
+        return np.bincount(clusters.codes[at], weights=errors, minlength=clusters.count).astype(np.float64)
 
     error_p = by_group(judged.astype(np.float64), rows)
     error_1, error_0 = by_group(calls_right, right), by_group(calls_wrong, wrong)

@@ -84,6 +84,7 @@ TEXTS = {
     "containers build": {"names", "base"},
     "containers verify": {"names", "base"},
     "containers wheels": {"names"},
+    "score": {"columns"},
     "run": {"only"},
     "verify": {"since"},
     "schema": {"name"},

@@ -62,6 +62,9 @@ def score(
     data: Annotated[OptionalData, typer.Option(help="The dataset, for classes, steps and groups.")] = None,
     plots: Annotated[ExtraOutput, typer.Option(help="Output folder for plots.")] = None,
     ontology: Annotated[OptionalInput, typer.Option(help="Custom ontology yaml, for words in scene texts.")] = None,
+    columns: Annotated[
+        OptionalText, typer.Option(help="For other tools' CSV files: question=COLUMN,gold=COLUMN,prediction=COLUMN.")
+    ] = None,
     record: Record = False,
     records: Records = None,
     curriculum: Curriculum = None,
@@ -69,12 +72,17 @@ def score(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Score predictions: metrics with confidence intervals."""
+    """Score predictions: metrics with confidence intervals.
+
+    Old result files too: deckbench score OLD.csv --columns question=Q,gold=Answer,prediction=Output --out score.json
+    """
     from deckbench.predictions import read_manifest, unchecked_training
+    from deckbench.predictions.columns import parse_columns
     from deckbench.score import score as run_score
 
-    result = run_score(predictions, data=data, out=out, plots=plots, seed=seed, ontology=ontology)
-    manifest = read_manifest(predictions)
+    names = None if columns is None else parse_columns(columns)
+    result = run_score(predictions, data=data, out=out, plots=plots, seed=seed, ontology=ontology, columns=names)
+    manifest = None if columns else read_manifest(predictions)
     if manifest is not None and (line := unchecked_training(manifest["content"], manifest.get("observed") or {})):
         say(line)
     show(result, as_json, [f"score: {out}"])

@@ -112,7 +112,8 @@ def _fill_options(table: pd.DataFrame) -> pd.DataFrame:
 def _guess(table: pd.DataFrame) -> pd.DataFrame:
     """Options from the prompt's two lines; the verdict's truth from which of p_a and p_b is p_anomaly."""
     for name in JOINED:
-        table[name] = ""
+        if name not in table:
+            table[name] = ""
     for at, row in _fill_options(table).iterrows():
         if row["kind"] == "scene":
             table.at[at, "anomaly"] = cell(parse_scene(str(row["gold"])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def score(
     plots: Path | None = None,
     seed: int = 0,
     ontology: Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Score a prediction file.
 
@@ -30,6 +32,8 @@ def score(
         plots: folder for SVG pictures.
         seed: of the bootstrap.
         ontology: names of anomalies looked for in scene texts, by default those of the published task.
+        columns: of a result file of another tool: our name -> its column (`predictions.columns`); what it lacks is
+            unknown.
 
     Returns:
         What `score.json` holds (`record.metrics_schema.Metrics`). The same inputs and seed give the same bytes.
@@ -39,6 +43,7 @@ def score(
             `out` is something else than a score.
     """
     from deckbench.predictions import answer_notes, is_inferred, read_manifest
+    from deckbench.predictions.columns import read_columns
     from deckbench.predictions.read import read_predictions
     from deckbench.record import table as tables
     from deckbench.record.metrics import coverage_note, measure
@@ -53,8 +58,10 @@ def score(
         raise InputError("the place for plots is a file, a folder is needed", plots, "choose another --plots")
     if out is not None:
         check_score_place(Path(out))
-    table = read_predictions(predictions)
-    manifest = read_manifest(predictions)
+    if columns and data is not None and "id" not in columns:
+        raise InputError("a dataset is joined by ids, and --columns names none", "--columns", "add id=COLUMN to it")
+    table = read_columns(predictions, columns) if columns else read_predictions(predictions)
+    manifest = None if columns else read_manifest(predictions)
     data_content = None if data is None else tables.check_data(manifest, predictions, Path(data))
     fields = None if data is None else tables.read_fields(Path(data))
     table = tables.grade_table(tables.join(table, predictions, fields), inferred=is_inferred(manifest))
