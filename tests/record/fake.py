@@ -140,7 +140,7 @@ def fill_dataset(folder: Path, *, n: int, seed: int, pictures: int, size: tuple[
 def write_jsonl(folder: Path) -> None:
     """test.jsonl as samples.csv has it."""
     with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
     names = ["id", "pair_id", "frame", "group", "task", "stage", "kind", "option_a", "option_b", "class", "step"]
     lines = []
     for row in rows:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from deckbench import artifact
 from deckbench.predictions import COLUMNS, csv_bytes
+from deckbench.record.calibration import Calibration
 from deckbench.record.metrics import measure
 from deckbench.record.metrics_schema import Metrics
 from deckbench.record.read import BESIDE
@@ -37,12 +38,14 @@ def forge(
     rehash_scored: bool = True,
     remeasure: bool = False,
     restate: bool = True,
+    calibration: Calibration | None = None,
 ) -> None:
     """Edit record.json, samples.csv.gz (as rows), lineage.json.gz, questions.jsonl.gz (as rows) and the observed part
     of the manifest in place, and make all hashes fit again.
 
     rehash_scored: also those of the predictions and the graded answers that stand in the metrics. remeasure: grade and
-    score the changed samples. restate: write the statement anew; else only its digests.
+    score the changed samples. restate: write the statement anew; else only its digests. calibration: the one to
+    score with, which lies there already.
     """
     value = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     if lineage is not None:
@@ -61,7 +64,7 @@ def forge(
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         samples(rows)
         if remeasure:
-            rows = score_again(rows, value)
+            rows = score_again(rows, value, calibration)
         value["samples"] = repack(folder / "samples.csv.gz", sample_bytes(rows))
         if rehash_scored:
             value["metrics"]["inputs"]["predictions_sha256"] = sha256(COLUMNS, rows)
@@ -85,13 +88,24 @@ def repack(place: Path, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def score_again(rows: list[dict[str, str]], value: dict[str, Any]) -> list[dict[str, str]]:
+def score_again(
+    rows: list[dict[str, str]], value: dict[str, Any], calibration: Calibration | None = None
+) -> list[dict[str, str]]:
     """Grade the rows, and put their metrics into the record."""
     table = grade_table(pd.DataFrame(rows, dtype=object), inferred=False)
     metrics = Metrics.model_validate(value["metrics"])
     asked = {str(kind): n for kind, n in (metrics.asked or {}).items()}
-    again = measure(table, seed=metrics.seed, inputs=metrics.inputs, asked=asked, resamples=metrics.resamples)
+    again = measure(
+        table,
+        seed=metrics.seed,
+        inputs=metrics.inputs,
+        asked=asked,
+        resamples=metrics.resamples,
+        calibration=calibration,
+    )
     value["metrics"] = again.model_dump(mode="json")
+    if calibration is not None:
+        value["calibration"] = calibration.content_hash
     return [{str(name): str(cell) for name, cell in row.items()} for row in table.to_dict("records")]
 
 

@@ -15,7 +15,7 @@ COLUMNS = [
 ]
 FIELDS = [
     *("id", "pair_id", "split", "stage", "task", "kind", "frame", "group", "image", "question", "answer"),
-    *("option_a", "option_b", "gold", "anomaly", "class", "step", "lang", "box", "width", "height"),
+    *("option_a", "option_b", "gold", "anomaly", "class", "step", "lang", "box", "width", "height", "question_type"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Verbs that work with answers and records: score, compare, report, verify, run."""
+"""Verbs that work with answers and records: calibrate, score, compare, report, verify, run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,9 +49,41 @@ def record_score(*, record: bool, out: Path, predictions: Path, data: Path | Non
     if record:
         from deckbench.record import provenance
 
-        names = ("records", "curriculum", "condition", "ontology")
+        names = ("records", "curriculum", "condition", "ontology", "calibration")
         options = {name: given[name] for name in names}
         say(f"record: {provenance.record_score(out, predictions=predictions, data=data, **options)}")
+
+
+@app.command(
+    epilog="Example: deckbench calibrate preds/S2-val.csv --data data/S2 --out calibration.json, with answers of "
+    "`deckbench infer --split val`; then: deckbench score preds/S2.csv --data data/S2 --calibration calibration.json"
+)
+@dispatchable()
+def calibrate(
+    predictions: Annotated[PredictionsFile, typer.Argument(help="FILE.csv of the val part.")],
+    out: Annotated[OutputPath, typer.Option("--out", help="Output calibration.json; an older one is replaced.")],
+    data: Annotated[OptionalData, typer.Option(help="The dataset, for types of questions, groups and parts.")] = None,
+    false_stop: Annotated[
+        list[float] | None, typer.Option(help="Choose a threshold at this false-stop rate; repeatable. [0.01 0.05 0.1]")
+    ] = None,
+    error: Annotated[
+        list[float] | None, typer.Option(help="Choose an abstention at this error; repeatable. [0.01 0.05 0.1]")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit temperatures and thresholds to predictions on val.
+
+    One temperature per type of question, thresholds on P(anomaly) at stated false-stop rates, and how sure an answer
+    has to be at a stated error. `score --calibration` applies them to test.
+    """
+    from deckbench.calibrate import calibrate as run_calibrate
+
+    made = run_calibrate(predictions, data=data, out=out, false_stops=false_stop, errors=error, seed=seed)
+    lines = [
+        f"{name or 'no type'}: temperature {t.temperature:.3f} ({t.n} samples)" for name, t in made.temperatures.items()
+    ]
+    show(made.model_dump(mode="json", exclude={"samples"}), as_json, [*lines, f"calibration: {out}"])
 
 
 @app.command(epilog="Example: deckbench score preds/S2.csv --data data/S2 --out scores/S2.json --record")
@@ -65,6 +97,7 @@ def score(
     columns: Annotated[
         OptionalText, typer.Option(help="For other tools' CSV files: question=COLUMN,gold=COLUMN,prediction=COLUMN.")
     ] = None,
+    calibration: Annotated[OptionalInput, typer.Option(help="Of `deckbench calibrate`: before and after.")] = None,
     record: Record = False,
     records: Records = None,
     curriculum: Curriculum = None,
@@ -81,7 +114,16 @@ def score(
     from deckbench.score import score as run_score
 
     names = None if columns is None else parse_columns(columns)
-    result = run_score(predictions, data=data, out=out, plots=plots, seed=seed, ontology=ontology, columns=names)
+    result = run_score(
+        predictions,
+        data=data,
+        out=out,
+        plots=plots,
+        seed=seed,
+        ontology=ontology,
+        columns=names,
+        calibration=calibration,
+    )
     manifest = None if columns else read_manifest(predictions)
     if manifest is not None and (line := unchecked_training(manifest["content"], manifest.get("observed") or {})):
         say(line)

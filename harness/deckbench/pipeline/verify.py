@@ -28,7 +28,7 @@ SAME_BYTES, SAME_ANSWERS, WITHIN, DIFFERENT, NOT_HERE = (
 )
 # Fields of a record that a second making has to give again, wherever it is made.
 SAME_EVERYWHERE = ("curriculum", "task", "stage", "pool", "dataset", "questions", "audit", "seed", "command")
-OUTCOME = ("samples", "metrics", "ontology")  # what came out
+OUTCOME = ("samples", "metrics", "ontology", "calibration")  # what came out
 HARDWARE_CLASS = ("device", "architecture", "capability", "threads", "emulated")  # what decides the last digits
 ENDS_WITHIN_S = 60.0  # a step in a container that was asked to end: it may save, then its container is removed
 REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}
@@ -200,8 +200,8 @@ def compare(old: Path, new: Path) -> tuple[str, str]:
     if artifact.hash_file(old / "record.json") == artifact.hash_file(new / "record.json"):
         return SAME_BYTES, "record.json and all answers are the same bytes"
     elsewhere = hardware_note(told["hardware"], again["hardware"])
-    if all(told[part] == again[part] for part in OUTCOME):
-        parts = sorted(part for part in told if told[part] != again[part])
+    if all(told.get(part) == again.get(part) for part in OUTCOME):
+        parts = sorted(part for part in told if told[part] != again.get(part))
         return SAME_BYTES, f"all answers and metrics are the same bytes; of the record differ: {', '.join(parts)}"
     before, after = ({row["id"]: row for row in read_samples(run)} for run in runs)
     if before.keys() != after.keys():

@@ -90,12 +90,23 @@ def suite_command(suite: Suite, source: str, label: str) -> str:
     return shlex.join(["deckbench", "run", source, *pools, "--only", label])
 
 
-def score_command(identity: Mapping[str, Any], name: str, seed: int, *, ontology: bool) -> str:
-    """The two commands of one score."""
+def score_command(
+    identity: Mapping[str, Any], name: str, seed: int, *, ontology: bool, calibrated: bool = False
+) -> str:
+    """The commands of one score: two, and two before them where it is calibrated."""
     infer = ["deckbench", "infer", "--model", name, "--data", "data", "--out", "predictions.csv"]
     scoring = ["deckbench", "score", "predictions.csv", "--data", "data", "--seed", str(seed), "--out", "score.json"]
     scoring += ["--ontology", "ONTOLOGY.yaml"] if ontology else []
-    return f"{shlex.join([*infer, *adapter_words(identity)])} && {shlex.join(scoring)}"
+    commands = [[*infer, *adapter_words(identity)], scoring]
+    if calibrated:
+        scoring += ["--calibration", "calibration.json"]
+        val = [*infer[:-1], "val.csv", "--split", "val", *adapter_words(identity)]
+        commands = [
+            val,
+            ["deckbench", "calibrate", "val.csv", "--data", "data", "--out", "calibration.json"],
+            *commands,
+        ]
+    return " && ".join(map(shlex.join, commands))
 
 
 def bench_command(content: Mapping[str, Any], name: str) -> str:

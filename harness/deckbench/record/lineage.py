@@ -329,7 +329,10 @@ def command_of(record: Record, lineage: Lineage) -> str:
         return suite_command(suite_of(lineage.suite.text), lineage.suite.source, lineage.suite.label)
     if lineage.bench is not None:
         return bench_command(lineage.bench, record.model.name)
-    return score_command(lineage.identity, record.model.name, record.seed, ontology=lineage.ontology)
+    calibrated = record.calibration is not None
+    return score_command(
+        lineage.identity, record.model.name, record.seed, ontology=lineage.ontology, calibrated=calibrated
+    )
 
 
 @lru_cache(maxsize=64)

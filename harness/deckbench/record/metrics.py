@@ -14,6 +14,8 @@ import pandas as pd
 
 from deckbench import grade, stats
 from deckbench.record.answers import Answers, Terms, groups_of, mean, proportion
+from deckbench.record.calibrated import apply
+from deckbench.record.calibration import Calibration
 from deckbench.record.metrics_schema import (
     Block,
     Confusion,
@@ -44,6 +46,7 @@ def measure(
     notes: Sequence[str] = (),
     asked: Mapping[str, int] | None = None,
     resamples: int = stats.RESAMPLES,
+    calibration: Calibration | None = None,
 ) -> Metrics:
     """The metrics of a graded table: what `score.json` holds.
 
@@ -55,6 +58,7 @@ def measure(
         notes: what else is to be said; comes before what is found here.
         asked: kind -> how many questions of it the dataset asks; None: it is not known.
         resamples: of the bootstrap.
+        calibration: fitted on other answers of the same model to the same dataset.
 
     Returns:
         The same metrics for the same table, terms and seed, to the last digit.
@@ -87,6 +91,7 @@ def measure(
             "unparsed_rate": answers.share(~answers.parsed, rows),
         },
         kinds={kind: block(answers, kind) for kind in kinds},
+        calibration=None if calibration is None else apply(answers, calibration, asked),
         notes=(*notes, *found),
     )
 

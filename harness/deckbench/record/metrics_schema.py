@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from deckbench.artifact import MAX_SEED
 from deckbench.grade import Kind
@@ -107,6 +115,80 @@ class Block(Slice):
     reliability: tuple[ReliabilityBin, ...] | None = None
 
 
+class Loss(Strict):
+    """A mean in nats, or a difference of two means: over n samples, with its 95% interval over groups."""
+
+    value: Number | None
+    n: int = Field(ge=0)
+    cluster: tuple[Number, Number] | None = None
+
+
+class Quality(Strict):
+    """How well stated probabilities fit what was true."""
+
+    brier: Estimate
+    ece: Estimate
+    log_loss: Loss
+    reliability: tuple[ReliabilityBin, ...]
+
+
+class ThresholdOnTest(Strict):
+    """A threshold that was chosen on val, on test. It stops where the calibrated P(anomaly) is at least `threshold`.
+
+    allowed_false_stop_rate: what was asked for on val. threshold: None: never stop.
+    """
+
+    allowed_false_stop_rate: Rate
+    threshold: Rate | None
+    false_stop_rate: Estimate
+    miss_rate: Estimate
+
+
+class AbstentionOnTest(Strict):
+    """Answers that are given where the model is sure enough, and "not sure" elsewhere.
+
+    stated_error: the share of all questions that may be answered wrongly. bound: an answer needs a calibrated
+    probability above it; None: nothing is answered. answered: the share of questions with an answer. error: the share
+    of all questions that is answered wrongly. error_among_answered: of those that are answered.
+    """
+
+    stated_error: Rate
+    bound: Rate | None
+    answered: Estimate
+    error: Estimate
+    error_among_answered: Estimate
+
+
+class ChanceCorrected(Strict):
+    """(k / n - chance) / (1 - chance): 1 is perfect, 0 is guessing. n: asked, k: right; without an answer, wrong."""
+
+    value: Number | None
+    chance: Rate
+    n: int = Field(ge=0)
+    k: int = Field(ge=0)
+    interval: tuple[Number, Number] | None
+
+
+class Calibrated(Strict):
+    """What a calibration that was fitted on val does to the choices of this score.
+
+    calibration: its content hash. n, without_p: choices with and without a probability. temperatures: of each type of
+    question here. before: temperature 1; after: calibrated. change: after minus before, sample by sample.
+    """
+
+    calibration: Sha256
+    n: int = Field(ge=0)
+    without_p: int = Field(ge=0)
+    temperatures: dict[str, Number]
+    before: Quality
+    after: Quality
+    change: dict[Literal["brier", "log_loss"], Loss]
+    thresholds: tuple[ThresholdOnTest, ...]
+    abstention: tuple[AbstentionOnTest, ...]
+    chance_corrected: ChanceCorrected
+    notes: tuple[str, ...]
+
+
 class ScoreInputs(Strict):
     """What was scored, by hash.
 
@@ -126,7 +208,7 @@ class Metrics(Strict):
 
     scored_sha256: of the table of graded answers, `scored.csv`. asked: how many questions of each kind the asked parts
     of the dataset hold, answered or not; None without a dataset. primary: the kind whose accuracy is the headline.
-    metrics: over all kinds.
+    metrics: over all kinds. calibration: where the score was made with one.
     """
 
     schema_version: Literal[3] = 3
@@ -143,7 +225,14 @@ class Metrics(Strict):
     primary: Kind
     metrics: dict[str, Estimate]
     kinds: dict[Kind, Block]
+    calibration: Calibrated | None = None
     notes: tuple[str, ...]
+
+    @model_serializer(mode="wrap")
+    def as_dict(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a calibration where there is none: older scores have no such field."""
+        data: dict[str, Any] = plain(self)
+        return {key: value for key, value in data.items() if key != "calibration" or value is not None}
 
     @model_validator(mode="after")
     def primary_is_there(self) -> Metrics:

@@ -39,6 +39,7 @@ def record_score(
     curriculum: str | None = None,
     condition: str | None = None,
     ontology: Path | None = None,
+    calibration: Path | None = None,
 ) -> Path:
     """Write the record of a score.
 
@@ -50,6 +51,7 @@ def record_score(
         curriculum: the stages an adapted model has been through.
         condition: how the frames stand to those of training.
         ontology: the one that was scored with, where that is not the published task's.
+        calibration: the one that was scored with.
 
     Returns:
         The record's folder.
@@ -58,7 +60,8 @@ def record_score(
         InputError: naming what the manifests do not tell, or what does not fit.
     """
     content, observed = predictions_facts(predictions)
-    seed = read_score(score).seed
+    metrics = read_score(score)
+    seed, calibrated = metrics.seed, metrics.calibration is not None
     dataset = dataset_facts(data, condition)
     assert data is not None  # `dataset_facts` refuses it
     identity = content["inputs"]["model"]
@@ -74,12 +77,15 @@ def record_score(
             condition=condition,
             ontology=ontology is not None,
         ),
-        command=score_command(identity, model["model"]["name"], seed, ontology=ontology is not None),
+        command=score_command(
+            identity, model["model"]["name"], seed, ontology=ontology is not None, calibrated=calibrated
+        ),
         seed=seed,
         score=score,
         predictions=predictions,
         data=data,
         ontology=ontology,
+        calibration=calibration,
         machine=SERVER if "endpoint" in content else observed.get("hardware"),
         packages=observed.get("packages"),
         container=observed.get("container"),

@@ -21,11 +21,13 @@ from deckbench.errors import InputError
 from deckbench.grade import Kind
 from deckbench.ontology import Ontology
 from deckbench.predictions import PROBABILITIES
+from deckbench.record.calibration import MAX_BYTES, Calibration
 from deckbench.record.lineage import MAX_LINEAGE_BYTES, Lineage
 from deckbench.record.questions import Question, parse_questions
 from deckbench.record.samples import LATER_COLUMNS, SAMPLE_COLUMNS, shown_image
 from deckbench.record.schema import (
     ARTIFACT,
+    CALIBRATION,
     LINEAGE,
     MAX_SAMPLE_BYTES,
     MAX_THUMB_BYTES,
@@ -81,6 +83,7 @@ MOST_BYTES = {
     QUESTIONS: MAX_SAMPLE_BYTES,
     LINEAGE: MAX_LINEAGE_BYTES,
     ONTOLOGY: 1 << 20,
+    CALIBRATION: MAX_BYTES,
     STATEMENT: 1 << 20,
     SIGNATURE: 2 << 20,
 }
@@ -130,7 +133,8 @@ def read_record(folder: Path, *, signed: bool = True) -> Run:
     if not encodes(value):
         raise InputError("holds text that is not Unicode", place, RESTORE)
     record = parse(Record, value, place)
-    for name, wanted in ((SAMPLES, record.samples), (ONTOLOGY, record.ontology), (QUESTIONS, True), (LINEAGE, True)):
+    expected = {SAMPLES: record.samples, ONTOLOGY: record.ontology, CALIBRATION: record.calibration}
+    for name, wanted in ({**expected, QUESTIONS: True, LINEAGE: True}).items():
         if wanted is not None and name not in names:
             raise InputError("is missing", folder / name, RESTORE)
     manifest = artifact.read(folder, ARTIFACT, verify=True)
@@ -168,7 +172,7 @@ def encodes(value: Any) -> bool:
 
 def is_of_record(name: str) -> bool:
     """Whether a file of this name belongs into a record."""
-    known = {RECORD, SAMPLES, QUESTIONS, LINEAGE, ONTOLOGY}
+    known = {RECORD, SAMPLES, QUESTIONS, LINEAGE, ONTOLOGY, CALIBRATION}
     return name in known or re.fullmatch(rf"{THUMBS}/[0-9]{{2}}\.jpg", name) is not None
 
 
@@ -310,3 +314,18 @@ def read_ontology(run: Run) -> Terms | None:
     if hashlib.sha256(data).hexdigest() != run.record.ontology.removeprefix("sha256:"):
         raise InputError("is not the ontology the record names", place, "restore it, or write the record again")
     return terms
+
+
+def read_record_calibration(run: Run) -> Calibration | None:
+    """The calibration that a record was scored with; None where there is none.
+
+    Raises InputError when it is damaged or is not the one the record names. Whether it follows from the val answers in
+    it is for `recompute` to say.
+    """
+    if run.record.calibration is None:
+        return None
+    place = run.folder / CALIBRATION
+    found = parse(Calibration, artifact.read_json(place, RESTORE), place)
+    if found.content_hash != run.record.calibration.removeprefix("sha256:"):
+        raise InputError("is not the calibration the record names", place, RESTORE)
+    return found

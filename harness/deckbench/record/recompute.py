@@ -13,11 +13,20 @@ import pandas as pd
 
 from deckbench.errors import InputError
 from deckbench.language import LANGS
-from deckbench.predictions import answer_notes
-from deckbench.record.lineage import Lineage, contradictions
+from deckbench.predictions import CONTENT_NAME, answer_notes
+from deckbench.record.calibration import Calibration, fit_differences
+from deckbench.record.lineage import Lineage, contradictions, plain
 from deckbench.record.metrics import measure
 from deckbench.record.questions import Question, asked_of, question_differences, thumbnail_differences
-from deckbench.record.read import Run, read_lineage, read_ontology, read_questions, read_samples, read_thumbnails
+from deckbench.record.read import (
+    Run,
+    read_lineage,
+    read_ontology,
+    read_questions,
+    read_record_calibration,
+    read_samples,
+    read_thumbnails,
+)
 from deckbench.record.schema import Record, shown
 from deckbench.record.table import grade_table, predictions_sha256
 from deckbench.record.terms import Terms
@@ -33,6 +42,7 @@ class Contents:
     questions: Mapping[str, Question]
     rows: Sequence[Mapping[str, str]] = ()
     terms: Terms | None = None
+    calibration: Calibration | None = None
     thumbnails: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -50,7 +60,14 @@ def differences(run: Run) -> tuple[str, ...]:
 
 def contents_of(run: Run) -> Contents:
     """Everything in a record. Raises InputError for a file that is damaged, or not the one the record names."""
-    return Contents(read_lineage(run), read_questions(run), read_samples(run), read_ontology(run), read_thumbnails(run))
+    return Contents(
+        read_lineage(run),
+        read_questions(run),
+        read_samples(run),
+        read_ontology(run),
+        read_record_calibration(run),
+        read_thumbnails(run),
+    )
 
 
 def record_differences(record: Record, contents: Contents) -> tuple[str, ...]:
@@ -63,6 +80,11 @@ def record_differences(record: Record, contents: Contents) -> tuple[str, ...]:
         found.append(f"its lineage cannot be followed ({type(error).__name__})")
     if record.metrics is None:
         return tuple(found)
+    if contents.calibration is not None:
+        try:
+            found += calibration_differences(contents.calibration, record, contents)
+        except (LookupError, TypeError, AttributeError) as error:
+            found.append(f"its calibration cannot be followed ({type(error).__name__})")
     return (*found, *question_differences(contents.rows, contents.questions), *metric_differences(record, contents))
 
 
@@ -95,6 +117,7 @@ def metric_differences(record: Record, contents: Contents) -> tuple[str, ...]:
         notes=answer_notes((contents.lineage.predictions or {}).get("endpoint")),
         asked=asked_of(contents.questions),
         resamples=metrics.resamples,
+        calibration=contents.calibration,
     )
     if again != metrics:
         changed = differing(metrics.model_dump(mode="json"), again.model_dump(mode="json"))
@@ -102,6 +125,28 @@ def metric_differences(record: Record, contents: Contents) -> tuple[str, ...]:
         more = f" ({len(changed)} differences)" if len(changed) > 1 else ""
         found.append(f"{path} is {shown(old)}, the samples give {shown(new)}{more}")
     return tuple(found)
+
+
+def calibration_differences(made: Calibration, record: Record, contents: Contents) -> list[str]:
+    """Why a calibration is not one for this record: fitted again from its val answers, for the same model and dataset,
+    on val, on no question of test."""
+    found, lineage, on = fit_differences(made), contents.lineage, made.fitted_on
+    if on.model != (lineage.predictions or {}).get("inputs", {}).get("model"):
+        found.append("the calibration was made for another model or adapter")
+    if plain(on.data_content) != plain(record.dataset):
+        found.append("the calibration was made for another dataset")
+    manifest = on.manifest or {}
+    if manifest.get("params", {}).get("split") != "val":
+        found.append("the calibration was not fitted on val")
+    elif manifest["files"][CONTENT_NAME]["sha256"] != plain(on.predictions_sha256):
+        found.append("the calibration was fitted on other predictions than its manifest names")
+    if tested := sorted(set(made.samples.id) & {*contents.questions}):
+        found.append(f"the calibration was fitted on the test question {shown(tested[0])}")
+    counts = (lineage.dataset.get("params", {}).get("counts") or {}).get("val")
+    types = Counter(made.samples.question_type)
+    if counts is not None and (more := [name for name, n in sorted(types.items()) if n > counts.get(name, 0)]):
+        found.append(f"the calibration has more samples of the type {shown(more[0])} than the dataset's val part")
+    return found
 
 
 def part_differences(record: Record, table: pd.DataFrame) -> list[str]:

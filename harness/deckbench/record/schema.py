@@ -2,7 +2,8 @@
 
 A record is an artifact of kind `record`: `record.json` (schema below), `samples.csv.gz` (every prediction with what
 is known of its sample), `questions.jsonl.gz` (the dataset's test part), `lineage.json.gz` (the manifests of all it was
-made from), `ontology.json` where scene descriptions were scored with one, and at most 50 thumbnails. Times and the
+made from), `ontology.json` where scene descriptions were scored with one, `calibration.json` where it was scored with a
+calibration, and at most 50 thumbnails. Times and the
 machine's momentary state are never in a hashed file: they stand under `observed` in the record's manifest (schema
 `Observed`), so that the same answers make the same record. Beside the manifest stands `statement.json`, an in-toto
 statement over all these files, and `signature.json` where someone signed it.
@@ -41,6 +42,7 @@ QUESTIONS = "questions.jsonl.gz"
 LINEAGE = "lineage.json.gz"
 MAX_SAMPLE_BYTES = 64 << 20  # of each of the three, unpacked
 ONTOLOGY = "ontology.json"
+CALIBRATION = "calibration.json"
 STATEMENT = "statement.json"
 SIGNATURE = "signature.json"
 THUMBS = "thumbs"
@@ -151,7 +153,7 @@ class Record(Strict):
     """`record.json`. metrics: the content of score.json; null as `samples` is where only times were measured.
 
     samples: sha256 of the unpacked samples.csv.gz. questions, lineage: of the unpacked files of these names. ontology:
-    of ontology.json, where scene descriptions were scored.
+    of ontology.json, where scene descriptions were scored. calibration: of calibration.json, its content hash.
     """
 
     schema_version: Literal[3] = Field(default=3, alias="schema")
@@ -167,6 +169,7 @@ class Record(Strict):
     questions: Sha256
     lineage: Sha256
     ontology: Sha256 | None = None
+    calibration: Sha256 | None = None
     audit: Audit | None = None
     hardware: Hardware
     packages: dict[str, str]
@@ -174,12 +177,21 @@ class Record(Strict):
     seed: int = Field(ge=0, le=MAX_SEED)
     command: str = Field(min_length=1)
 
+    @model_serializer(mode="wrap")
+    def as_dict(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a calibration where there is none: older records have no such field."""
+        data: dict[str, Any] = plain(self)
+        return {key: value for key, value in data.items() if key != "calibration" or value is not None}
+
     @model_validator(mode="after")
     def metrics_rest_on_samples(self) -> Record:
         if (self.metrics is None) != (self.samples is None):
             raise ValueError("metrics without samples prove nothing: a record has both or neither")
         if self.ontology != (self.metrics.inputs.ontology if self.metrics else None):
             raise ValueError("the ontology is not the one that was scored with")
+        calibrated = self.metrics.calibration if self.metrics else None
+        if self.calibration != (calibrated.calibration if calibrated else None):
+            raise ValueError("the calibration is not the one that was scored with")
         return self
 
 

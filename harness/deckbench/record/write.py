@@ -17,7 +17,9 @@ from pydantic import BaseModel
 from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.machine import hardware
+from deckbench.record.calibration import Calibration, read_calibration
 from deckbench.record.lineage import TEST, Lineage, lineage_bytes
+from deckbench.record.lineage import plain as plain_hash
 from deckbench.record.metrics_schema import Metrics
 from deckbench.record.questions import parse_questions
 from deckbench.record.read import MAX_QUESTION_BYTES, MAX_ROWS
@@ -33,6 +35,7 @@ from deckbench.record.samples import (
 )
 from deckbench.record.schema import (
     ARTIFACT,
+    CALIBRATION,
     LINEAGE,
     MAX_SAMPLE_BYTES,
     MAX_THUMBS,
@@ -73,6 +76,7 @@ def write_record(
     score: Path | None = None,
     ontology: Path | None = None,
     predictions: Path | None = None,
+    calibration: Path | None = None,
     latency: Mapping[str, Any] | None = None,
     bench: Mapping[str, Any] | None = None,
     audit: Mapping[str, Any] | None = None,
@@ -95,6 +99,7 @@ def write_record(
         score: score.json, beside it the graded answers; with predictions, or neither.
         predictions: FILE.csv that was scored.
         ontology: the one that was scored with, where that is not the published task's.
+        calibration: the one that was scored with.
         latency: kind of answer -> `schema.Latency`.
         bench: `observed["results"]` of a bench; times come from it, else from `latency`, else from FILE.timings.csv
             beside the predictions, and are kept unhashed.
@@ -111,7 +116,7 @@ def write_record(
     """
     if (score is None) != (predictions is None):
         raise InputError("a record needs the score and its predictions, or neither", "the record")
-    metrics, rows, terms = None, None, None
+    metrics, rows, terms, calibrated = None, None, None, None
     asked = test_part(data)
     questions = parse_questions(asked)
     pictures: dict[str, bytes] = {}
@@ -125,6 +130,7 @@ def write_record(
         samples["thumbnail"] = [places.get(image, "") for image in samples["image"]]
         rows = [{name: row[name] for name in (*SAMPLE_COLUMNS, *LATER_COLUMNS)} for row in samples.to_dict("records")]
         terms = scored_terms(metrics, ontology, samples["task"], score)
+        calibrated = scored_calibration(metrics, calibration, score)
     table = None if rows is None else sample_bytes(rows)
     if table is not None and (len(table) > MAX_SAMPLE_BYTES or len(rows or ()) > MAX_ROWS):
         what = f"a record holds at most {MAX_ROWS} samples of {MAX_SAMPLE_BYTES >> 20} MiB"
@@ -146,6 +152,7 @@ def write_record(
             "questions": hashlib.sha256(asked).hexdigest(),
             "lineage": hashlib.sha256(traced).hexdigest(),
             "ontology": terms.content_hash if terms else None,
+            "calibration": calibrated.content_hash if calibrated else None,
             "audit": audit,
             "hardware": dict(machine or hardware.describe(device=device, emulated=emulated)),
             "packages": dict(packages if packages is not None else hardware.packages()),
@@ -156,7 +163,7 @@ def write_record(
         "the record",
     )
     images = {name: shown_image(data_bytes) for name, data_bytes in pictures.items()}
-    if why := record_differences(record, Contents(lineage, questions, rows or (), terms, images)):
+    if why := record_differences(record, Contents(lineage, questions, rows or (), terms, calibrated, images)):
         what = f"the record would not follow from what it is made from: {why[0]}"
         raise InputError(what, score or data, "run `deckbench score` again")
     body = record.model_dump(mode="json", by_alias=True)
@@ -178,6 +185,8 @@ def write_record(
         (draft.path / LINEAGE).write_bytes(gzip_bytes(traced))
         if terms is not None:
             (draft.path / ONTOLOGY).write_bytes(artifact.canonical(terms.ontology.model_dump(mode="json")))
+        if calibrated is not None:
+            (draft.path / CALIBRATION).write_bytes(artifact.canonical(calibrated.model_dump(mode="json")))
         for name, data_bytes in pictures.items():
             (draft.path / name).parent.mkdir(exist_ok=True)
             (draft.path / name).write_bytes(data_bytes)
@@ -215,6 +224,16 @@ def scored_terms(metrics: Metrics, ontology: Path | None, tasks: Iterable[object
     if terms is None or terms.content_hash != wanted:
         raise InputError("the ontology that was scored with is not here", score, "give it with --ontology")
     return terms
+
+
+def scored_calibration(metrics: Metrics, calibration: Path | None, score: Path) -> Calibration | None:
+    """The calibration of a score. Raises InputError when it is another one, or is not given."""
+    if metrics.calibration is None:
+        return None
+    made = None if calibration is None else read_calibration(calibration)
+    if made is None or made.content_hash != plain_hash(metrics.calibration.calibration):
+        raise InputError("the calibration that was scored with is not here", score, "give it with --calibration")
+    return made
 
 
 def observe(

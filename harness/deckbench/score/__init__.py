@@ -21,6 +21,7 @@ def score(
     seed: int = 0,
     ontology: Path | None = None,
     columns: Mapping[str, str] | None = None,
+    calibration: Path | None = None,
 ) -> dict[str, Any]:
     """Score a prediction file.
 
@@ -34,13 +35,14 @@ def score(
         ontology: names of anomalies looked for in scene texts, by default those of the published task.
         columns: of a result file of another tool: our name -> its column (`predictions.columns`); what it lacks is
             unknown.
+        calibration: of `calibrate`, made for the same model, adapter and dataset, on other samples.
 
     Returns:
         What `score.json` holds (`record.metrics_schema.Metrics`). The same inputs and seed give the same bytes.
 
     Raises:
-        InputError: with `file:line` when the predictions are broken, unfinished, or do not fit the dataset, and when
-            `out` is something else than a score.
+        InputError: with `file:line` when the predictions are broken, unfinished, or do not fit the dataset, when `out`
+            is something else than a score, and when the calibration is for something else.
     """
     from deckbench.predictions import answer_notes, is_inferred, read_manifest
     from deckbench.predictions.columns import read_columns
@@ -64,7 +66,16 @@ def score(
     manifest = None if columns else read_manifest(predictions)
     data_content = None if data is None else tables.check_data(manifest, predictions, Path(data))
     fields = None if data is None else tables.read_fields(Path(data))
-    table = tables.grade_table(tables.join(table, predictions, fields), inferred=is_inferred(manifest))
+    table = tables.join(table, predictions, fields)
+    calibrated = None
+    if calibration is not None:
+        from deckbench.score.calibration import calibration_for
+
+        content = None if manifest is None else manifest["content"]
+        calibrated = calibration_for(
+            Path(calibration), table=table, predictions=predictions, content=content, data_content=data_content
+        )
+    table = tables.grade_table(table, inferred=is_inferred(manifest))
     scenes = table[table["kind"] == "scene"]
     terms = find_terms(ontology, scenes["task"]) if len(scenes) else None
     notes = []
@@ -85,6 +96,7 @@ def score(
         terms=terms.at if terms else None,
         notes=notes,
         asked=asked_of(table, fields),
+        calibration=calibrated,
     )
     if not metrics.complete:
         say(f"{predictions}: {coverage_note(metrics.n, metrics.asked or {})}")

@@ -1,0 +1,68 @@
+"""Whether a calibration may be applied to some predictions: made for the same model, adapter and dataset, on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deckbench.errors import InputError
+from deckbench.record.calibration import Calibration, read_calibration
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIX = "give the calibration of these, or make one: `deckbench infer --split val`, then `deckbench calibrate`"
+
+
+def calibration_for(
+    path: Path, *, table: pd.DataFrame, predictions: Path, content: Any, data_content: str | None
+) -> Calibration:
+    """Read the calibration for some predictions.
+
+    Args:
+        path: the file that `calibrate` wrote.
+        table: the predictions, joined.
+        predictions: FILE.csv, for messages.
+        content: of their manifest; None where there is none.
+        data_content: hash of the dataset; None where none is given.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        InputError: it is broken, made for another model, adapter or dataset, or fitted on one of these answers.
+    """
+    made = read_calibration(path)
+    inputs = (content or {}).get("inputs", {})
+    model = inputs.get("model") if isinstance(inputs, dict) else None
+    if made.fitted_on.model != model:
+        raise InputError(f"the calibration was made for {other_model(made.fitted_on.model, model)}", path, FIX)
+    if made.fitted_on.types == "question_type" and data_content is None:
+        what = "the calibration has a temperature for each type of question, and nothing says the types of these"
+        raise InputError(what, path, "give --data DATASET")
+    data = data_content or (inputs.get("data") if isinstance(inputs, dict) else None)
+    if made.fitted_on.data_content != data:
+        what = f"{short(made.fitted_on.data_content)}, these are answers to {short(data)}"
+        raise InputError(f"the calibration was made for another dataset: {what}", path, FIX)
+    fitted = set(made.samples.id)
+    for key, line in zip(table["id"], table["line"], strict=True):
+        if key in fitted:
+            what = f"the calibration was fitted on the sample {key!r}: what it gains there is no evidence"
+            raise InputError(what, f"{predictions}:{line}", "score the test part: `deckbench infer --split test`")
+    return made
+
+
+def other_model(told: Any, given: Any) -> str:
+    """What tells two identities apart."""
+    if not (isinstance(told, dict) and isinstance(given, dict)):
+        return (
+            f"{'another' if told else 'an unknown'} model, these are answers of {'one' if given else 'an unknown one'}"
+        )
+    name = next(key for key in ("name", "adapter", *told, *given) if told.get(key) != given.get(key))
+    kind = {"adapter": "another adapter", "name": "another model"}.get(name, f"a model with another {name}")
+    return f"{kind}: {short(told.get(name))}, these are answers of {short(given.get(name))}"
+
+
+def short(value: Any) -> str:
+    """A hash or a name in a message."""
+    return "none" if value is None else str(value).removeprefix("sha256:")[:12]
