@@ -14,11 +14,16 @@ MAX_NEW_TOKENS = {"choice": 16, "open": 32, "scene": 128}
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a frame. `text` is the whole prompt text, the options of a choice included."""
+    """One question about a frame.
+
+    text: the whole prompt, the options of a choice included. options: the texts of A and B where they are known apart
+    from it.
+    """
 
     text: str
     kind: str
     max_new_tokens: int
+    options: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ def settings(server: faulty.Server, tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits, and a key."""
-    from deckbench.endpoint import client
+    from deckbench.endpoint import caller
 
-    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(caller, "BACKOFF_S", 0.01)
     monkeypatch.setenv("SQUARES_KEY", faulty.KEY)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -180,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_fault(self, name: str, good: dict[str, Any]) -> None:
         """One of the ways a server goes wrong. good: the answer it would have given."""
         data = json.dumps(good).encode()
-        choice = good["choices"][0]
+        choice = good.get("choices", [{}])[0]
         if name in {"429", "500", "502", "503"}:
             headers = {"Retry-After": "0"}
             self.reply(int(name), {"error": {"message": "not now", "type": "server_error"}}, headers)

@@ -184,9 +184,9 @@ def test_a_rate_limit_without_end_stops(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from deckbench.endpoint import client
+    from deckbench.endpoint import caller
 
-    monkeypatch.setattr(client, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(caller, "PATIENCE_S", 0.3)
     server.plan = lambda key, attempt, body: {"status": 429, "body": {"error": {"message": text or "slow down"}}}
     with pytest.raises(OutsideError, match=r"come back in 12000 s" if text else r"slow down \(for 0 s now\)"):
         infer(model=settings(), data=data, out=tmp_path / "p.csv")

@@ -106,3 +106,43 @@ def test_the_picture_is_looked_at(served: tuple[Path, str], tmp_path: Path) -> N
         ids = model.generate(**inputs, max_new_tokens=128, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert given.text == processor.decode(ids, skip_special_tokens=True)
     assert given.tokens_in == inputs["input_ids"].shape[1]
+
+
+QUESTIONS = [f"({number}) Which color is the square?\nA. {a}\nB. {b}\nAnswer with A or B only." for number, (a, b) in
+             enumerate([("red", "blue"), ("blue", "red"), ("yes", "no"), ("normal", "anomaly")] * 2)]  # fmt: skip
+
+
+def test_systemone_is_the_model_in_this_process(served: tuple[Path, str], tmp_path: Path) -> None:
+    """Eight questions in one request: P equal to `pipeline("decision")`, and to the logits at the prompt's end."""
+    from transformers import pipeline
+
+    from deckbench.infer import ask
+
+    folder, address = served
+    data = micro_world.make_dataset(tmp_path / "d", 1)
+    given = {"model": str(folder), "base_url": address, "timeout_s": 300, "api": "systemone"}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(given))
+    frame = data / "images/0.png"
+    answers = ask(model=f"endpoint:{tmp_path / 'e.yaml'}", frame=frame, questions=QUESTIONS)
+    decide = pipeline("decision", model=str(folder), device="cpu", dtype="float32")
+    for answer, question in zip(answers, QUESTIONS, strict=True):
+        stem, a, b, _ = question.splitlines()
+        options = {a.removeprefix("A. "): None, b.removeprefix("B. "): None}
+        asked = {"type": "choice", "instructions": stem, "criteria": options}
+        made = decide({"state": "img-1", "assets": {"img-1": str(frame)}, "questions": {"q": asked}})
+        there = list(made["q"]["probabilities"].values())
+        assert answer.p_a is not None and answer.p_b is not None and answer.p_a + answer.p_b == pytest.approx(1)
+        assert [answer.p_a, answer.p_b] == pytest.approx(there, abs=1e-4)
+        assert answer.text == ("A" if there[0] > there[1] else "B")
+    assert answers[0].facts is not None and answers[0].facts["tries"] == 1
+    assert sum(answer.tokens_in for answer in answers) > 8 * 50 and {answer.tokens_out for answer in answers} == {0}
+
+
+def test_auto_finds_systemone(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = served
+    data = micro_world.make_dataset(tmp_path / "d", 2)
+    given = {"model": str(folder), "base_url": address, "timeout_s": 300, "api": "auto"}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(given))
+    made = infer(model=f"endpoint:{tmp_path / 'e.yaml'}", data=data, out=tmp_path / "p.csv")
+    assert made.content["endpoint"]["api"] == {"systemone": 4}
+    assert {row["kind"] for _, row in csv_records(tmp_path / "p.csv")} == {"choice", "open"}

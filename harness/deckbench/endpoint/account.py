@@ -35,13 +35,20 @@ def account(
         "uncounted": len(facts) - len(tokens),
         "answer_s": {name: percentile(seconds, p) for name, p in (("p50", 0.5), ("p90", 0.9))},
     }
-    if spec.price_in is not None and spec.price_out is not None:
-        cost = (tokens_in * spec.price_in + tokens_out * spec.price_out) / 1e6
+    if spec.price_in is not None and (spec.price_out is not None or not tokens_out):
+        cost = (tokens_in * spec.price_in + tokens_out * (spec.price_out or 0)) / 1e6
         observed |= {"cost": round(cost, 6), "currency": spec.currency}
     content: dict[str, Any] = {"dropped": sorted({name for fact in facts for name in fact["dropped"]})}
+    if spec.api != "chat":
+        content["api"] = dict(sorted(Counter(api_of(fact) for fact in facts if fact.get("kind") == "choice").items()))
     if stripped := Counter(name for fact in facts for name in fact.get("stripped", ())):
         content["stripped"] = dict(sorted(stripped.items()))
     return content, observed
+
+
+def api_of(fact: Mapping[str, Any]) -> str:
+    """By which API an answer came."""
+    return str(fact.get("api", "chat"))
 
 
 def notices(content: Mapping[str, Any], observed: Mapping[str, Any], facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -49,6 +56,9 @@ def notices(content: Mapping[str, Any], observed: Mapping[str, Any], facts: Sequ
     lines = []
     if len(observed["models"]) > 1:
         lines.append(f"answered by several models: {', '.join(observed['models'])}")
+    if len(apis := content.get("api", {})) > 1:
+        ways = ", ".join(f"{api} ({number})" for api, number in apis.items())
+        lines.append(f"choice questions were asked in several ways, and their probabilities differ in kind: {ways}")
     lines += answer_notes({"stripped": content.get("stripped")})
     if reasons := observed["strange_logprobs"]:
         listed = ", ".join(f"{reason} ({number})" for reason, number in reasons.items())

@@ -38,7 +38,7 @@ NO = (
 NO_VISION = re.compile(
     rf"{PICTURE}\b.{{0,60}}?\b{NO}|{NO}.{{0,40}}?\b{PICTURE}|\bmmproj\b|text[- ]only|only (?:supports?|accepts?) text"
     r"|missing data required for image|content.{0,40}(?:must be|should be|expected) (?:an? )?(?:valid )?string"
-    r"|expected `text`|no endpoints found that support image",
+    r"|expected `text`|no endpoints found that support image|images need a model",
     re.IGNORECASE,
 )
 # An image that cannot be read, or not in this form, says nothing about the others.
@@ -101,6 +101,10 @@ class Again(Exception):
         self.wait_s, self.limited, self.lost, self.status = wait_s, limited, lost, status
 
 
+class Strange(Again):
+    """A whole reply of another form than that of the API, or one that is not to be believed."""
+
+
 class Refused(Exception):
     """This request will never succeed; it says nothing about the model. fix: what may help. status: as for Again."""
 
@@ -111,6 +115,10 @@ class Refused(Exception):
 
 class NotAnswered(Exception):
     """A whole reply in which the model has said nothing, because its tokens went elsewhere."""
+
+
+class Missing(Exception):
+    """The server has no such API."""
 
 
 class ErrorReply(Exception):

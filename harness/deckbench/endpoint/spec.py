@@ -26,6 +26,7 @@ DECIDES = ("logprobs", "top_logprobs", "picture", "max_side", "thinking_tokens",
 OURS = frozenset(
     {"model", "messages", "stream", "n", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"}
 )
+OURS_TYPED = OURS | {"input", "questions", "state", "assets"}
 
 
 class EndpointSpec(Strict):
@@ -33,6 +34,9 @@ class EndpointSpec(Strict):
 
     model: str = Field(min_length=1, description="the name the server knows it by")
     name: str | None = Field(default=None, min_length=1, description="the name in records; default: the model's")
+    api: Literal["chat", "decisions", "systemone", "auto"] = Field(
+        default="chat", description="how choice questions are asked; auto: as the server can"
+    )
     base_url: str | None = Field(default=None, description=f"default: the variable {ADDRESS}, else {OPENAI}")
     key_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="variable that holds the key")
     concurrency: int = Field(default=4, ge=1, le=256, description="images asked about at once")
@@ -58,9 +62,10 @@ class EndpointSpec(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> EndpointSpec:
-        if taken := sorted(OURS & set(self.extra)):
+        if taken := sorted((OURS if self.api == "chat" else OURS_TYPED) & set(self.extra)):
             raise FieldFaults([(("extra", name), f"{name} is set by DeckBench itself") for name in taken])
-        if (self.price_in is None) != (self.price_out is None):
+        typed = self.api in {"decisions", "systemone"}  # nothing is generated, so nothing is paid for it
+        if (self.price_in is None) != (self.price_out is None) and not (typed and self.price_out is None):
             raise ValueError("give both price_in and price_out, or neither")
         return self
 
@@ -107,6 +112,8 @@ def read_spec(ref: str) -> EndpointSpec:
 def identity_of(spec: EndpointSpec) -> dict[str, Any]:
     """What is known of who answers: names and settings. The weights are not known, and the address is no identity."""
     settings = {key: value for key, value in spec.model_dump(mode="json").items() if key in DECIDES}
+    if spec.api != "chat":
+        settings["api"] = spec.api
     digest = artifact.hash_json({"model": spec.label, **settings})
     return {"name": f"{PREFIX}{spec.label}", "family": FAMILY, "model": spec.label, "hash": digest, **settings}
 

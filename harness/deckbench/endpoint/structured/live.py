@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from deckbench.answer import Unanswered
-from deckbench.endpoint.client import RATE_LIMITED, WITHOUT_REASON, Client, _Drop
-from deckbench.endpoint.faults import Again, ErrorReply, NotAnswered, Refused, field_refused
+from deckbench.endpoint.caller import Attempts, Drop
+from deckbench.endpoint.client import WITHOUT_REASON, Client
+from deckbench.endpoint.faults import Again, ErrorReply, Missing, NotAnswered, Refused, field_refused
 from deckbench.endpoint.picture import data_url
 from deckbench.endpoint.spec import EndpointSpec, Server
 from deckbench.endpoint.structured.calls import Call, Said, read_said
@@ -41,27 +42,22 @@ class Writer(Client):
             OutsideError: the call may cost more than is left.
         """
         url = None if request.image is None else await asyncio.to_thread(self._url, request.image)
-        tries = limits = requests = 0
-        waited = 0.0
-        dropped = set(self.dropped)
+        attempts, dropped = Attempts(), set(self.dropped)
         while True:
-            await self._wait_for_quiet()
-            if self.stopped is not None:  # another call has found out
-                raise self.stopped
+            await self.begin(attempts)
             call: Call | None = None
             async with pace.slot() as era:
                 fields = fields_of(request, turns, max_tokens, self.spec, url, dropped | self.dropped)
                 guess = tokens_of(request, fields["messages"], self.spec)
                 amount = await budget.reserve(guess, max_tokens)
-                requests += 1
                 began = time.perf_counter()
                 try:
                     said = read_said(await self._post(fields))
-                    call = self._call(request, key, fields, max_tokens, guess, requests, began, said)
+                    call = self._call(request, key, fields, max_tokens, guess, attempts.requests, began, said)
                     pace.faster()
                 except ErrorReply as error:
                     fault: Exception = self._fault(error.status, error.body, {}, fields)
-                except (Again, Refused, NotAnswered, _Drop) as error:
+                except (Again, Refused, NotAnswered, Drop) as error:
                     fault = error
                 finally:
                     await budget.settle(amount, call)
@@ -69,23 +65,22 @@ class Writer(Client):
                 self._has_answered(said, dropped)
                 return call
             self.failed += 1
-            if isinstance(fault, _Drop):
+            if isinstance(fault, Drop):
                 dropped.add(fault.name)
             elif isinstance(fault, Refused):
                 if self._may_be_the_schema(fault, fields):
                     dropped.add(SCHEMA)
                     continue
-                return self._refused(fault)
+                return self.turned_down(fault)
             elif isinstance(fault, Again):
-                tries, limits = tries + (not fault.limited), limits + fault.limited
                 if fault.limited:
                     self.rate_limits += 1
                     pace.slower(era)
-                if tries >= self.spec.tries or limits >= RATE_LIMITED:
-                    return self._lost(fault, requests)
-                if tries == 2 and fault.status == 500 and not self.settled:
+                if not attempts.another(fault, self.spec.tries):
+                    return self.give_up(fault, attempts.requests)
+                if attempts.failed == 2 and fault.status == 500 and not self.settled:
                     dropped.add(SCHEMA)
-                waited += await self._pause(fault, tries + limits, waited)
+                await self.pause(fault, attempts)
             else:
                 raise fault
 
@@ -99,15 +94,16 @@ class Writer(Client):
     def _fault(self, status: int, body: Any, headers: Mapping[str, str], fields: Mapping[str, Any]) -> Exception:
         """As the client's; a server that does not take the schema is given it in the prompt."""
         if SCHEMA in fields and any(field_refused(status, body, [name]) for name in (SCHEMA, "json_schema")):
-            return _Drop(SCHEMA)
-        return super()._fault(status, body, headers, fields)
+            return Drop(SCHEMA)
+        fault = super()._fault(status, body, headers, fields)
+        return self.fault(status, body, headers) if isinstance(fault, Missing) else fault
 
     def _has_answered(self, said: Said, dropped: set[str]) -> None:
         """What one answer says about the server."""
         self.settled.add(KIND)
         self.lost = self.refused = 0
         if said.outcome == "silent":
-            self._not_answered(NotAnswered(said.reason))  # raises Stop where the model says nothing at all
+            self.without_words(NotAnswered(said.reason))  # raises Stop where the model says nothing at all
             return
         self.silent = 0
         self.spoke = self.spoke or bool(said.text.strip())
@@ -129,7 +125,7 @@ class Writer(Client):
     ) -> Call:
         facts = {**vars(said)}
         for name in ("text", "raw", "reason", "served", "fingerprint"):
-            facts[name] = self._scrub(facts[name], 8)
+            facts[name] = self.scrub(facts[name], 8)
         return call_of(request, key, self.spec, fields, max_tokens, guess, facts, requests, time.perf_counter() - began)
 
 

@@ -19,7 +19,7 @@ from deckbench.endpoint.structured.cost import Budget
 from deckbench.endpoint.structured.live import Writer
 from deckbench.endpoint.structured.pace import Pace
 from deckbench.endpoint.structured.request import Outcome, Request, Turn, key_of
-from deckbench.errors import DeckBenchError, OutsideError
+from deckbench.errors import DeckBenchError
 from deckbench.progress import track
 
 TRIES = 3  # answers to one request
@@ -206,15 +206,13 @@ def _running(writer: Writer, work: Any, done: queue.SimpleQueue[Any]) -> Iterato
 
     def run() -> None:
         try:
-            writer._run(work)
+            writer.run(work)
             done.put(None)
         except BaseException as failure:
             done.put(failure)
 
     def answered() -> Iterator[tuple[int, Outcome]]:
         while (item := done.get()) is not None:
-            if isinstance(item, Stop):
-                raise OutsideError(writer._scrub(str(item)), writer.server.address, item.fix)
             if isinstance(item, BaseException):
                 raise item
             yield item

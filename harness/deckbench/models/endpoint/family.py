@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from deckbench.errors import InputError
 from deckbench.extras import require
 from deckbench.models.interface import FamilySpec, Model, Reference
 
@@ -24,6 +25,12 @@ def load(ref: Reference, device: str, dtype: str) -> Model:
     spec = read_spec(ref.text)
     server = find_server(spec)
     require("openai", ref.text)
+    if spec.api != "chat":
+        import openai
+
+        if not hasattr(openai.AsyncOpenAI, "decisions"):
+            what = f"openai {openai.__version__} has no decisions; `api: {spec.api}` needs 3.51 or later"
+            raise InputError(what, ref.text, "pip install -U 'openai>=3.51,<4'")
     open_client(server)  # a proxy that cannot be used is found before anything is asked
     return Endpoint(spec, server)
 

@@ -44,7 +44,7 @@ class Endpoint(Model):
         return answers
 
     def answer_samples(self, samples: Sequence[Sample], blank: bool = False) -> list[Answer | Unanswered]:
-        questions = [Question(sample.question, sample.kind, MAX_NEW_TOKENS[sample.kind]) for sample in samples]
+        questions = [question_of(sample) for sample in samples]
         return self.client.answer(open_picture(samples[0].image), questions, blank=blank)
 
     def account(
@@ -60,3 +60,9 @@ class Endpoint(Model):
 
     def close(self) -> None:
         self.client.close()
+
+
+def question_of(sample: Sample) -> Question:
+    """A sample's question, with its options where the dataset has them."""
+    options = (sample.option_a, sample.option_b) if sample.option_a and sample.option_b else None
+    return Question(sample.question, sample.kind, MAX_NEW_TOKENS[sample.kind], options)
