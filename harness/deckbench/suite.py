@@ -27,6 +27,7 @@ class Synth(Strict):
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     size: tuple[int, int] = (704, 396)
     shifted: bool = False
+    protocol: str | None = None  # its runs are rendered: an analysis relative to the suite file, or one that ships
 
 
 class PoolSpec(Strict):

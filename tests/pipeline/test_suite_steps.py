@@ -15,7 +15,7 @@ from deckbench.pipeline import code
 from deckbench.pipeline.code import code_hash
 from deckbench.pipeline.suite import run_suite
 from deckbench.pipeline.verify import verify
-from deckbench.resources import PACKAGE
+from deckbench.resources import PACKAGE, data_folder
 from tests.pipeline.suite_helpers import SMALL, small_suite, write_suite
 
 
@@ -174,3 +174,32 @@ def test_a_pool_that_is_an_argument_stands_in_no_record(small: Path, tmp_path: P
     again = verify(record, since="infer", work=tmp_path / "work")
     assert again["verdict"] == "not runnable here"
     assert "takes the pool 'deck'" in again["why"]
+
+
+@pytest.mark.slow
+def test_a_suite_renders_the_runs_of_a_protocol_beside_it(tmp_path: Path) -> None:
+    """Its checks become data that pass their audits, none without its twin; without the analysis nothing is done."""
+    tasks = {"S2": "ot2-check-box@1", "S3": "ot2-check@1"}
+    synth = {"frames": 96, "size": [320, 180], "protocol": "mine.json", "seed": 3}
+    suite = {
+        "name": "runs",
+        "pools": {"deck": {"synth": synth}},
+        "data": {stage: {"task": task, "pool": "deck"} for stage, task in tasks.items()},
+        "tests": [{"data": stage} for stage in tasks],
+        "baselines": ["majority"],
+    }
+    file = write_suite(tmp_path / "runs.yaml", suite)
+    with pytest.raises(InputError, match="cannot be read"):
+        run_suite(str(file), work=tmp_path / "work")
+    shutil.copy(data_folder("tasks") / "protocols/pcr-setup.analysis.json", tmp_path / "mine.json")
+    result = run_suite(str(file), work=tmp_path / "work")
+    for path in result["records"]:
+        value = json.loads((Path(path) / "record.json").read_text())
+        assert value["pool"]["synthetic"]
+        sources = {one["name"]: one["source"] for one in value["inputs"]}
+        assert sources["pool"] == (
+            "deckbench pool synth pools/deck --frames 96 --size 320x180 --seed 3 --protocol mine.json"
+        )
+    left = [path.read_text() for path in (tmp_path / "work/data").glob("*/left_out.csv")]
+    assert all("without a counterpart" not in text and "only " not in text for text in left)
+    assert run_suite(str(file), work=tmp_path / "work")["made"] == []

@@ -10,22 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from deckbench.errors import InputError
 from deckbench.pool.synth import synth_pool
 from deckbench.pool.synth.deviations import DEVIATE, KINDS
 from deckbench.pool.synth.protocol_run import (
+    DIFFERS,
     DrawnDeck,
     Moment,
+    gap_pixels,
     gap_seen,
     moments_of,
-    pixels_changed,
     plan_of,
-    run_session,
-    session_moments,
-    target_of,
 )
+from deckbench.pool.synth.scene import Truth
+from deckbench.pool.synth.stage import Stage
 from deckbench.protocol import Analysis, fold, read_analysis, state_checks
 from deckbench.resources import data_folder
 from deckbench.yolo.read import read_pool
@@ -96,56 +95,60 @@ def test_every_kind_of_deviation_is_planted(pool: Path) -> None:
     found = Counter(row["anomaly"] for row in rows_of(pool / "checks.csv") if row["anomaly"])
     assert set(found) == {kind.en for kind in KINDS.values()}, found
     frames = {row["frame"] for row in rows_of(pool / "checks.csv") if row["verdict"] == "anomaly"}
-    assert 0.4 <= len(frames) / 128 <= 0.6
+    assert 0.65 <= len(frames) / 128 <= 0.9
 
 
-@pytest.mark.slow
-def test_no_text_tells_the_verdict(moments: tuple[Moment, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By check, by expectation and by step: the shares of anomalies differ no more than coins do."""
-    from deckbench.pool.synth.stage import Stage
+def test_no_text_tells_the_verdict(pool: Path) -> None:
+    """Every check of a moment of a run is asked twice, with both answers: no step, check or expectation tells it."""
+    verdicts: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for row in rows_of(pool / "checks.csv"):
+        group, _, index = row["frame"].rpartition("_f")
+        key = (group, str(int(index) // 2), row["step"], row["check"], row["expected"], row["region"])
+        verdicts[key].append(row["verdict"])
+    assert len(verdicts) >= 64
+    assert all(sorted(found) == ["anomaly", "normal"] for found in verdicts.values())
 
-    monkeypatch.setattr(Stage, "render", lambda *_: Image.new("RGB", (8, 8)))
-    rows = [
-        check
-        for session in range(60)
-        for frame in run_session(1, session, session_moments(moments, 1, session, 8), (176, 99), False)
-        for check in frame.checks
-    ]
-    assert abs(np.mean([row.verdict == "anomaly" for row in rows]) - 0.5) < 0.03
-    for text in ("check", "expected", "step"):
-        by: dict[str, list[bool]] = defaultdict(list)
-        for row in rows:
-            by[getattr(row, text).en].append(row.verdict == "anomaly")
-        score = sum((sum(found) - len(found) / 2) ** 2 / (len(found) / 4) for found in by.values() if len(found) >= 10)
-        count = sum(len(found) >= 10 for found in by.values())
-        print(text, f"chi2 {score:.1f} of {count} texts")
-        assert score < count + 3.5 * np.sqrt(2 * count), {k: (len(v), np.mean(v)) for k, v in by.items()}
+
+def test_an_anomaly_is_as_often_in_the_first_frame_as_in_the_second(pool: Path) -> None:
+    first = [int(row["frame"][-1]) % 2 == 0 for row in rows_of(pool / "checks.csv") if row["verdict"] == "anomaly"]
+    assert 0.35 <= np.mean(first) <= 0.65, len(first)
+
+
+def test_a_run_may_end_between_the_two_frames_of_a_moment(tmp_path: Path) -> None:
+    synth_pool(tmp_path / "pool", frames=3, size=SIZE, seed=5, protocol="pcr-setup", workers=1)
+    assert [frame.id[-4:] for frame in read_pool(tmp_path / "pool").frames] == ["f000", "f001", "f002"]
 
 
 def test_a_gap_behind_the_pipette_is_not_planted(moments: tuple[Moment, ...]) -> None:
-    """Session 7 at these arguments: an eight-channel pipette stands before the rack's free columns."""
-    from deckbench.pool.synth.stage import Stage
+    """Found in sessions at these arguments where the pipette stands before a rack; counted on rendered pictures."""
+    hidden = shown_gaps = 0
+    for session in range(6):
+        state = next(one.state for one in moments if one.state.gantry.slot == "4" and one.number > 20)
+        stage = Stage(plan_of(0, session, 8, SIZE, False, state))
+        expected = DrawnDeck(stage, state, 1)
+        rng = np.random.Generator(np.random.PCG64(session))
+        for _ in range(8):
+            made = DEVIATE["tips"](state, "4", rng)
+            if made is None:
+                continue
+            actual = DrawnDeck(stage, made.state, 1)
+            shown, whole = gap_pixels(expected, actual, "4")
+            assert shown == pytest.approx(pixels_changed(expected, actual, True), abs=0.5 * max(whole, 60))
+            assert whole == pytest.approx(pixels_changed(expected, actual, False), rel=0.5, abs=25)
+            seen = gap_seen(expected, actual, "4")
+            assert seen == (shown >= 0.001 * SIZE[0] * SIZE[1] and shown * 2 >= whole)
+            hidden, shown_gaps = hidden + (not seen), shown_gaps + seen
+    assert hidden and shown_gaps, (hidden, shown_gaps)
 
-    found = session_moments(moments, 0, 7, 8)
-    stage = Stage(plan_of(0, 7, 8, SIZE, False, found[0].state))
-    state = found[0].state
-    assert state.gantry.slot == "4"
-    expected = DrawnDeck(stage, state, 1)
-    check = next(one for one in state_checks(state) if one.id == "tips:4")
-    rng = np.random.Generator(np.random.PCG64(0))
-    hidden = 0
-    for seed in range(12):
-        made = DEVIATE["tips"](state, "4", rng)
-        if made is None:
-            continue
-        actual = DrawnDeck(stage, made.state, 1)
-        shown, whole = (pixels_changed(expected, actual, hand) for hand in (True, False))
-        assert gap_seen(expected, actual) == (shown >= 0.001 * SIZE[0] * SIZE[1] and shown * 2 >= whole)
-        hidden += not gap_seen(expected, actual)
-        target = target_of(expected, check, np.random.Generator(np.random.PCG64(seed)), 1)
-        if target is not None:
-            assert gap_seen(expected, DrawnDeck(stage, target.deviation.state, 1))
-    assert hidden, "no gap of these is hidden"
+
+def pixels_changed(one: DrawnDeck, other: DrawnDeck, with_hand: bool) -> int:
+    """How many pixels differ between two decks under the same light and noise, with or without the pipette."""
+    pictures = []
+    for view in (one, other):
+        truth = Truth("", 0.0, view.stations, view.hand if with_hand else None, (), (), 1.0, None)
+        noise = np.random.Generator(np.random.PCG64(0))
+        pictures.append(np.asarray(view.stage.render(truth, noise), dtype=np.int16))
+    return int(np.count_nonzero(np.abs(pictures[0] - pictures[1]).sum(axis=2) > DIFFERS))
 
 
 def test_the_same_frame_is_right_and_wrong(pool: Path) -> None:

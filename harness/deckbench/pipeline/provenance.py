@@ -66,7 +66,9 @@ def pool_command(suite: Suite, name: str, folder: Path) -> str:
         return shown_path(str(spec.path), folder)
     synth = spec.synth
     size = f"{synth.size[0]}x{synth.size[1]}"
-    tail = " --shifted" if synth.shifted else ""
+    tail = (" --shifted" if synth.shifted else "") + (
+        f" --protocol {shown_path(synth.protocol, folder)}" if synth.protocol else ""
+    )
     return f"deckbench pool synth pools/{name} --frames {synth.frames} --size {size} --seed {synth.seed}{tail}"
 
 

@@ -21,6 +21,7 @@ from deckbench.pipeline.provenance import (
 )
 from deckbench.pipeline.state import Code, Run, StepOutput
 from deckbench.progress import say
+from deckbench.protocol import read_analysis
 from deckbench.record.facts import model_facts, part_of, suite_command
 from deckbench.suite import BenchSpec, DataSpec, TrainSpec, split_weight, task_in
 
@@ -34,10 +35,14 @@ def run_pool(run: Run, name: str) -> None:
         run.pools[name] = StepOutput((run.file.parent / place).resolve(), "")
         run.pools[name] = replace(run.pools[name], content_hash=run.frames(name).content_hash)
     if spec.synth is not None:
-        from deckbench.pool.synth import synth_pool
+        from deckbench.pool.synth import protocol_file, synth_pool
 
-        values = spec.synth.model_dump()
-        run.pools[name] = run.step("pools", name, values, ("pool.synth",), lambda out: synth_pool(out, **values))
+        values = spec.synth.model_dump(exclude_none=True)
+        key = dict(values)
+        if spec.synth.protocol is not None:
+            values["protocol"] = protocol_file(spec.synth.protocol, run.file.parent)
+            key["protocol"] = read_analysis(values["protocol"]).sha256
+        run.pools[name] = run.step("pools", name, key, ("pool.synth",), lambda out: synth_pool(out, **values))
 
 
 def run_data(run: Run, name: str, spec: DataSpec) -> StepOutput:

@@ -127,7 +127,7 @@ def held(state: DeckState, about: str, rng: Rng) -> Deviation | None:
         tips = tuple(HeldTip(nozzle, "", nozzle, None) for nozzle in pipette.nozzles)
         kind = "tip_left"
     else:
-        lost = int(rng.integers(1, min(3, len(pipette.tips)) + 1))
+        lost = int(rng.integers(min(3, len(pipette.tips)), len(pipette.tips) + 1))
         gone = set(rng.permutation(len(pipette.tips))[:lost].tolist())
         tips = tuple(tip for index, tip in enumerate(pipette.tips) if index not in gone)
         kind = "missing_tip"

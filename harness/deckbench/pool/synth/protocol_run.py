@@ -1,7 +1,8 @@
 """Frames of a protocol's runs: the deck that each command should leave, deviations from it, and the checks as truth.
 
-Whether a check is answered `normal` or `anomaly` is drawn for the frame before the check is chosen, and a check is only
-chosen where both answers could be seen. So its text tells nothing of the answer.
+A run has two frames of each of its moments, and both are asked the same checks: what is wrong in one is right in the
+other. A check is only chosen where both answers can be seen. So its text tells nothing of the answer, the same pictures
+of a run have opposite ones, and in most frames one check is normal and another an anomaly.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from deckbench.language import Text
 from deckbench.pool.synth import draw
 from deckbench.pool.synth import geometry as geo
 from deckbench.pool.synth.anomalies import CELL, SEEN, in_frame
-from deckbench.pool.synth.brush import Array
+from deckbench.pool.synth.brush import IDS, SUPER, Array
 from deckbench.pool.synth.camera import area, clip_to_frame, hull
 from deckbench.pool.synth.deviations import DEVIATE, KINDS, Deviation
 from deckbench.pool.synth.sample import between, pick, sample_plan
 from deckbench.pool.synth.scene import Hand, Plan, Rng, Station, Tip, Truth
 from deckbench.pool.synth.session import class_of, entry, frame_rng, label_text
-from deckbench.pool.synth.stage import Stage
+from deckbench.pool.synth.stage import HAND_ID, Stage
 from deckbench.pool.synth.staging import hand_of, stations_of
 from deckbench.pool.tables import CheckRow
 from deckbench.protocol import Analysis, DeckState, ExpectedCheck, Step, state_checks, step_text
@@ -35,6 +36,8 @@ WAITS = frozenset({"waitForResume", "pause", "waitForDuration", "thermocycler/ru
 LID_SEEN = 0.3
 DIFFERS = 30  # sum over red, green and blue from which a pixel is another one
 GAP_SEEN, GAP_SHARE = 0.001, 0.5  # of the frame, and of what would be seen of the gap without the pipette
+KINDS_OF_CHECK = {"labware": 3.0, "tips": 2.0, "held": 2.0, "lid": 1.0}  # how often each is asked, where it can be
+TWO_WRONG = 0.6  # share of moments whose frames have a deviation each; of the others one frame has none
 NO_CLASS = ("reservoir", "tube rack", "block", "adapter", "heater-shaker")  # what the ontology has no class for
 SECONDS = {"pickUpTip": 6.0, "aspirate": 5.0, "dispense": 5.0, "dropTip": 4.0, "thermocycler/openLid": 18.0,
            "thermocycler/closeLid": 18.0, "moveLabware": 40.0, "waitForResume": 60.0, "pause": 60.0,
@@ -103,8 +106,9 @@ def seen(state: DeckState) -> tuple[Any, ...]:
     return tuple(slots), [(one.mount, one.tips) for one in state.pipettes], replace(state.gantry, position=None)
 
 
-def session_moments(moments: Sequence[Moment], seed: int, session: int, count: int) -> tuple[Moment, ...]:
-    """A session's moments, spread over the whole run and in its order."""
+def session_moments(moments: Sequence[Moment], seed: int, session: int, frames: int) -> tuple[Moment, ...]:
+    """A session's moments, one for two frames, spread over the whole run and in its order."""
+    count = -(-frames // 2)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 7, session])))
     ends = np.cumsum([moment.weight for moment in moments])
     at = (np.arange(count) + float(rng.random())) * float(ends[-1]) / count
@@ -158,7 +162,7 @@ def target_of(expected: DrawnDeck, check: ExpectedCheck, rng: Rng, seed: int) ->
         if ident is None or view.share(ident) < SEEN:
             return None
         outlines = [view.outlines[ident]]
-        if kind == "tips" and not gap_seen(expected, actual):
+        if kind == "tips" and not gap_seen(expected, actual, about):
             return None
     box = box_of(np.concatenate(outlines), expected.stage.camera.size)
     after = {one.id: one.expected for one in state_checks(deviation.state)}
@@ -167,21 +171,36 @@ def target_of(expected: DrawnDeck, check: ExpectedCheck, rng: Rng, seed: int) ->
     return Target(check, deviation, (box,), changed(expected.state, deviation.state))
 
 
-def gap_seen(expected: DrawnDeck, actual: DrawnDeck) -> bool:
+def gap_seen(expected: DrawnDeck, actual: DrawnDeck, slot: str) -> bool:
     """Whether a camera sees the tips that differ: enough of the frame, and most of them not behind the pipette."""
-    count = pixels_changed(expected, actual, True)
+    shown, whole = gap_pixels(expected, actual, slot)
     width, height = expected.stage.camera.size
-    return count >= GAP_SEEN * width * height and count >= GAP_SHARE * pixels_changed(expected, actual, False)
+    return shown >= GAP_SEEN * width * height and shown >= GAP_SHARE * whole
 
 
-def pixels_changed(one: DrawnDeck, other: DrawnDeck, with_hand: bool) -> int:
-    """How many pixels differ between two decks under the same light and noise, with or without the pipette."""
+def gap_pixels(expected: DrawnDeck, actual: DrawnDeck, slot: str) -> tuple[float, float]:
+    """How many pixels of a slot two decks show differently: those that are seen, and those behind the pipette too."""
+    sprites = [
+        view.stage.sprite(next(one for one in view.stations if one.slot == int(slot))) for view in (expected, actual)
+    ]
+    drawn = [(one.corner, one.picture) for one in sprites if one.picture is not None]
+    if not drawn:
+        return 0.0, 0.0
+    x0, y0 = (min(corner[axis] for corner, _ in drawn) for axis in (0, 1))
+    x1, y1 = (max(corner[axis] + picture.size[axis] for corner, picture in drawn) for axis in (0, 1))
+    x1, y1 = x0 - (x0 - x1) // IDS * IDS, y0 - (y0 - y1) // IDS * IDS
     pictures = []
-    for view in (one, other):
-        truth = Truth("", 0.0, view.stations, view.hand if with_hand else None, (), (), 1.0, None)
-        noise = np.random.Generator(np.random.PCG64(0))
-        pictures.append(np.asarray(view.stage.render(truth, noise), dtype=np.int16))
-    return int(np.count_nonzero(np.abs(pictures[0] - pictures[1]).sum(axis=2) > DIFFERS))
+    for sprite in sprites:
+        picture = expected.stage.room.crop((x0, y0, x1, y1))
+        if sprite.picture is not None:
+            picture.paste(sprite.picture, (sprite.corner[0] - x0, sprite.corner[1] - y0), sprite.mask)
+        pictures.append(np.asarray(picture, dtype=np.int16))
+    differs = np.abs(pictures[0] - pictures[1]).sum(axis=2) > DIFFERS
+    rows, columns = differs.shape[0] // IDS, differs.shape[1] // IDS
+    cells = differs.reshape(rows, IDS, columns, IDS).sum(axis=(1, 3)) / SUPER**2
+    ids = expected.ids[y0 // IDS : y1 // IDS, x0 // IDS : x1 // IDS]
+    cells, ident = cells[: ids.shape[0], : ids.shape[1]], expected.ident(slot)
+    return float(cells[ids == ident].sum()), float(cells[(ids == ident) | (ids == HAND_ID)].sum())
 
 
 def changed(one: DeckState, other: DeckState) -> frozenset[str]:
@@ -210,45 +229,24 @@ def box_of(points: Array, size: tuple[int, int]) -> Box4 | None:
     return box if box[2] - box[0] > 0.004 and box[3] - box[1] > 0.004 else None  # type: ignore[return-value]
 
 
-def choose(expected: DrawnDeck, rng: Rng, seed: int, count: int = 3) -> list[Target]:
-    """Up to `count` checks whose deviations do not touch each other, each kind of check as likely as another."""
-    checks = [one for one in state_checks(expected.state) if one.kind in DEVIATE]
+def choose(expected: DrawnDeck, rng: Rng, seed: int, count: int) -> list[Target]:
+    """Up to `count` checks whose deviations do not touch each other."""
     kinds: dict[str, list[ExpectedCheck]] = {}
-    for check in checks:
-        kinds.setdefault(check.kind, []).append(check)
+    for check in state_checks(expected.state):
+        if check.kind in KINDS_OF_CHECK:
+            kinds.setdefault(check.kind, []).append(check)
     found: list[Target] = []
     while kinds and len(found) < count:
-        kind = pick(rng, sorted(kinds))
+        names = sorted(kinds)
+        weights = np.array([KINDS_OF_CHECK[name] for name in names])
+        kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
         check = kinds[kind].pop(int(rng.integers(len(kinds[kind]))))
         if not kinds[kind]:
             del kinds[kind]
         target = target_of(expected, check, rng, seed)
         if target is not None and not any(target.slots & other.slots for other in found):
             found.append(target)
-    return [found[index] for index in rng.permutation(len(found))]  # the first is as likely any as the last
-
-
-def asked(targets: Sequence[Target], anomalous: bool) -> list[tuple[Target, bool]]:
-    """Which checks a frame has, and which of them are anomalies: as many of both over two frames, one of each kind.
-
-    Three checks: one normal in a normal frame; two anomalies and a normal one in the other. Fewer: all alike.
-    """
-    if len(targets) < 3:
-        return [(target, anomalous) for target in targets]
-    return [(targets[0], True), (targets[1], True), (targets[2], False)] if anomalous else [(targets[0], False)]
-
-
-def merged(state: DeckState, deviations: Sequence[Deviation]) -> DeckState:
-    """The state with deviations that do not touch each other."""
-    slots, pipettes = list(state.slots), list(state.pipettes)
-    for deviation in deviations:
-        for index, slot in enumerate(deviation.state.slots):
-            if slot != state.slots[index]:
-                slots[index] = slot
-        for index, pipette in enumerate(deviation.state.pipettes):
-            if pipette != state.pipettes[index]:
-                pipettes[index] = pipette
-    return replace(state, slots=tuple(slots), pipettes=tuple(pipettes))
+    return found
 
 
 def list_labels(actual: DrawnDeck, expected: DrawnDeck, deviations: Sequence[Deviation]) -> list[dict[str, Any]]:
@@ -299,30 +297,45 @@ def tip_labels(view: DrawnDeck, hand: Hand, planned: Hand | None, size: tuple[in
 def run_session(
     seed: int, session: int, moments: Sequence[Moment], size: tuple[int, int], shifted: bool
 ) -> Iterator[RunFrame]:
-    """The frames of one run: one camera pose, one light, the moments in order. A pure function of its arguments."""
+    """The frames of one run: one camera pose, one light, the moments in order, two frames each. A pure function."""
     plan = plan_of(seed, session, len(moments), size, shifted, moments[0].state)
     stage = Stage(plan)
-    for index, moment in enumerate(moments):
-        chance = frame_rng(seed, shifted, session // 2, index, 0)
-        anomalous = bool(chance.random() < 0.5) != bool(session % 2)
-        rng = frame_rng(seed, shifted, session, index, 1)
+    for number, moment in enumerate(moments):
+        rng = frame_rng(seed, shifted, session, number, 1)
         place = int(rng.integers(1 << 40))
         expected = DrawnDeck(stage, moment.state, place)
-        wanted = asked(choose(expected, rng, place), anomalous)
-        deviations = [target.deviation for target, wrong in wanted if wrong]
-        actual = DrawnDeck(stage, merged(moment.state, deviations), place)
-        name = f"images/s{session:05d}_f{index:03d}"
-        objects = list_labels(actual, expected, deviations)
-        liquid = pick(rng, plan.look.liquids) if rng.random() < 0.5 else None
-        truth = Truth("", moment.time_s, actual.stations, actual.hand, (), (), between(rng, 0.97, 1.03), liquid)
-        picture = stage.render(truth, frame_rng(seed, shifted, session, index, 100))
-        now = {one.id: one.expected for one in state_checks(actual.state)}
-        checks = tuple(check_row(name, moment, target, wrong, now) for target, wrong in wanted)
-        time_s = f"{session * 86400 + moment.time_s + index * 0.1:.1f}"
-        row = (name, f"s{session:05d}", time_s, moment.step.en)
-        yield RunFrame(
-            name, picture, label_text(objects), row, checks, scene_of(name, stage, moment, deviations, objects)
-        )
+        targets = choose(expected, rng, place, 2 if rng.random() < TWO_WRONG else 1)
+        wrongs: list[Target | None] = [*targets, None][:2]
+        if rng.random() < 0.5:
+            wrongs.reverse()
+        for index, wrong in enumerate(wrongs, 2 * number):
+            name = f"images/s{session:05d}_f{index:03d}"
+            noise = frame_rng(seed, shifted, session, index, 100)
+            yield run_frame(name, moment, expected, targets, wrong, noise, place)
+
+
+def run_frame(
+    name: str,
+    moment: Moment,
+    expected: DrawnDeck,
+    targets: Sequence[Target],
+    wrong: Target | None,
+    rng: Rng,
+    place: int,
+) -> RunFrame:
+    """One frame: the deck with one of the deviations or none, and a check for each target."""
+    stage, deviations = expected.stage, [] if wrong is None else [wrong.deviation]
+    actual = expected if wrong is None else DrawnDeck(stage, wrong.deviation.state, place)
+    objects = list_labels(actual, expected, deviations)
+    liquid = pick(rng, stage.look.liquids) if rng.random() < 0.5 else None
+    truth = Truth("", moment.time_s, actual.stations, actual.hand, (), (), between(rng, 0.97, 1.03), liquid)
+    picture = stage.render(truth, rng)
+    now = {one.id: one.expected for one in state_checks(actual.state)}
+    checks = tuple(check_row(name, moment, target, target is wrong, now) for target in targets)
+    session, index = stage.plan.session, int(name.rpartition("_f")[2])
+    time_s = f"{session * 86400 + moment.time_s + index * 0.1:.1f}"
+    row = (name, f"s{session:05d}", time_s, moment.step.en)
+    return RunFrame(name, picture, label_text(objects), row, checks, scene_of(name, stage, moment, deviations, objects))
 
 
 def plan_of(seed: int, session: int, count: int, size: tuple[int, int], shifted: bool, state: DeckState) -> Plan:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ MIN_SIZE, MAX_SIDE = (160, 90), 4096
 JPEG = {"quality": 90, "subsampling": 1}
 Emphasis = tuple[tuple[str, float], ...]
 Job = tuple[str, int, int, int, tuple[int, int], bool, Emphasis]
-RunJob = tuple[str, int, int, tuple[Moment, ...], tuple[int, int], bool]
+RunJob = tuple[str, int, int, tuple[Moment, ...], int, tuple[int, int], bool]
 SHIPPED = "protocols"  # below tasks/
 
 
@@ -53,9 +54,9 @@ def render_session(job: Job) -> tuple[list[tuple[str, ...]], str]:
 
 def render_run(job: RunJob) -> tuple[list[tuple[str, ...]], str, list[tuple[str, ...]]]:
     """Write the pictures and labels of one run of a protocol; also returns its rows of checks.csv."""
-    folder, seed, session, moments, size, shifted = job
+    folder, seed, session, moments, frames, size, shifted = job
     rows, lines, checks = list[tuple[str, ...]](), list[str](), list[tuple[str, ...]]()
-    for made in run_session(seed, session, moments, size, shifted):
+    for made in islice(run_session(seed, session, moments, size, shifted), frames):
         write_frame(Path(folder), made.name, made.picture, made.labels)
         rows.append(made.row)
         lines.append(json.dumps(made.scene, separators=(",", ":"), ensure_ascii=False) + "\n")
@@ -177,7 +178,10 @@ def synth_pool(
         place, header = str(draft.path), FRAME_COLUMNS[: 5 if analysis is None else 4]
         if analysis is not None:
             drawn = [session_moments(moments, seed, k, count) for k, count in enumerate(counts)]
-            runs: list[RunJob] = [(place, seed, k, chosen, size, shifted) for k, chosen in enumerate(drawn)]
+            runs: list[RunJob] = [
+                (place, seed, k, chosen, count, size, shifted)
+                for k, (chosen, count) in enumerate(zip(drawn, counts, strict=True))
+            ]
             made = run_jobs(render_run, runs, workers)
         else:
             more = tuple(emphasis.items())
@@ -204,12 +208,15 @@ def synth_pool(
     return artifact.read(Path(out), "pool")
 
 
+def protocol_file(protocol: str | Path, folder: Path = Path()) -> Path:
+    """The analysis that is meant: a file in `folder`, else the one of this name that ships with DeckBench."""
+    shipped = data_folder("tasks") / SHIPPED / f"{protocol}.analysis.json"
+    return shipped if shipped.is_file() and not (folder / protocol).exists() else folder / protocol
+
+
 def story_of(protocol: str | Path) -> tuple[Analysis, tuple[Moment, ...]]:
     """A protocol's analysis and the moments of its run that can be rendered. Raises InputError."""
-    place = Path(protocol)
-    shipped = data_folder("tasks") / SHIPPED / f"{protocol}.analysis.json"
-    if not place.exists() and shipped.is_file():
-        place = shipped
+    place = protocol_file(protocol)
     analysis = read_analysis(place)
     steps = fold(analysis)
     moments = moments_of(analysis, steps)
