@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from deckbench.yamlfile import kind_of, read_yaml
 
 NAMED_TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*@[0-9]+")
 BASE = "base"  # the curriculum without a training
+Share = Annotated[float, Field(gt=0, lt=1)]
 CURRICULUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")  # what a record takes as a curriculum's name
 
 
@@ -95,8 +96,19 @@ class BenchSpec(Strict):
     rounds: int = Field(default=2, ge=1, le=100)
 
 
+class CalibrateSpec(Strict):
+    """Calibration of every row whose dataset has a val part: from at most `max_val` of its samples.
+
+    false_stops: stated false-stop rates at which thresholds are chosen; errors: stated errors of the abstention.
+    """
+
+    max_val: int = Field(default=200, ge=1)
+    false_stops: list[Share] = Field(default_factory=lambda: [0.01, 0.05, 0.10], min_length=1, max_length=20)
+    errors: list[Share] = Field(default_factory=lambda: [0.01, 0.05, 0.10], min_length=1, max_length=20)
+
+
 class Suite(Strict):
-    """Schema of a suite file. thumbnails: at most so many in a record."""
+    """Schema of a suite file. thumbnails: at most so many in a record. calibrate: null: nothing is calibrated."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
@@ -107,6 +119,7 @@ class Suite(Strict):
     models: list[ModelSpec] = Field(default_factory=list)
     baselines: list[str] = Field(default_factory=list)
     bench: BenchSpec | None = None
+    calibrate: CalibrateSpec | None = None
     thumbnails: int = Field(default=50, ge=0, le=50)
 
     @model_validator(mode="after")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
-from deckbench.progress import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +86,6 @@ def calibrate(
         answers=len(table),
     )
     made = fit(samples, fitted_on, false_stops=rates[0], errors=rates[1], seed=seed)
-    for note in made.notes:
-        say(f"{predictions}: {note}")
     file = CalibrationFile(content_hash=made.content_hash, content=made)
     artifact.atomic_write(out, json.dumps(file.model_dump(mode="json"), ensure_ascii=False, allow_nan=False) + "\n")
     return made

@@ -80,6 +80,8 @@ def calibrate(
     from deckbench.calibrate import calibrate as run_calibrate
 
     made = run_calibrate(predictions, data=data, out=out, false_stops=false_stop, errors=error, seed=seed)
+    for note in made.notes:
+        say(note)
     lines = [
         f"{name or 'no type'}: temperature {t.temperature:.3f} ({t.n} samples)" for name, t in made.temperatures.items()
     ]

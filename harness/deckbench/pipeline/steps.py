@@ -11,6 +11,7 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.pipeline.calibrate import run_calibration
 from deckbench.pipeline.code import code_hash
 from deckbench.pipeline.plan import Target, baseline_train_set
 from deckbench.pipeline.provenance import (
@@ -213,8 +214,8 @@ def run_benches(run: Run, models: list[tuple[str, str]], spec: BenchSpec) -> dic
     return results
 
 
-def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[Path, Path]:
-    """Predictions of one row and their score.json; each is written once."""
+def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[Path, Path, Path | None]:
+    """Predictions of one row, their score.json and the calibration that was scored with; each is written once."""
     from deckbench.infer import infer
 
     data, train_set = run.data[target.data], baseline_train_set(run.suite, target)
@@ -225,24 +226,29 @@ def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[P
         "train": run.data[train_set].content_hash if train_set else None,
         "seed": run.suite.seed,
     }
-    folder = run.output_path("answers", target.label, key, ("infer", *model_code(target.ref)))
+    code = ("infer", *model_code(target.ref))
+    folder = run.output_path("answers", target.label, key, code)
     predictions = folder / "predictions.csv"
+    model = f"{target.ref}:{run.data[train_set].path}" if train_set else target.ref
     if not predictions.is_file():
         say(f"answers {target.label} ...")
         began = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         infer(
-            model=f"{target.ref}:{run.data[train_set].path}" if train_set else target.ref,
+            model=model,
             adapter=adapter.path if adapter else None,
             data=data.path,
             out=predictions,
         )
         say(f"answers {target.label}: {time.monotonic() - began:.1f} s")
         run.steps_run.append(f"answers/{target.label}")
-    return predictions, run_score(run, target, predictions)
+    calibration = None
+    if (spec := run.suite.calibrate) is not None:
+        calibration = run_calibration(run, spec, target, adapter, model, key, code)
+    return predictions, run_score(run, target, predictions, calibration), calibration
 
 
-def run_score(run: Run, target: Target, predictions: Path) -> Path:
+def run_score(run: Run, target: Target, predictions: Path, calibration: Path | None) -> Path:
     """The score of some predictions, made again where it was changed, or is of others or of older code.
 
     Raises InputError where nothing says what made the predictions.
@@ -257,6 +263,8 @@ def run_score(run: Run, target: Target, predictions: Path) -> Path:
     out = predictions.with_name("score.json")
     files, bound = (out, scored_path(out)), out.with_name("score.manifest.json")
     made_of = {"predictions": manifest["content_hash"], "code": code_hash("score")}
+    if calibration is not None:
+        made_of["calibration"] = artifact.hash_file(calibration)
 
     def binding() -> bytes:
         return artifact.canonical({**made_of, "files": {file.name: artifact.hash_file(file) for file in files}})
@@ -266,7 +274,7 @@ def run_score(run: Run, target: Target, predictions: Path) -> Path:
             torn.unlink(missing_ok=True)
         data, spec = run.data[target.data], run.suite.data[target.data]
         ontology = run.path_in_suite(spec.ontology)
-        score(predictions, data=data.path, out=out, seed=run.suite.seed, ontology=ontology)
+        score(predictions, data=data.path, out=out, seed=run.suite.seed, ontology=ontology, calibration=calibration)
         artifact.atomic_write(bound, binding())
     return out
 
@@ -278,7 +286,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
 
     suite, name, spec = run.suite, target.data, run.suite.data[target.data]
     data = run.data[name]
-    predictions, scores = run_answers(run, target, adapter)
+    predictions, scores, calibration = run_answers(run, target, adapter)
     command, folder = suite_command(suite, run.ref, target.label), run.file.parent
     lineage = trace(
         data.path,
@@ -320,6 +328,7 @@ def run_record(run: Run, target: Target, adapter: StepOutput | None, timing: dic
         score=scores,
         ontology=run.path_in_suite(spec.ontology),
         predictions=predictions,
+        calibration=calibration,
         data=data.path,
         bench=timing.get(name),
         thumbnails=suite.thumbnails,
