@@ -40,10 +40,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> state.Run:
     data = fake.dataset(tmp_path / "data", pool="pool", synthetic=False)
     predictions = fake.predictions(tmp_path / "p.csv", data)
 
-    def answers(run: state.Run, target: Target, adapter: state.StepOutput | None) -> tuple[Path, Path]:
+    def answers(run: state.Run, target: Target, adapter: state.StepOutput | None) -> tuple[Path, Path, None]:
         identity = {**fake.IDENTITY, "adapter": adapter.content_hash if adapter else None}
         fake.manifest(predictions, data, identity, machine=MACHINES.get(run.ref))
-        return predictions, fake.score(predictions, data)
+        return predictions, fake.score(predictions, data), None
 
     monkeypatch.setattr(steps, "run_answers", answers)
     run = state.Run(Suite.model_validate(SUITE), "mine.yaml", file, tmp_path / "work")

@@ -20,6 +20,7 @@ from deckbench.predictions import COLUMNS
 from deckbench.record.calibration import RATES, Calibration, fit
 from deckbench.record.read import read_record
 from deckbench.record.recompute import differences
+from deckbench.report import report
 from tests.calibrate.calibrate_helpers import says, seal
 from tests.record import fake
 from tests.record.forge import forge
@@ -186,3 +187,17 @@ def test_a_block_without_its_calibration_is_refused(folder: Path) -> None:
     forge(folder, record=lambda value: value.pop("calibration"))
     with pytest.raises(InputError, match="the calibration is not the one that was scored with"):
         read_record(folder)
+
+
+def test_the_page_shows_before_and_after(record: Path, tmp_path: Path) -> None:
+    report(record.parent, out=tmp_path / "site")
+    [page] = (tmp_path / "site" / "runs").glob("*.html")
+    text = page.read_text(encoding="utf-8")
+    block = read_record(record).record.metrics.calibration
+    shown = text[text.index('class="calibration"') : text.index("</details>", text.index('class="calibration"'))]
+    for side in (block.before, block.after):
+        for number in (side.brier, side.log_loss, side.ece):
+            assert f"<b>{number.value:.3f}</b>" in shown
+    assert shown.count("<svg") == 2
+    assert f"<td>{block.thresholds[1].threshold:.3f}</td>" in shown
+    assert f"<b>{block.abstention[2].answered.value:.3f}</b>" in shown

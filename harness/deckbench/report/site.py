@@ -26,7 +26,7 @@ from deckbench import __version__, artifact
 from deckbench.cores import processes, usable_cores
 from deckbench.errors import InputError
 from deckbench.progress import format_bytes
-from deckbench.record.metrics_schema import Block
+from deckbench.record.metrics_schema import Block, Metrics
 from deckbench.record.read import Run, read_record, record_folders
 from deckbench.record.recompute import contents_of, differences, record_differences
 from deckbench.record.schema import SAMPLES
@@ -167,6 +167,7 @@ def run_page(run: Run, samples: Sequence[Mapping[str, str]], site: Path) -> dict
         "notes": () if metrics is None else metrics.notes,
         "machine": boards.machine_name(run),
         "blocks": [(kind, blocks[kind], pictures_of(blocks[kind]), tables_of(blocks[kind])) for kind in order],
+        "calibration_pictures": calibration_pictures(metrics),
         "examples": pick_examples(samples, pictures),
         "wrong": sum(row["right"] != "true" for row in samples),
         "total": len(samples),
@@ -196,6 +197,15 @@ def pictures_of(block: Block) -> list[tuple[str, Markup]]:
         words = "Points on the diagonal: what the model states is how often it is true."
         found.append((words, charts.reliability_chart(block.reliability)))
     return found
+
+
+def calibration_pictures(metrics: Metrics | None) -> list[tuple[str, Markup]]:
+    """The reliability of the choices before and after their calibration."""
+    block = None if metrics is None else metrics.calibration
+    if block is None:
+        return []
+    sides = (("Before calibration.", block.before), ("After: temperatures from val.", block.after))
+    return [(words, charts.reliability_chart(side.reliability)) for words, side in sides]
 
 
 def anchor(name: str, synthetic: bool) -> str:
