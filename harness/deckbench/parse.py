@@ -157,6 +157,11 @@ def _starts_sentence(text: str, place: int) -> bool:
     return not before or before[-1] in ".。!?;" or "\n" in text[len(before) : place]
 
 
+def states_verdict(text: str) -> bool:
+    """Whether a text states a verdict anywhere, be it `normal`, `anomaly` or another word."""
+    return _VERDICT.search(_EMPHASIS.sub("", narrow(text))) is not None
+
+
 def description(text: str) -> str:
     """A scene text without its verdict sentences."""
     plain = _EMPHASIS.sub("", answer_text(text))

@@ -1,7 +1,8 @@
-"""Question banks: questions and answers as Jinja templates, in yaml or CSV."""
+"""Question banks: questions and answers as Jinja templates, in yaml or CSV, or as plain text, one file a class."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from deckbench.artifact import hash_json
 from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
-from deckbench.language import LANGS, Text
+from deckbench.language import LANGS, Lang, Text
 from deckbench.schema import FieldFaults, Strict, check, repeated
+from deckbench.textbank import TextQuestion, as_template, read_text_bank
 from deckbench.yamlfile import kind_of, read_document
 
 if TYPE_CHECKING:
@@ -92,6 +95,19 @@ class BankQuestion(Strict):
         return self
 
 
+class ClassQuestion(BankQuestion):
+    """A question from the file of one class. In a bank it counts, and is hashed, as a plain question.
+
+    source: the file's class. where: file and line. only: the one language of its texts, None for both. right: the
+    answer that the file states to a verdict question.
+    """
+
+    source: str
+    where: str
+    only: Lang | None = None
+    right: Literal["normal", "anomaly"] | None = None
+
+
 class Bank(Strict):
     """A question bank: `questions.yaml`, or the rows of CSV files."""
 
@@ -121,8 +137,9 @@ def load_bank(path: Path) -> Bank:
     """Read a question bank and try its templates.
 
     Args:
-        path: a yaml file, a CSV file, or a folder of them. CSV columns: id, kind, about, ask_en, ask_zh, and as needed
-            answer_en, answer_zh, fact, classes (";"-joined) and KEY_en, KEY_zh for each option KEY.
+        path: a yaml file, a CSV file, a class's text file (`textbank`), or a folder of them. CSV columns: id, kind,
+            about, ask_en, ask_zh, and as needed answer_en, answer_zh, fact, classes (";"-joined) and KEY_en, KEY_zh for
+            each option KEY.
 
     Returns:
         The questions, in file order.
@@ -133,16 +150,16 @@ def load_bank(path: Path) -> Bank:
     if kind_of(path) == "file":
         files = [path]
     elif kind_of(path) == "directory":
-        files = sorted([*path.glob("*.yaml"), *path.glob("*.csv")])
+        files = bank_files(path)
         if not files:
-            raise InputError("the folder holds no question bank", path, "a bank is a .yaml or a .csv file")
+            raise InputError("the folder holds no question bank", path, "a bank is a .yaml, .csv or .txt file")
     else:
-        raise InputError("no such question bank", path, "give a folder, a .yaml or a .csv file")
+        raise InputError("no such question bank", path, "give a folder, a .yaml, .csv or .txt file")
     questions: dict[str, BankQuestion] = {}
     for file in files:
-        if file.suffix not in {".csv", ".yaml"}:
-            raise InputError("a .yaml or .csv file is expected", file, "see docs/tasks.md")
-        for question, where in _csv_bank(file) if file.suffix == ".csv" else _yaml_bank(file):
+        if file.suffix not in READERS:
+            raise InputError("a .yaml, .csv or .txt file is expected", file, "see docs/tasks.md")
+        for question, where in READERS[file.suffix](file):
             if question.id in questions:
                 raise InputError(f"the id {question.id!r} occurs twice", where, "ids are unique in a bank")
             _try_templates(question, where)
@@ -183,6 +200,57 @@ def _csv_bank(path: Path) -> list[tuple[BankQuestion, str]]:
             data["options"] = options
         found.append((check(data, BankQuestion, where, "see docs/tasks.md"), where))
     return found
+
+
+def _text_bank(path: Path) -> list[tuple[BankQuestion, str]]:
+    """The questions of a class's file, each with its file and line.
+
+    `classes` is the file's class alone; `task.load_task`, which knows the ontology, widens it for verdict questions.
+    """
+    found: list[tuple[BankQuestion, str]] = []
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")
+    if stem != path.stem:
+        stem = f"{stem or 'class'}-{hash_json(path.stem)[:6]}"
+    for number, asked in enumerate(read_text_bank(path), 1):
+        where = f"{path}:{asked.line}"
+
+        def text(part: str, asked: TextQuestion = asked) -> dict[str, str]:
+            return {lang: as_template(asked.text(part, lang)) for lang in LANGS}
+
+        lang = asked.langs[0]
+        data: dict[str, Any] = {
+            "id": f"{stem}-{number}",
+            "kind": "choice" if asked.judges else "open",
+            "about": "verdict" if asked.judges else "kind",
+            "ask": text("ask"),
+            "classes": (path.stem,),
+            "source": path.stem,
+            "only": lang if len(asked.langs) == 1 else None,
+            "where": where,
+        }
+        if asked.judges:
+            data["options"] = {part: {lang: asked.text(part, lang) for lang in LANGS} for part in ("normal", "anomaly")}
+            answers = {
+                part
+                for lang in asked.langs
+                for part in ("normal", "anomaly")
+                if asked.parts.get(("answer", lang)) == asked.parts[part, lang]
+            }
+            if len(answers) > 1:
+                raise InputError("its answers in the two languages contradict each other", where, "correct one of them")
+            data["right"] = next(iter(answers), None)
+        else:
+            data["answer"] = text("answer")
+        found.append((check(data, ClassQuestion, where, "see docs/annotate.md"), where))
+    return found
+
+
+def bank_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold questions."""
+    return sorted(path for suffix in READERS for path in folder.glob(f"*{suffix}"))
+
+
+READERS = {".csv": _csv_bank, ".txt": _text_bank, ".yaml": _yaml_bank}
 
 
 def _try_templates(question: BankQuestion, where: str) -> None:

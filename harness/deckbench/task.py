@@ -20,8 +20,10 @@ from deckbench.artifact import hash_json
 from deckbench.errors import InputError
 from deckbench.language import Text
 from deckbench.ontology import Ontology, load_ontology
-from deckbench.questions import Bank, load_bank
+from deckbench.questions import Bank, ClassQuestion, bank_files, load_bank
 from deckbench.resources import tasks_folder
+from deckbench.scenetexts import FILE as SCENES
+from deckbench.scenetexts import SceneTexts, read_scene_texts
 from deckbench.schema import Strict, check
 from deckbench.yamlfile import kind_of, read_document
 
@@ -143,7 +145,7 @@ class Task:
     """A task ready to build: definition, ontology, questions and options.
 
     ref: `name@version`, with `+hash8` when ontology, questions or options are not the published ones. content_hash:
-    sha256 over everything that decides the samples.
+    sha256 over everything that decides the samples. scenes: written descriptions, in place of the bank's template.
     """
 
     ref: str
@@ -153,6 +155,7 @@ class Task:
     options: Options
     folder: Path
     content_hash: str
+    scenes: SceneTexts | None = None
 
     @property
     def stage(self) -> str:
@@ -165,7 +168,7 @@ class Task:
 
     def definition(self) -> dict[str, Any]:
         """Everything that decides what is asked, as plain data; `content_hash` is its canonical hash."""
-        return _identity(self.spec, self.ontology, self.bank, self.options)
+        return _identity(self.spec, self.ontology, self.bank, self.options, self.scenes)
 
 
 def hash_texts(folder: Path) -> str:
@@ -237,7 +240,8 @@ def load_task(
     Args:
         ref: `name@version` of a published task, or the path of a task folder.
         ontology: a lab's own ontology, by name or path, instead of the task's.
-        qa: a lab's own question bank (file or folder) instead of the task's.
+        qa: a lab's own question bank (file or folder) instead of the task's; a folder may hold `scenes.jsonl`, with or
+            without questions.
         options: options that replace the task's.
 
     Returns:
@@ -258,7 +262,7 @@ def load_task(
     default_options = document.check(Options, SEE, at=("options",)) if spec.options else Options()
 
     own_ontology = load_ontology(ontology) if ontology is not None else default_ontology
-    own_bank = load_bank(Path(qa)) if qa is not None else default_bank
+    own_bank, scenes = (default_bank, None) if qa is None else _own_questions(Path(qa), default_bank, own_ontology)
     for question in own_bank.questions:
         for cls in question.classes or ():
             if cls not in own_ontology.classes:
@@ -271,7 +275,7 @@ def load_task(
     own_options = check(merged, Options, "options", SEE)
 
     default = _identity(spec, default_ontology, default_bank, default_options)
-    own = _identity(spec, own_ontology, own_bank, own_options)
+    own = _identity(spec, own_ontology, own_bank, own_options, scenes)
     digest = hash_json(own)
     official = published().get(name) == folder
     changed = own != default or not official
@@ -283,10 +287,54 @@ def load_task(
         options=own_options,
         folder=folder,
         content_hash=digest,
+        scenes=scenes,
     )
 
 
-def _identity(spec: TaskSpec, ontology: Ontology, bank: Bank, options: Options) -> dict[str, Any]:
+def _own_questions(qa: Path, default: Bank, ontology: Ontology) -> tuple[Bank, SceneTexts | None]:
+    """(the bank at `qa`, the task's own where there are only scene texts; the scene texts). Raises InputError."""
+    scenes = read_scene_texts(qa / SCENES) if kind_of(qa / SCENES) == "file" else None
+    if scenes is not None and not bank_files(qa):
+        return default, scenes
+    bank = load_bank(qa)
+    questions = [_of_class(one, ontology) if isinstance(one, ClassQuestion) else one for one in bank.questions]
+    # A verdict question in the files of several classes is one: its answer is a label's, not a class's.
+    seen = set()
+    kept = []
+    for question in questions:
+        content = question.model_dump_json(exclude={"id", "source", "where", "only", "right"})
+        if question.about != "verdict" or content not in seen:
+            kept.append(question)
+        seen.add(content)
+    return bank.model_copy(update={"questions": tuple(kept)}), scenes
+
+
+def _of_class(question: ClassQuestion, ontology: Ontology) -> ClassQuestion:
+    """A question from a class's file with the classes that it is put about.
+
+    A verdict question has twins, which share a noun: it is put about all classes that may be called by the class's own.
+    Raises InputError where there is no such class, or the stated answer contradicts the ontology.
+    """
+    cls = ontology.class_of(question.source)
+    if cls is None:
+        what = f"{question.source!r} is not a class of the ontology {ontology.name!r}"
+        raise InputError(what, question.where, f"name the file after one of {', '.join(ontology.classes)}")
+    if question.about != "verdict":
+        return question.model_copy(update={"classes": (cls,)})
+    spec = ontology.classes[cls]
+    if spec.verdict in {"normal", "anomaly"} and question.right not in {None, spec.verdict}:
+        stated = question.options[str(question.right)].en
+        what = f"the answer {stated!r} means {question.right}, and the ontology says that {cls!r} is {spec.verdict}"
+        raise InputError(what, question.where, "correct the answer, or exchange the options")
+    noun = spec.nouns[0]
+    return question.model_copy(
+        update={"classes": tuple(name for name, other in ontology.classes.items() if noun in other.nouns)}
+    )
+
+
+def _identity(
+    spec: TaskSpec, ontology: Ontology, bank: Bank, options: Options, scenes: SceneTexts | None = None
+) -> dict[str, Any]:
     """Everything that decides the samples, as plain data."""
     kept = {key: value for key, value in options.plain().items() if key not in LIMITS}
     plain = spec.model_dump(mode="json", exclude={"options"})
@@ -298,4 +346,5 @@ def _identity(spec: TaskSpec, ontology: Ontology, bank: Bank, options: Options) 
         "ontology": ontology.model_dump(mode="json"),
         "questions": bank.model_dump(mode="json"),
         "options": kept,
+        **({} if scenes is None else {"scenes": scenes.content_hash}),
     }

@@ -74,6 +74,7 @@ def test_a_path_is_never_declared_as_text() -> None:
 
 # Texts that are never opened as a path. A new one needs a look: what may be a file or a folder has a kind of its own.
 TEXTS = {
+    "annotate": {"lang", "shard"},
     "build": {"lang", "settings", "export"},
     "import": {"maps", "split", "columns"},  # maps: names of folders inside OLD
     "infer": {"split", "shard"},

@@ -180,9 +180,10 @@ def asked_of_pair(
         first = judged(ViewQuestion(normal.view, question, "normal"), normal.check)
         second = judged(ViewQuestion(anomaly.view, question, "anomaly"), anomaly.check)
         for asked in (first, second):
-            if any(not describable(asked, lang) for lang in langs):
+            if any(not describable(ctx, asked, lang) for lang in langs):
                 frame = ctx.frames[asked.view.frame].id
-                reason = "no caption to describe with, so only the verdict is asked"
+                what = "caption to describe with" if ctx.task.scenes is None else "written description"
+                reason = f"no {what}, so only the verdict is asked"
                 ctx.left.add(reason, split, question.id, frame, count=2)
                 break
         else:
@@ -194,20 +195,25 @@ def judged(asked: ViewQuestion, check: Check) -> ViewQuestion:
     return replace(asked, anomaly=check.verdict == "anomaly", cls=";".join(check.anomaly) or None, check=check)
 
 
-def describe(asked: ViewQuestion, lang: Lang) -> str:
+def caption_of(ctx: Context, asked: ViewQuestion, lang: Lang) -> str:
+    """What was seen in a check: the written description where descriptions are written, else the pool's caption."""
+    assert asked.check is not None
+    if ctx.task.scenes is not None:
+        return ctx.written(asked.view.frame, asked.check, lang) or ""
+    return text_of(asked.check, "caption", lang)
+
+
+def describe(ctx: Context, asked: ViewQuestion, lang: Lang) -> str:
     """The answer of a description: what was seen, then the verdict."""
     assert asked.check is not None and asked.question.answer is not None
-    caption = text_of(asked.check, "caption", lang).rstrip(" .。")
+    caption = caption_of(ctx, asked, lang).rstrip(" .。")
     values = {"caption": caption, "verdict": asked.question.options[asked.value].get(lang)}
     return render(asked.question.answer.get(lang), values, f"questions.{asked.question.id}.answer.{lang}")
 
 
-def describable(asked: ViewQuestion, lang: Lang) -> bool:
+def describable(ctx: Context, asked: ViewQuestion, lang: Lang) -> bool:
     """Whether a check has a caption, and one that says no other verdict."""
-    assert asked.check is not None
-    if not text_of(asked.check, "caption", lang):
-        return False
-    return parse_scene(describe(asked, lang)) == asked.anomaly
+    return bool(caption_of(ctx, asked, lang)) and parse_scene(describe(ctx, asked, lang)) == asked.anomaly
 
 
 def context_lines(asked: ViewQuestion, prompt: PromptSpec, level: ContextLevel, lang: Lang) -> list[str]:

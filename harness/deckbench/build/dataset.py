@@ -35,6 +35,7 @@ from deckbench.gold import write_gold
 from deckbench.language import Lang
 from deckbench.ontology import CropSpec, map_classes
 from deckbench.progress import say, track
+from deckbench.questions import ClassQuestion
 from deckbench.task import Task, load_task
 from deckbench.yolo.frame import Pool
 
@@ -74,7 +75,7 @@ def build_dataset(
         pool: The pool's folder or its yaml.
         out: The dataset's folder; must not exist yet.
         ontology: A lab's own ontology, by file or name.
-        qa: A lab's own question banks.
+        qa: A lab's own question banks, or what `annotate` wrote.
         lang: `en`, `zh` or `both`.
         split: `group`, `pool`, `blocks=K,gap=G`, `test-only`, or what `deckbench pool split` wrote.
         seed: Random seed.
@@ -104,12 +105,13 @@ def build_dataset(
     limits = {"max_train": max_train, "max_val": max_val, "max_test": max_test}
     chosen = {**dict(options or {}), **{key: value for key, value in limits.items() if value is not None}}
     definition = load_task(task, ontology=ontology, qa=qa, options=chosen)
+    _check_languages(definition, languages(lang))
     artifact.check_free(Path(out))
     frames = read_pool(Path(pool), skip_bad=skip_bad, workers=workers)
     used = [box.cls for frame in frames.frames for box in frame.boxes]
     classes = map_classes(frames.names, used, definition.ontology, pool) if definition.bank.asks_labels else None
     parts, split_params = read_or_split(frames, split, seed)
-    ctx = _context(definition, frames, classes, parts, seed)
+    ctx = _context(definition, frames, classes, parts, seed, languages(lang))
     planned = {part: _plan(ctx, part, languages(lang)) for part in SPLITS}
     if not any(planned.values()):
         _refuse_empty(ctx, definition, pool)
@@ -154,7 +156,18 @@ def build_dataset(
     return artifact.read(Path(out), "dataset")
 
 
-def _context(task: Task, pool: Pool, classes: Mapping[int, str] | None, parts: Split, seed: int) -> Context:
+def _check_languages(task: Task, langs: Sequence[Lang]) -> None:
+    """Refuse a bank with a question that has no text in one of the languages."""
+    for question in task.bank.questions:
+        if isinstance(question, ClassQuestion) and question.only is not None and set(langs) - {question.only}:
+            lang = next(lang for lang in langs if lang != question.only)
+            fix = f"write it, or build with --lang {question.only}"
+            raise InputError(f"the question has no text in {lang}", question.where, fix)
+
+
+def _context(
+    task: Task, pool: Pool, classes: Mapping[int, str] | None, parts: Split, seed: int, langs: Sequence[Lang]
+) -> Context:
     """classes: class id of the pool -> class of the ontology; None for a task that asks nothing about labels."""
     ctx = Context(
         task=task,
@@ -164,6 +177,7 @@ def _context(task: Task, pool: Pool, classes: Mapping[int, str] | None, parts: S
         groups=[parts.groups.get(frame.id, frame.id) for frame in pool.frames],
         synthetic=pool.synthetic,
         seed=seed,
+        langs=langs,
     )
     for frame, part in zip(ctx.frames, ctx.split, strict=True):
         if part is None:

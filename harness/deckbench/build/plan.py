@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TypeVar
 
+from deckbench.language import Lang
 from deckbench.ontology import Ontology, Verdict
 from deckbench.questions import BankQuestion
 from deckbench.task import Task
+from deckbench.verdicts import label_verdict, said_anomalies
 from deckbench.yolo.frame import Box4, Check, Frame
 
 __all__ = ["Box4", "Context", "LeftOut", "Unit", "View", "ViewQuestion"]
@@ -91,7 +93,7 @@ class LeftOut:
 
 @dataclass
 class Context:
-    """A pool seen through a task. classes[i][j]: the ontology's class of label j of frame i."""
+    """A pool seen through a task. classes[i][j]: the ontology's class of label j of frame i. langs: of the texts."""
 
     task: Task
     frames: Sequence[Frame]
@@ -101,6 +103,7 @@ class Context:
     synthetic: bool
     seed: int
     left: LeftOut = field(default_factory=LeftOut)
+    langs: Sequence[Lang] = ("en",)
 
     @property
     def ontology(self) -> Ontology:
@@ -124,17 +127,11 @@ class Context:
 
     def verdict(self, index: int, cls: str) -> Verdict | None:
         """The verdict on a label; none in a frame that has checks, which takes its verdicts from them alone."""
-        if self.frames[index].checks:
-            return None
-        return self.ontology.verdict(cls, self.frames[index].step)
+        return label_verdict(self.ontology, self.frames[index], cls)
 
     def said(self, index: int) -> list[str] | None:
-        """The anomalies that frames.csv names: the ontology's classes by any spelling, other words as they stand."""
-        said = self.frames[index].anomalies
-        if said is None or self.frames[index].checks:
-            return None
-        words = [item.partition("@")[0].strip() for item in said]
-        return [self.ontology.class_of(word) or word for word in words]
+        """The anomalies that frames.csv names."""
+        return said_anomalies(self.ontology, self.frames[index])
 
     def lacks(self, index: int, cls: str) -> bool:
         """Whether the frame certainly shows no `cls`: not labelled, and labels (or frames.csv) would have said so."""
@@ -144,6 +141,16 @@ class Context:
             return True
         said = self.said(index)
         return said is not None and self.verdict(index, cls) == "anomaly" and cls not in said
+
+    def written(self, index: int, check: Check | None, lang: Lang) -> str | None:
+        """The written description of a frame, or of one of its checks; None where there is none."""
+        scenes = self.task.scenes
+        key = ("", "", "") if check is None else check.key
+        return None if scenes is None else scenes.get((self.frames[index].id, *key), lang)
+
+    def lacks_text(self, index: int, check: Check | None = None) -> bool:
+        """Whether descriptions are written, and this frame's (or check's) is not there in all languages."""
+        return self.task.scenes is not None and any(self.written(index, check, lang) is None for lang in self.langs)
 
     def questions(self, *about: str) -> list[BankQuestion]:
         return [question for question in self.task.bank.questions if question.about in about]

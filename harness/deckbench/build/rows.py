@@ -12,7 +12,7 @@ from typing import Any
 from deckbench.build.checks import check_id, context_lines, describe
 from deckbench.build.pictures import Picture
 from deckbench.build.plan import Context, Unit, ViewQuestion
-from deckbench.build.scenes import scene_values
+from deckbench.build.scenes import scene_values, written_scene
 from deckbench.language import LANGS, Lang
 from deckbench.questions import render
 
@@ -162,10 +162,12 @@ class Writer:
         assert question.answer is not None
         where = f"questions.{question.id}.answer.{lang}"
         if asked.check is not None:
-            text = describe(asked, lang)
+            text = describe(self.ctx, asked, lang)
             return self.texts.setdefault(("scene", text), text)
         if question.kind == "scene":
-            text = render(question.answer.get(lang), scene_values(self.ctx, asked, lang), where)
+            text = written_scene(self.ctx, asked, lang) or render(
+                question.answer.get(lang), scene_values(self.ctx, asked, lang), where
+            )
             return self.texts.setdefault(("scene", text), text)
         key = (question.id, "answer", lang, asked.value)
         if key not in self.texts:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
+from deckbench import verdicts
 from deckbench.build.plan import (
     Context,
     Unit,
@@ -19,8 +20,8 @@ from deckbench.build.plan import (
 )
 from deckbench.language import Lang
 from deckbench.questions import REGIONS, BankQuestion
-from deckbench.yolo.frame import Check
 
+NOT_WRITTEN = "no written description, so only the verdict is asked"
 CLEARLY = 0.7  # part of a box that must lie in a region to be there; less than the rest, and it is not
 
 
@@ -35,6 +36,10 @@ def plan(ctx: Context, split: str) -> list[Unit]:
             for question in ctx.questions("verdict", "scene"):
                 if question.kind == "choice":
                     first, second = twins(question, normal, anomaly, ("normal", "anomaly"), step=step)
+                elif ctx.lacks_text(normal.frame) or ctx.lacks_text(anomaly.frame):
+                    names = [ctx.frames[view.frame].id for view in (normal, anomaly) if ctx.lacks_text(view.frame)]
+                    ctx.left.add(NOT_WRITTEN, split, question.id, names[0], count=2)
+                    continue
                 else:
                     first = ViewQuestion(normal, question, "normal", step=step)
                     second = ViewQuestion(anomaly, question, "anomaly", step=step)
@@ -51,49 +56,13 @@ def _judged(ctx: Context, asked: ViewQuestion, anomaly: bool) -> ViewQuestion:
 
 
 def wrong_classes(ctx: Context, index: int) -> list[str]:
-    """What is wrong in a frame: its checks' kinds, else classes by label or by frames.csv, in the ontology's order."""
-    if checks := ctx.frames[index].checks:
-        kinds = {kind for check in checks for kind in check.anomaly or (check.verdict,) if check.verdict == "anomaly"}
-        return sorted(kinds)
-    found = {cls for cls in ctx.classes[index] if ctx.verdict(index, cls) == "anomaly"}
-    found |= set(ctx.said(index) or ())
-    known = [cls for cls in ctx.ontology.classes if cls in found]
-    return known + sorted(found - set(known))
+    """What is wrong in a frame, in the ontology's order."""
+    return verdicts.wrong_classes(ctx.ontology, ctx.frames[index], ctx.classes[index])
 
 
 def verdict_of(ctx: Context, index: int) -> tuple[bool | None, str]:
-    """(is the frame anomalous, why it cannot be said). What is not known is never "normal"."""
-    frame = ctx.frames[index]
-    if frame.checks:
-        return verdict_of_checks(frame.checks)
-    by_label = [ctx.verdict(index, cls) for cls in ctx.classes[index]]
-    if frame.anomalies is not None:
-        if not frame.anomalies and "anomaly" in by_label:
-            return None, "frames.csv says no anomaly, a label says one"
-        return bool(frame.anomalies), ""
-    if "anomaly" in by_label:
-        return True, ""
-    unknown = [
-        cls
-        for cls, verdict in zip(ctx.classes[index], by_label, strict=True)
-        if verdict is None and ctx.ontology.classes[cls].verdict == "depends"
-    ]
-    if unknown:
-        return None, "the verdict depends on a step that is not known"
-    if not by_label and not (ctx.synthetic or ctx.ontology.exhaustive is True):
-        return None, "no label, and the ontology does not say that all is labelled"
-    return False, ""
-
-
-def verdict_of_checks(checks: Sequence[Check]) -> tuple[bool | None, str]:
-    """`verdict_of` a frame by its checks: an anomaly where one is found, at every step and phase that was checked."""
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for check in checks:
-        found[check.key[:2]].add(check.verdict)
-    verdicts = {min(("anomaly", "unknown", "normal"), key=lambda word: word not in at) for at in found.values()}
-    if {"normal", "anomaly"} <= verdicts:
-        return None, "normal at one step and an anomaly at another"
-    return (None, "a check whose verdict is unknown") if "unknown" in verdicts else (verdicts == {"anomaly"}, "")
+    """(is the frame anomalous, why it cannot be said)."""
+    return verdicts.frame_verdict(ctx.ontology, ctx.frames[index], ctx.classes[index], synthetic=ctx.synthetic)
 
 
 def _verdict_pairs(ctx: Context, split: str) -> list[tuple[View, View]]:
@@ -123,6 +92,15 @@ def _verdict_pairs(ctx: Context, split: str) -> list[tuple[View, View]]:
             if over := len(rest) - len(pairs[step]):
                 ctx.left.add(f"{name} without a counterpart", split, step or "no step", count=over)
     return round_robin(pairs)
+
+
+def written_scene(ctx: Context, asked: ViewQuestion, lang: Lang) -> str | None:
+    """A scene's written description, then the verdict that the labels say; None where none is written."""
+    text = ctx.written(asked.view.frame, None, lang)
+    if text is None:
+        return None
+    verdict = asked.question.options[asked.value].get(lang)
+    return f"{text}. Verdict: {verdict}." if lang == "en" else f"{text}。结论:{verdict}。"
 
 
 def scene_values(ctx: Context, asked: ViewQuestion, lang: Lang) -> dict[str, Any]:

@@ -147,9 +147,13 @@ class Budget:
             self.open -= 1
             self.aside = self.aside - amount if self.open else 0.0
             if call is not None:
-                self.spent += call.cost(self.spec)
-                self._learn(call)
+                self.paid(call)
             self._changed.notify_all()
+
+    def paid(self, call: Call) -> None:
+        """A call was answered."""
+        self.spent += call.cost(self.spec)
+        self._learn(call)
 
     def used_up(self, amount: float) -> OutsideError:
         """The error where a call of this cost does not fit."""

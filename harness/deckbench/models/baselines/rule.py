@@ -19,7 +19,7 @@ from deckbench.answer import Answer, Unanswered
 from deckbench.dataset import Sample
 from deckbench.errors import InputError
 from deckbench.gold import read_tasks
-from deckbench.language import LANGS, Lang
+from deckbench.language import LANGS, Lang, Text
 from deckbench.models.baselines.base import Baseline, dataset_of, options, say
 from deckbench.models.baselines.labels import Box, Detection, GoldLabels, LabelFolder, LabelSource
 from deckbench.ontology import Ontology
@@ -105,7 +105,7 @@ class Rule(Baseline):
             return choose(sample, found, "present" if there else "absent", {"present": p, "absent": 1 - p})
         if about == "place":
             return choose(sample, found, half(asked, found.question.axis))
-        return word(sample, found, asked, task.ontology)
+        return word(sample, found, asked, task)
 
 
 @lru_cache(maxsize=16)
@@ -273,10 +273,19 @@ def half(seen: list[Detection], axis: str | None) -> str | None:
     return "low" if middle < 1.0 else "high"
 
 
-def word(sample: Sample, found: ParsedQuestion, asked: list[Detection], ontology: Ontology) -> Answer:
+def answer_template(found: ParsedQuestion, cls: str, task: Task) -> Text:
+    """The bank's answer about a class: a question may be put about several, each with an answer of its own."""
+    same = [one for one in task.bank.questions if one.kind == "open" and one.ask == found.question.ask]
+    own = [one for one in same if one.classes is None or cls in one.classes]
+    answer = (own or [found.question])[0].answer
+    assert answer is not None
+    return answer
+
+
+def word(sample: Sample, found: ParsedQuestion, asked: list[Detection], task: Task) -> Answer:
     """Kind, state or fact of the asked object: the option that names it, or the bank's answer text."""
     for item in asked:
-        spec = ontology.classes[item.cls]
+        spec = task.ontology.classes[item.cls]
         state = spec.state.get(found.lang) if spec.state else ""
         if found.question.kind == "choice":
             text = spec.kind_text.get(found.lang) if found.question.about == "kind" else state
@@ -291,8 +300,7 @@ def word(sample: Sample, found: ParsedQuestion, asked: list[Detection], ontology
             "state": state,
             "fact": fact.get(found.lang) if fact else "",
         }
-        assert found.question.answer is not None
-        return say(render(found.question.answer.get(found.lang), values))
+        return say(render(answer_template(found, item.cls, task).get(found.lang), values))
     return say("")
 
 

@@ -1,0 +1,1 @@
+"""How good a question bank is: see `quality`."""

@@ -1,0 +1,352 @@
+"""The Batch API of OpenAI: many calls in a file, answered within 24 hours at half the price; resumed after a kill.
+
+A batch is named in the file of calls before it is created, and the name travels in its metadata: whoever comes back
+finds it by its id or, if the process died before that was known, by its name among the account's batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import IO, Any
+
+from deckbench.artifact import canonical, hash_json
+from deckbench.endpoint import caller
+from deckbench.endpoint.caller import LONGEST_S, PATIENCE_S, body_of
+from deckbench.endpoint.faults import Again, ErrorReply, Refused, Stop, fault_of, field_refused
+from deckbench.endpoint.picture import data_url
+from deckbench.endpoint.spec import KEY, EndpointSpec, Server
+from deckbench.endpoint.structured.calls import Calls, read_said
+from deckbench.endpoint.structured.cost import Budget, tokens_of
+from deckbench.endpoint.structured.live import SCHEMA, call_of
+from deckbench.endpoint.structured.request import Outcome, Request, fields_of
+from deckbench.endpoint.structured.run import TRIES, Next, Run, account, follow
+from deckbench.endpoint.text import short
+from deckbench.endpoint.transport import open_client, warnings_of
+from deckbench.errors import OutsideError
+from deckbench.picture import open_picture
+from deckbench.progress import say
+
+ROUTE = "/v1/chat/completions"
+LABEL = "deckbench"  # of the name, in a batch's metadata
+MOST_REQUESTS, MOST_BYTES = 10_000, 100 << 20  # of one batch; OpenAI takes 50,000 and 200 MB
+LARGEST = 512 << 20  # bytes of a batch's answers
+LISTED = 1000  # batches that are looked through for a name
+POLL_S = (5.0, 60.0)  # the first wait, and the longest
+SAID_EVERY_S = 300.0
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+OPTIONAL = (SCHEMA, "temperature", "max_tokens")  # fields that a server may refuse
+FIX = "rerun to resume; what is answered is kept"
+
+
+@dataclass
+class State:
+    """What is known while batches run. refused, failed: key -> why there is no answer; failed ones are asked again."""
+
+    spec: EndpointSpec
+    server: Server
+    calls: Calls
+    budget: Budget
+    client: Any
+    dropped: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=dict)  # how often a key was sent
+
+    def scrub(self, text: str) -> str:
+        """`text` without the key, as `Client._scrub`."""
+        key = self.server.key
+        return text.replace(key, "***") if key and len(key) >= 8 else text
+
+
+def answer_by_batch(
+    requests: Sequence[Request],
+    spec: EndpointSpec,
+    server: Server,
+    calls: Calls,
+    *,
+    tries: int = TRIES,
+    max_cost: float | None = None,
+) -> Run:
+    """As `run.answer_all`, by the Batch API. A rejected answer is asked for again in the next batch.
+
+    Raises:
+        InputError: an image cannot be read, or a limit on the cost without prices.
+        OutsideError: the server fails for good, or the next calls may exceed max_cost; what was answered is kept.
+    """
+    for line in warnings_of(server):
+        say(f"{spec.label}: {line}")
+    try:
+        return asyncio.run(_run(requests, spec, server, calls, tries, max_cost))
+    except Stop as stop:
+        raise OutsideError(str(stop), server.address, stop.fix) from None
+    except (Again, Refused) as fault:
+        raise OutsideError(str(fault), server.address, FIX) from None
+
+
+async def _run(
+    requests: Sequence[Request],
+    spec: EndpointSpec,
+    server: Server,
+    calls: Calls,
+    tries: int,
+    max_cost: float | None,
+) -> Run:
+    import openai
+
+    http = open_client(server, LARGEST)
+    client = openai.AsyncOpenAI(
+        api_key=server.key or "none", base_url=server.address, max_retries=0, timeout=spec.timeout_s, http_client=http
+    )
+    budget = Budget(spec, max_cost, calls, batch=True)
+    state = State(spec, server, calls, budget, client)
+    state.dropped.update(*(batch.get("dropped", ()) for batch in calls.batches.values()))
+    try:
+        while True:
+            for name, batch in list(calls.batches.items()):
+                if batch["state"] != "collected":
+                    await collect(state, name, requests, tries)
+            todo = pending(state, requests, tries)
+            if not todo:
+                break
+            await submit(state, todo)
+    finally:
+        await client.close()
+    outcomes = tuple(outcome_of(state, request, tries) for request in requests)
+    observed = {"batches": sorted(batch.get("id", "") for batch in calls.batches.values())}
+    return Run(outcomes, {**observed, "dropped": sorted(state.dropped), **account(outcomes, calls, spec)})
+
+
+def pending(state: State, requests: Sequence[Request], tries: int) -> dict[str, tuple[Request, Next]]:
+    """Key -> the request and call that is still to be made."""
+    todo = {}
+    for request in requests:
+        step = follow(request, state.spec, state.calls, tries)
+        if not isinstance(step, Next) or step.key in state.refused:
+            continue
+        if step.key in state.failed and state.times.get(step.key, 0) >= tries:
+            continue
+        todo[step.key] = (request, step)
+    return todo
+
+
+def outcome_of(state: State, request: Request, tries: int) -> Outcome:
+    step = follow(request, state.spec, state.calls, tries)
+    if isinstance(step, Outcome):
+        return step
+    if step.key in state.refused:
+        return Outcome(request, "refused", None, (state.refused[step.key],))
+    return Outcome(request, "unanswered", None, (state.failed.get(step.key, "no answer in the batch"),))
+
+
+# Sending
+
+
+async def submit(state: State, todo: dict[str, tuple[Request, Next]]) -> None:
+    """One batch of what is to be asked, as much as fits into it and into the budget."""
+    with tempfile.TemporaryFile() as file:
+        keys, guesses = write_requests(state, todo, file)
+        name = f"{hash_json(keys)[:16]}-{len(state.calls.batches)}"
+        batch = {"name": name, "state": "creating", "keys": guesses, "dropped": sorted(state.dropped)}
+        state.calls.note_batch(batch)
+        upload = (f"{name}.jsonl", file, "application/jsonl")
+
+        async def send() -> Any:
+            file.seek(0)
+            return await state.client.files.create(file=upload, purpose="batch")
+
+        made = await attempt(state, send)
+    await create(state, {**batch, "file": made.id})
+
+
+async def create(state: State, batch: dict[str, Any]) -> None:
+    """Create a batch once, whatever becomes of the answer that says so."""
+
+    async def send() -> Any:
+        if sent:
+            found = await find(state, batch["name"])
+            if found is not None:
+                return found
+        sent.append(True)
+        return await state.client.batches.create(
+            input_file_id=batch["file"],
+            endpoint=ROUTE,
+            completion_window="24h",
+            metadata={LABEL: batch["name"]},
+        )
+
+    sent: list[bool] = []
+    made = await attempt(state, send)
+    state.calls.note_batch({**batch, "state": "submitted", "id": made.id})
+    say(
+        f"{state.spec.label}: batch {made.id} with {len(batch['keys'])} calls; this command may be stopped, and resumes"
+    )
+
+
+def write_requests(
+    state: State, todo: dict[str, tuple[Request, Next]], file: IO[bytes]
+) -> tuple[list[str], dict[str, int]]:
+    """Write the calls of a batch; returns their keys, and key -> expected tokens.
+
+    Raises OutsideError where the budget has no room for the first.
+    """
+    keys: list[str] = []
+    guesses: dict[str, int] = {}
+    amount = 0.0
+    size = 0
+    for key, (request, step) in todo.items():
+        url = None if request.image is None else data_url(open_picture(request.image), state.spec, blank=False)
+        fields = fields_of(request, step.turns, step.max_tokens, state.spec, url, state.dropped)
+        guess = tokens_of(request, fields["messages"], state.spec)
+        amount += state.budget.bound(guess, step.max_tokens)
+        line = canonical(
+            {"custom_id": key, "method": "POST", "url": ROUTE, "body": {"model": state.spec.model, **fields}}
+        )
+        if not state.budget.fits(amount):
+            if not keys:
+                raise state.budget.used_up(amount)
+            break
+        if keys and (len(keys) >= MOST_REQUESTS or size + len(line) >= MOST_BYTES):
+            break
+        file.write(line + b"\n")
+        size += len(line) + 1
+        keys.append(key)
+        guesses[key] = guess
+        state.times[key] = state.times.get(key, 0) + 1
+    return keys, guesses
+
+
+# Collecting
+
+
+async def collect(state: State, name: str, requests: Sequence[Request], tries: int) -> None:
+    """Wait for a batch, and keep each of its answers."""
+    batch = state.calls.batches[name]
+    if batch["state"] == "creating":  # the process ended before the batch's id was known
+        found = await attempt(state, lambda: find(state, name))
+        if found is None:
+            state.calls.note_batch({**batch, "state": "collected", "keys": {}})
+            return
+        batch = {**batch, "state": "submitted", "id": found.id}
+        state.calls.note_batch(batch)
+    made = await wait_for(state, batch["id"])
+    steps = pending(state, requests, tries)
+    for file in (made.output_file_id, made.error_file_id):
+        if file:
+            content = await attempt(state, partial(state.client.files.content, file))
+            for key, status, body in answers(content.content):
+                if key in batch["keys"] and key in steps:
+                    keep(state, key, status, body, *steps[key], batch)
+    if made.status == "failed":
+        errors = [error.message for error in (made.errors.data if made.errors else None) or () if error.message]
+        state.calls.note_batch({**batch, "state": "collected", "keys": {}})
+        what = f"the batch {made.id} failed: {short('; '.join(errors) or 'no reason given')}"
+        raise Stop(what, "fix what it names at the server, then rerun to resume")
+    for key in batch["keys"]:
+        if key not in state.calls.by_key and key not in state.refused:
+            state.failed.setdefault(key, f"the batch {made.id} ended ({made.status}) without its answer")
+    state.calls.note_batch({**batch, "state": "collected", "keys": {}})
+
+
+async def wait_for(state: State, batch_id: str) -> Any:
+    """The batch when it has ended."""
+    wait, said = POLL_S[0], -SAID_EVERY_S
+    waited = 0.0
+    while True:
+        made = await attempt(state, lambda: state.client.batches.retrieve(batch_id))
+        if made.status in ENDED:
+            return made
+        if waited - said >= SAID_EVERY_S:
+            said = waited
+            counts = made.request_counts
+            done = f", {counts.completed} of {counts.total}" if counts is not None else ""
+            say(f"{state.spec.label}: batch {batch_id}: {short(made.status)}{done}")
+        await asyncio.sleep(wait)
+        waited += wait
+        wait = min(POLL_S[1], 1.5 * wait)
+
+
+async def find(state: State, name: str) -> Any:
+    """The batch of this name on the server; None where there is none."""
+    seen = 0
+    async for made in state.client.batches.list(limit=100):
+        if (made.metadata or {}).get(LABEL) == name:
+            return made
+        seen += 1
+        if seen >= LISTED:
+            break
+    return None
+
+
+def answers(content: bytes) -> Iterator[tuple[str, int, Any]]:
+    """(custom_id, status, body) of each line of a batch's output or error file; a line that is none is left out."""
+    for line in content.split(b"\n"):
+        try:
+            data = json.loads(line)
+            response = data.get("response") or {}
+            error = data.get("error")
+            status = int(response.get("status_code") or 0)
+            yield str(data["custom_id"]), status, response.get("body") if not error else {"error": error}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+
+
+def keep(state: State, key: str, status: int, body: Any, request: Request, step: Next, batch: dict[str, Any]) -> None:
+    """Keep one answer, or why there is none."""
+    url = None if request.image is None else ""
+    fields = fields_of(request, step.turns, step.max_tokens, state.spec, url, set(batch["dropped"]))
+    if status == 200:
+        try:
+            said = vars(read_said(canonical(body)))
+        except ErrorReply as error:
+            status, body = error.status, error.body
+        except (Again, TypeError, ValueError) as broken:
+            state.failed[key] = state.scrub(str(broken))
+            return
+        else:
+            said |= {name: state.scrub(said[name]) for name in ("text", "raw", "reason", "served", "fingerprint")}
+            call = call_of(request, key, state.spec, fields, step.max_tokens, batch["keys"][key], said, batch=True)
+            state.calls.add(call)
+            state.budget.paid(call)
+            state.failed.pop(key, None)
+            return
+    for name in OPTIONAL:
+        if name in fields and field_refused(status, body, [name]):
+            state.dropped.add(name)
+            state.failed[key] = f"the server refuses the field {name!r}"
+            state.times[key] = 0
+            return
+    fault = fault_of(status, body, {}, state.spec.key_env or KEY)
+    if isinstance(fault, Refused):
+        state.refused[key] = state.scrub(f"refused: {fault}")
+    else:
+        state.failed[key] = state.scrub(str(fault))
+
+
+async def attempt(state: State, send: Callable[[], Awaitable[Any]]) -> Any:
+    """What a route answers, tried again where that may help. Raises Again, Refused or Stop."""
+    import openai
+
+    tried = 0
+    while True:
+        tried += 1
+        found: Again | Refused | Stop
+        try:
+            return await send()
+        except openai.APIStatusError as error:
+            found = fault_of(error.status_code, body_of(error), error.response.headers, state.spec.key_env or KEY)
+            if error.status_code == 404:
+                found = Stop(str(found), "this server may have no Batch API: run without --batch")
+        except openai.APIConnectionError as error:
+            found = Again(f"the connection failed ({type(error.__cause__).__name__})")
+        except openai.OpenAIError as error:
+            found = Again(f"openai: {type(error).__name__}")
+        wait = getattr(found, "wait_s", None)
+        wait = min(LONGEST_S, caller.BACKOFF_S * 2.0 ** (tried - 1)) if wait is None else wait
+        if not isinstance(found, Again) or tried >= state.spec.tries or wait > PATIENCE_S:
+            raise found
+        await asyncio.sleep(wait)
