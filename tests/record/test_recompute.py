@@ -157,7 +157,7 @@ def test_metrics_without_samples_are_refused(folder: Path) -> None:
         read_record(folder)
 
 
-@pytest.mark.parametrize("block_name", ["judge", "events"])
+@pytest.mark.parametrize("block_name", ["opinions", "events"])
 def test_an_unknown_block_is_refused_by_name(folder: Path, block_name: str) -> None:
     forge(folder, record=lambda value: value["metrics"].update({block_name: {}}))
     with pytest.raises(InputError, match=f"unknown field metrics.{block_name}") as refused:

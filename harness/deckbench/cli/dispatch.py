@@ -16,7 +16,9 @@ from deckbench.cli.options import Host, ImageName, Limits, Runner
 from deckbench.runners.kinds import Kind, Option
 
 Verb = Callable[..., None]
+# What is done on this machine before and after a step: the step itself, wherever it runs, does not get these options.
 RECORD_OPTIONS = frozenset({"record", "records", "curriculum", "condition"})
+JUDGE_OPTIONS = frozenset({"judge", "judge_repeats", "judge_swap", "judge_calibration", "max_cost"})
 
 
 def dispatchable(
@@ -29,8 +31,8 @@ def dispatchable(
     Args:
         default_output: Where the verb writes if its options do not say it, from all of its options.
         before: What is checked on this machine first; called with all options, as `then` is.
-        then: What is done on this machine once the step is done, wherever that ran. The RECORD_OPTIONS are its own: a
-            step elsewhere does not get them.
+        then: What is done on this machine once the step is done, wherever that ran. The RECORD_OPTIONS are its own, the
+            JUDGE_OPTIONS those of `before`: a step elsewhere does not get them.
     """
 
     def decorate(verb: Verb) -> Verb:
@@ -64,7 +66,11 @@ def dispatchable(
             with claim_output(given[output], machines=given.get("nnodes", 1)):
                 if before is not None:
                     before(**given)
-                own = {name: value for name, value in given.items() if then is None or name not in RECORD_OPTIONS}
+                own = {
+                    name: value
+                    for name, value in given.items()
+                    if then is None or name not in RECORD_OPTIONS | JUDGE_OPTIONS
+                }
                 code = dispatch(verb.__name__, options_of(context.command, verb, own), target)
                 if code is None:
                     verb(**given)

@@ -17,6 +17,7 @@ from deckbench.cli.options import (
     NamedPools,
     OptionalData,
     OptionalInput,
+    OptionalModel,
     OptionalText,
     OutputPath,
     PredictionsFile,
@@ -42,6 +43,30 @@ def check_record(*, record: bool, predictions: Path, data: Path | None, **given:
         dataset = provenance.dataset_facts(data, given["condition"])
         model = facts.model_facts(content["inputs"]["model"], given["curriculum"])
         provenance.check_fields(given["records"], **dataset, **model)
+
+
+def check_score(**given: Any) -> None:
+    """Before scoring: what a record needs, and the judge, which runs here."""
+    check_record(**given)
+    if given["judge"] is not None:
+        from deckbench.judge import Options, judge
+        from deckbench.predictions.columns import parse_columns
+        from deckbench.record.scores import check_score_place
+
+        check_score_place(given["out"])
+        asked = Options(
+            given["judge"],
+            given["judge_repeats"],
+            given["judge_swap"],
+            given["judge_calibration"],
+            given["seed"],
+            given["max_cost"],
+        )
+        columns = None if given["columns"] is None else parse_columns(given["columns"])
+        result = judge(given["predictions"], asked, data=given["data"], columns=columns)
+        cost = f", cost {result['cost']:.4f} {result['currency']}" if "cost" in result else ""
+        failed = f", {result['failed']} of them not given" if result["failed"] else ""
+        say(f"judge: {result['verdicts']} verdicts on {result['answers']} answers{failed}{cost}")
 
 
 def record_score(*, record: bool, out: Path, predictions: Path, data: Path | None, **given: Any) -> None:
@@ -89,7 +114,7 @@ def calibrate(
 
 
 @app.command(epilog="Example: deckbench score preds/S2.csv --data data/S2 --out scores/S2.json --record")
-@dispatchable(before=check_record, then=record_score)
+@dispatchable(before=check_score, then=record_score)
 def score(
     predictions: Annotated[PredictionsFile, typer.Argument(help="FILE.csv made by `deckbench infer`.")],
     out: Annotated[OutputPath, typer.Option("--out", help="Output score.json; an older score is replaced.")],
@@ -100,6 +125,18 @@ def score(
         OptionalText, typer.Option(help="For other tools' CSV files: question=COLUMN,gold=COLUMN,prediction=COLUMN.")
     ] = None,
     calibration: Annotated[OptionalInput, typer.Option(help="Of `deckbench calibrate`: before and after.")] = None,
+    judge: Annotated[
+        OptionalModel,
+        typer.Option(help="endpoint:NAME or endpoint:FILE.yaml: grades open, scene and unparsed answers."),
+    ] = None,
+    judge_repeats: Annotated[int, typer.Option(min=1, max=99, help="Times each answer is judged in each order.")] = 1,
+    judge_swap: Annotated[bool, typer.Option(help="Judge in both orders of reference and answer.")] = True,
+    judge_calibration: Annotated[
+        int, typer.Option(min=0, help="Number of choices of known truth to judge, for the judge's own errors.")
+    ] = 200,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Most that all calls of the judge may cost, in the currency of its prices.")
+    ] = None,
     record: Record = False,
     records: Records = None,
     curriculum: Curriculum = None,
@@ -108,6 +145,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score predictions: metrics with confidence intervals.
+
+    With a judge: deckbench score preds/S3.csv --data data/S3 --judge endpoint:gpt.yaml --max-cost 2 --out score.json
 
     Old result files too: deckbench score OLD.csv --columns question=Q,gold=Answer,prediction=Output --out score.json
     """

@@ -16,6 +16,8 @@ from deckbench import grade, stats
 from deckbench.record.answers import Answers, Terms, groups_of, mean, proportion
 from deckbench.record.calibrated import apply
 from deckbench.record.calibration import Calibration
+from deckbench.record.judge_metrics import judge_metrics
+from deckbench.record.judged import Judged
 from deckbench.record.metrics_schema import (
     Block,
     Confusion,
@@ -47,6 +49,7 @@ def measure(
     asked: Mapping[str, int] | None = None,
     resamples: int = stats.RESAMPLES,
     calibration: Calibration | None = None,
+    judged: Judged | None = None,
 ) -> Metrics:
     """The metrics of a graded table: what `score.json` holds.
 
@@ -59,6 +62,7 @@ def measure(
         asked: kind -> how many questions of it the dataset asks; None: it is not known.
         resamples: of the bootstrap.
         calibration: fitted on other answers of the same model to the same dataset.
+        judged: what a judge said of the answers; the column `judge` holds its verdicts.
 
     Returns:
         The same metrics for the same table, terms and seed, to the last digit.
@@ -92,6 +96,7 @@ def measure(
         },
         kinds={kind: block(answers, kind) for kind in kinds},
         calibration=None if calibration is None else apply(answers, calibration, asked),
+        judge=None if judged is None else judge_metrics(answers, judged),
         notes=(*notes, *found),
     )
 

@@ -189,6 +189,108 @@ class Calibrated(Strict):
     notes: tuple[str, ...]
 
 
+class Difference(Strict):
+    """A number from -1 to 1, with its 95% interval over groups; None where it is undefined."""
+
+    value: Annotated[Number, Field(ge=-1, le=1)] | None
+    n: int = Field(ge=0)
+    interval: tuple[Number, Number] | None = None
+
+
+class JudgeRef(Strict):
+    """Who judged, and how. identity: hash of the model's name and settings. prompt: name and version of the template.
+
+    repeats: times each answer was judged in each order. swapped: also with the answer before the reference.
+    calibration: of how many choices of known truth, at most, drawn with `seed`.
+    """
+
+    model: str = Field(min_length=1)
+    identity: Sha256
+    prompt: str = Field(pattern=r"^judge@[0-9]+$")
+    prompt_sha256: Sha256
+    repeats: int = Field(ge=1, le=99)
+    swapped: bool
+    calibration: int = Field(ge=0)
+    seed: int = Field(ge=0, le=MAX_SEED)
+
+
+class JudgeErrors(Strict):
+    """A judge on answers whose truth the labels know. right, wrong: how many of them are; only graded ones count.
+
+    sensitivity, specificity: right answers called correct, wrong ones not called so. agreement, kappa: with the truth.
+    bias: share called correct less share that is right. verbosity: how much oftener longer answers are called correct
+    than shorter ones of the same truth; None where they are equally long.
+    """
+
+    right: int = Field(ge=0)
+    wrong: int = Field(ge=0)
+    sensitivity: Estimate
+    specificity: Estimate
+    agreement: Estimate
+    kappa: Difference
+    bias: Difference
+    verbosity: Difference | None = None
+
+
+class CorrectedRate(Strict):
+    """The rate of right answers behind the judge's (`agreement.corrected_rate`). by: the kind of answer on which its
+    errors were measured. raw: before it was cut off at 0 and 1. why: what keeps it, or its interval, from being known.
+    """
+
+    value: Rate | None
+    interval: Interval | None
+    raw: Number | None = None
+    by: Kind | None = None
+    why: str = ""
+
+
+Verdicts = dict[Literal["correct", "incorrect", "unclear", "ungraded"], Annotated[int, Field(ge=0)]]
+
+
+class JudgedKind(Strict):
+    """What a judge says of the answers of one kind: of choices, those that could not be parsed.
+
+    strict, substring: of the same graded answers. judge: share called correct, of those graded. joint: the source lab's
+    accuracy, substring or else judge; joint_both: both. strict_kappa, substring_kappa: of the judge with each.
+    by_strict, by_substring: verdicts by strict grade, and by the substring check.
+    """
+
+    n: int = Field(ge=0)
+    ungraded: int = Field(ge=0)
+    strict: Estimate
+    substring: Estimate | None
+    judge: Estimate
+    corrected: CorrectedRate
+    joint: Estimate | None
+    joint_both: Estimate | None
+    strict_kappa: Difference
+    substring_kappa: Difference | None
+    by_strict: dict[Literal["right", "wrong", "unparsed"], Verdicts]
+    by_substring: dict[Literal["true", "false"], Verdicts] | None
+
+
+class JudgeMetrics(Strict):
+    """A second opinion by a model; the headline is never made of it.
+
+    judged: content hash of what it said. calls, failed: asked, and without a verdict. joint_accuracy: the source lab's,
+    over all choices and open answers: the substring check or else the judge; a choice that was parsed is never judged.
+    joint_both_accuracy: both. self_agreement: of two calls in the same order; position_agreement: of both orders;
+    position_effect: share called correct with the reference first, less with the answer first.
+    """
+
+    ref: JudgeRef
+    judged: Sha256
+    calls: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    kinds: dict[Kind, JudgedKind]
+    errors: dict[Kind, JudgeErrors]
+    joint_accuracy: Estimate
+    joint_both_accuracy: Estimate
+    self_agreement: Estimate | None = None
+    position_agreement: Estimate | None = None
+    position_effect: Difference | None = None
+
+
 class ScoreInputs(Strict):
     """What was scored, by hash.
 
@@ -203,12 +305,15 @@ class ScoreInputs(Strict):
     ontology: Sha256 | None
 
 
+LATER = ("calibration", "judge")
+
+
 class Metrics(Strict):
     """The whole of `score.json`.
 
     scored_sha256: of the table of graded answers, `scored.csv`. asked: how many questions of each kind the asked parts
     of the dataset hold, answered or not; None without a dataset. primary: the kind whose accuracy is the headline.
-    metrics: over all kinds. calibration: where the score was made with one.
+    metrics: over all kinds. calibration: where the score was made with one. judge: where one was asked.
     """
 
     schema_version: Literal[3] = 3
@@ -226,13 +331,14 @@ class Metrics(Strict):
     metrics: dict[str, Estimate]
     kinds: dict[Kind, Block]
     calibration: Calibrated | None = None
+    judge: JudgeMetrics | None = None
     notes: tuple[str, ...]
 
     @model_serializer(mode="wrap")
     def as_dict(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a calibration where there is none: older scores have no such field."""
+        """Without what a score lacks of what came later: older ones have no such fields."""
         data: dict[str, Any] = plain(self)
-        return {key: value for key, value in data.items() if key != "calibration" or value is not None}
+        return {key: value for key, value in data.items() if key not in LATER or value is not None}
 
     @model_validator(mode="after")
     def primary_is_there(self) -> Metrics:

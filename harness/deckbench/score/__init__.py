@@ -37,6 +37,8 @@ def score(
             unknown.
         calibration: of `calibrate`, made for the same model, adapter and dataset, on other samples.
 
+    What a judge said of these predictions is taken from `FILE.judge.json` beside them, where it was asked.
+
     Returns:
         What `score.json` holds (`record.metrics_schema.Metrics`). The same inputs and seed give the same bytes.
 
@@ -48,6 +50,7 @@ def score(
     from deckbench.predictions.columns import read_columns
     from deckbench.predictions.read import read_predictions
     from deckbench.record import table as tables
+    from deckbench.record.judged import find_judged, with_verdicts
     from deckbench.record.metrics import coverage_note, measure
     from deckbench.record.metrics_schema import ScoreInputs
     from deckbench.record.scores import check_score_place, scored_path
@@ -76,6 +79,8 @@ def score(
             Path(calibration), table=table, predictions=predictions, content=content, data_content=data_content
         )
     table = tables.grade_table(table, inferred=is_inferred(manifest))
+    judged = find_judged(predictions, tables.predictions_sha256(table))
+    table = with_verdicts(table, judged)
     scenes = table[table["kind"] == "scene"]
     terms = find_terms(ontology, scenes["task"]) if len(scenes) else None
     notes = []
@@ -97,6 +102,7 @@ def score(
         notes=notes,
         asked=asked_of(table, fields),
         calibration=calibrated,
+        judged=judged,
     )
     if not metrics.complete:
         say(f"{predictions}: {coverage_note(metrics.n, metrics.asked or {})}")
