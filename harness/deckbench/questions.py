@@ -14,6 +14,7 @@ from deckbench.artifact import hash_json
 from deckbench.csvfile import csv_records
 from deckbench.errors import InputError
 from deckbench.language import LANGS, Lang, Text
+from deckbench.scenetexts import FILE as SCENES
 from deckbench.schema import FieldFaults, Strict, check, repeated
 from deckbench.textbank import TextQuestion, as_template, read_text_bank
 from deckbench.yamlfile import kind_of, read_document
@@ -248,6 +249,22 @@ def _text_bank(path: Path) -> list[tuple[BankQuestion, str]]:
 def bank_files(folder: Path) -> list[Path]:
     """The files of a folder that hold questions."""
     return sorted(path for suffix in READERS for path in folder.glob(f"*{suffix}"))
+
+
+def is_bank(path: Path) -> bool:
+    """Whether this is a question bank, and no dataset."""
+    if kind_of(path) == "file":
+        return path.suffix in READERS
+    if kind_of(path) != "directory":
+        return False
+    texts = {file.name for file in path.glob("*.jsonl")}  # a dataset's, or those that `annotate` writes
+    return bool(bank_files(path) or SCENES in texts) and texts <= {SCENES, "listed.jsonl", "transcript.jsonl"}
+
+
+def bank_places(path: Path) -> dict[str, str]:
+    """id -> file and line of each question of a bank. Raises InputError as `load_bank`."""
+    files = [path] if kind_of(path) == "file" else bank_files(path)
+    return {question.id: where for file in files for question, where in READERS[file.suffix](file)}
 
 
 READERS = {".csv": _csv_bank, ".txt": _text_bank, ".yaml": _yaml_bank}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from deckbench import artifact
 from deckbench.annotate import annotate, merge, preview
+from deckbench.annotate.audit import audit_bank
 from deckbench.build import build_dataset
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import infer
@@ -216,3 +218,37 @@ def test_wrong_input(
     with pytest.raises(InputError, match=what):
         annotate(**{**known, **given})
     assert not (tmp_path / "qa").exists() and not server.seen
+
+
+def pick(body: dict[str, Any]) -> str:
+    """The option that has a word in common with the question, else the first."""
+    question, *options = (line.strip() for line in writer.prompt_of(body).splitlines() if line.strip())
+    words = set(re.findall(r"\w{4,}", question.lower()))
+    shared = [number for number, text in enumerate(options[:-1], 1) if words & set(re.findall(r"\w{4,}", text.lower()))]
+    return json.dumps({"number": shared[0] if shared else 1})
+
+
+def test_a_bank_is_asked_without_the_picture(pool: Path, model: Model, server: Server, tmp_path: Path) -> None:
+    annotate("ot2-concept@1", pool=pool, out=tmp_path / "qa", model=model())
+    (tmp_path / "qa" / "questions.yaml").unlink()
+    server.write = pick
+    found = audit_bank(tmp_path / "qa", blind=model(), calls=tmp_path / "blind.jsonl")
+    assert found["blind"]["n"] == found["open_questions"] and found["passed"]
+    assert not any("image_url" in json.dumps(body) for body in server.seen)
+
+
+def test_a_bank_that_a_blind_model_answers_fails(model: Model, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "qa").mkdir()
+    for cls, word in (("trash_bin", "waste"), ("tip_rack", "clean"), ("white_plate", "sample"), ("spill", "puddle")):
+        asked = (f"Q: Where is the {word} number {number}?\nA: the {word} place {number}\n" for number in range(4))
+        (tmp_path / "qa" / f"{cls}.txt").write_text("\n".join(asked))
+    server.write = pick
+    found = audit_bank(tmp_path / "qa", max_leak=1, blind=model())
+    assert not found["passed"] and "without the picture 16 of 16 are right" in found["reasons"][0]
+    assert found["blind"]["answerable"][0]["where"].endswith(".txt:1")
+
+
+def test_what_annotate_writes_does_not_leak(pool: Path, model: Model, tmp_path: Path) -> None:
+    annotate("ot2-concept@1", pool=pool, out=tmp_path / "qa", model=model(), lang="both")
+    found = audit_bank(tmp_path / "qa")
+    assert found["passed"] and found["leak"] == 0 and not found["duplicates"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deckbench import artifact
+from deckbench.bankquality import MAX_LEAK, check_leak
 from deckbench.build import boxes, checks, crops, scenes
 from deckbench.build.export import write_exports
 from deckbench.build.pictures import (
@@ -67,6 +68,7 @@ def build_dataset(
     max_val: int | None = None,
     max_test: int | None = None,
     export: Sequence[str] = (),
+    max_leak: float = MAX_LEAK,
 ) -> artifact.Manifest:
     """Make a dataset from a task and a pool.
 
@@ -86,6 +88,8 @@ def build_dataset(
         max_val: Of the val split.
         max_test: Of the test split.
         export: Formats of other tools (`deckbench.build.export`).
+        max_leak: Fraction of the open questions of `qa` that may be answerable without the picture
+            (`deckbench.bankquality`).
 
     Returns:
         The manifest of the dataset.
@@ -106,6 +110,8 @@ def build_dataset(
     chosen = {**dict(options or {}), **{key: value for key, value in limits.items() if value is not None}}
     definition = load_task(task, ontology=ontology, qa=qa, options=chosen)
     _check_languages(definition, languages(lang))
+    if qa is not None:
+        check_leak(definition.bank, definition.ontology, max_leak, Path(qa))
     artifact.check_free(Path(out))
     frames = read_pool(Path(pool), skip_bad=skip_bad, workers=workers)
     used = [box.cls for frame in frames.frames for box in frame.boxes]

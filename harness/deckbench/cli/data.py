@@ -11,6 +11,7 @@ from deckbench.cli.options import (
     InputPath,
     Json,
     OptionalInput,
+    OptionalModel,
     OptionalPool,
     Out,
     PoolPath,
@@ -27,6 +28,9 @@ from deckbench.cli.options import (
 from deckbench.cli.show import show
 from deckbench.errors import AnswerIsNo, InputError
 from deckbench.progress import say
+from deckbench.runners.kinds import Kind
+
+LEAKS = ("answer_in_question", "told_by_text")  # what a bank's report lists
 
 
 @app.command(epilog="Example: deckbench build ot2-guided@1 --pool pools/demo --out data/S2")
@@ -48,6 +52,9 @@ def build(
     workers: Workers = None,
     skip_bad: SkipBad = False,
     export: Annotated[Text, typer.Option(help="Also export for other tools: swift, phi3v, or both.")] = "",
+    max_leak: Annotated[
+        float, typer.Option(min=0, max=1, help="Most open questions of --qa that may tell their answer, a fraction.")
+    ] = 0.1,
 ) -> None:
     """Build a dataset from a task and a pool."""
     from deckbench.build import build_dataset
@@ -68,6 +75,7 @@ def build(
         workers=workers,
         skip_bad=skip_bad,
         export=parse_formats(export),
+        max_leak=max_leak,
     )
     say(f"dataset: {out}")
 
@@ -138,17 +146,37 @@ def import_(
     say(f"datasets: {out}" if len(result["datasets"]) > 1 else f"dataset: {out}")
 
 
-@app.command(epilog="Example: deckbench audit data/S2 --json")
+@app.command(epilog="Example: deckbench audit data/S2 --json; deckbench audit qa/S1 --task ot2-concept@1")
 def audit(
-    dataset: Annotated[DataPath, typer.Argument(help="A dataset, or any folder of messages JSONL.")],
+    dataset: Annotated[DataPath, typer.Argument(help="A dataset, any folder of messages JSONL, or a question bank.")],
+    task: Annotated[
+        str | None, Kind.TASK, typer.Option(help="Of a bank: the task it is for; default: what `annotate` noted.")
+    ] = None,
+    ontology: Annotated[OptionalInput, typer.Option(help="Of a bank: custom ontology yaml.")] = None,
+    max_leak: Annotated[
+        float, typer.Option(min=0, max=1, help="Of a bank: most open questions that may tell their answer.")
+    ] = 0.1,
+    blind: Annotated[
+        OptionalModel, typer.Option(help="Of a bank: an endpoint that is asked every question without the picture.")
+    ] = None,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Check a dataset for leakage and shortcuts. Exit 4 if it fails."""
-    from deckbench.build.audit import audit as run_audit
+    """Check a dataset for leakage and shortcuts, or a bank. Exit 4 if it fails."""
+    from deckbench.questions import is_bank
 
-    result = run_audit(dataset, seed=seed)
+    if is_bank(dataset):
+        from deckbench.annotate.audit import audit_bank
+
+        result = audit_bank(dataset, task=task, ontology=ontology, max_leak=max_leak, blind=blind)
+        fix = "edit the questions that are listed (--json lists all)"
+    else:
+        from deckbench.build.audit import audit as run_audit
+
+        result = run_audit(dataset, seed=seed)
+        fix = "split by group, remove the duplicates, or balance"
     lines = [f"{key}: {value}" for key, value in result.items() if not isinstance(value, dict | list)]
-    show(result, as_json, lines)
+    lines += [f"{one['where']}: {one['question']}" for key in LEAKS for one in result.get(key, ())]
+    show(result, as_json, [*lines, *result["reasons"]])
     if not result["passed"]:
-        raise AnswerIsNo("the audit failed (see above)", dataset, "split by group, remove the duplicates, or balance")
+        raise AnswerIsNo("the audit failed (see above)", dataset, fix)
