@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +60,7 @@ def judge(
     from deckbench.endpoint.structured import answer_all, estimate, open_calls, replay, transcript
     from deckbench.judge.prompt import request_for, template
     from deckbench.record import table as tables
+    from deckbench.record.judge_metrics import select
     from deckbench.record.judged import Judged, JudgedAnswer, judged_bytes, judged_path
     from deckbench.record.metrics_schema import JudgeRef
 
@@ -129,25 +129,6 @@ def read_graded(predictions: Path, data: Path | None, columns: Mapping[str, str]
         tables.check_data(manifest, predictions, data)
     fields = None if data is None else tables.read_fields(data)
     return tables.grade_table(tables.join(table, predictions, fields), inferred=is_inferred(manifest))
-
-
-def select(table: pd.DataFrame, calibration: int, seed: int) -> list[int]:
-    """Positions of the answers to judge, in order: all that need a judge, and choices whose truth is known.
-
-    Half of these are right and half wrong as far as there are so many; they are drawn by the hash of their ids.
-    """
-    from deckbench.record.judge_metrics import of_known_truth, to_judge
-
-    wanted = set(to_judge(table))
-    ids, right = table["id"].tolist(), table["right"].tolist()
-    known = sorted(
-        set(of_known_truth(table)) - wanted, key=lambda at: hashlib.sha256(f"{seed}\n{ids[at]}".encode()).digest()
-    )
-    good, bad = ([at for at in known if right[at] == flag] for flag in ("true", "false"))
-    fewer = min(len(good), len(bad), calibration // 2)
-    more = calibration - fewer
-    chosen = (*good[:more], *bad[:fewer]) if len(good) > len(bad) else (*good[:fewer], *bad[:more])
-    return sorted(wanted | set(chosen))
 
 
 def said_of(outcomes: Sequence[Outcome], repeats: int) -> dict[str, str]:

@@ -28,7 +28,7 @@ SAME_BYTES, SAME_ANSWERS, WITHIN, DIFFERENT, NOT_HERE = (
 )
 # Fields of a record that a second making has to give again, wherever it is made.
 SAME_EVERYWHERE = ("curriculum", "task", "stage", "pool", "dataset", "questions", "audit", "seed", "command")
-OUTCOME = ("samples", "metrics", "ontology", "calibration")  # what came out
+OUTCOME = ("samples", "metrics", "ontology", "calibration", "judged")  # what came out
 HARDWARE_CLASS = ("device", "architecture", "capability", "threads", "emulated")  # what decides the last digits
 ENDS_WITHIN_S = 60.0  # a step in a container that was asked to end: it may save, then its container is removed
 REUSED = {"infer": ("pools", "data", "audits", "adapters"), "train": ("pools", "data", "audits")}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deckbench.errors import InputError
+from deckbench.record.metrics_schema import JudgeRef
 from deckbench.record.schema import BASELINES
 from deckbench.suite import CURRICULUM, Suite
 
@@ -91,12 +92,19 @@ def suite_command(suite: Suite, source: str, label: str) -> str:
 
 
 def score_command(
-    identity: Mapping[str, Any], name: str, seed: int, *, ontology: bool, calibrated: bool = False
+    identity: Mapping[str, Any],
+    name: str,
+    seed: int,
+    *,
+    ontology: bool,
+    calibrated: bool = False,
+    judge: JudgeRef | None = None,
 ) -> str:
     """The commands of one score: two, and two before them where it is calibrated."""
     infer = ["deckbench", "infer", "--model", name, "--data", "data", "--out", "predictions.csv"]
     scoring = ["deckbench", "score", "predictions.csv", "--data", "data", "--seed", str(seed), "--out", "score.json"]
     scoring += ["--ontology", "ONTOLOGY.yaml"] if ontology else []
+    scoring += judge_words(judge) if judge else []
     commands = [[*infer, *adapter_words(identity)], scoring]
     if calibrated:
         scoring += ["--calibration", "calibration.json"]
@@ -107,6 +115,13 @@ def score_command(
             *commands,
         ]
     return " && ".join(map(shlex.join, commands))
+
+
+def judge_words(judge: JudgeRef) -> list[str]:
+    """The options that ask a judge again."""
+    words = ["--judge", f"endpoint:{judge.model}", "--judge-calibration", str(judge.calibration)]
+    words += ["--judge-repeats", str(judge.repeats)] if judge.repeats > 1 else []
+    return words if judge.swapped else [*words, "--no-judge-swap"]
 
 
 def bench_command(content: Mapping[str, Any], name: str) -> str:

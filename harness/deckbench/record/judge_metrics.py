@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +40,23 @@ def of_known_truth(table: pd.DataFrame) -> list[int]:
     """Positions of the answers whose truth the labels know, whatever a judge says: verdicts that could be parsed."""
     rows = enumerate(zip(table["kind"], table["reason"], strict=True))
     return [at for at, (kind, reason) in rows if kind != "open" and reason in {"", "wrong"}]
+
+
+def select(table: pd.DataFrame, calibration: int, seed: int) -> list[int]:
+    """Positions of the answers to judge, in order: all that need a judge, and choices whose truth is known.
+
+    Half of these are right and half wrong as far as there are so many; they are drawn by the hash of their ids.
+    """
+    wanted = set(to_judge(table))
+    ids, right = table["id"].tolist(), table["right"].tolist()
+    known = sorted(
+        set(of_known_truth(table)) - wanted, key=lambda at: hashlib.sha256(f"{seed}\n{ids[at]}".encode()).digest()
+    )
+    good, bad = ([at for at in known if right[at] == flag] for flag in ("true", "false"))
+    fewer = min(len(good), len(bad), calibration // 2)
+    more = calibration - fewer
+    chosen = (*good[:more], *bad[:fewer]) if len(good) > len(bad) else (*good[:fewer], *bad[:more])
+    return sorted(wanted | set(chosen))
 
 
 class Said:

@@ -23,7 +23,6 @@ from deckbench.record.schema import parse
 if TYPE_CHECKING:
     import pandas as pd
 
-JUDGED = "judged.json"  # in a record
 VERDICTS = {"c": "correct", "i": "incorrect", "u": "unclear"}
 UNGRADED = "ungraded"
 MAX_BYTES = 64 << 20

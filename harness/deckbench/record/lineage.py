@@ -330,8 +330,9 @@ def command_of(record: Record, lineage: Lineage) -> str:
     if lineage.bench is not None:
         return bench_command(lineage.bench, record.model.name)
     calibrated = record.calibration is not None
+    judge = record.metrics.judge.ref if record.metrics and record.metrics.judge else None
     return score_command(
-        lineage.identity, record.model.name, record.seed, ontology=lineage.ontology, calibrated=calibrated
+        lineage.identity, record.model.name, record.seed, ontology=lineage.ontology, calibrated=calibrated, judge=judge
     )
 
 

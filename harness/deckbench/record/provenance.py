@@ -78,7 +78,12 @@ def record_score(
             ontology=ontology is not None,
         ),
         command=score_command(
-            identity, model["model"]["name"], seed, ontology=ontology is not None, calibrated=calibrated
+            identity,
+            model["model"]["name"],
+            seed,
+            ontology=ontology is not None,
+            calibrated=calibrated,
+            judge=metrics.judge.ref if metrics.judge else None,
         ),
         seed=seed,
         score=score,

@@ -22,12 +22,15 @@ from deckbench.grade import Kind
 from deckbench.ontology import Ontology
 from deckbench.predictions import PROBABILITIES
 from deckbench.record.calibration import MAX_BYTES, Calibration
+from deckbench.record.judged import MAX_BYTES as MAX_JUDGED_BYTES
+from deckbench.record.judged import Judged, read_judged
 from deckbench.record.lineage import MAX_LINEAGE_BYTES, Lineage
 from deckbench.record.questions import Question, parse_questions
 from deckbench.record.samples import LATER_COLUMNS, SAMPLE_COLUMNS, shown_image
 from deckbench.record.schema import (
     ARTIFACT,
     CALIBRATION,
+    JUDGED,
     LINEAGE,
     MAX_SAMPLE_BYTES,
     MAX_THUMB_BYTES,
@@ -84,6 +87,7 @@ MOST_BYTES = {
     LINEAGE: MAX_LINEAGE_BYTES,
     ONTOLOGY: 1 << 20,
     CALIBRATION: MAX_BYTES,
+    JUDGED: MAX_JUDGED_BYTES,
     STATEMENT: 1 << 20,
     SIGNATURE: 2 << 20,
 }
@@ -134,6 +138,7 @@ def read_record(folder: Path, *, signed: bool = True) -> Run:
         raise InputError("holds text that is not Unicode", place, RESTORE)
     record = parse(Record, value, place)
     expected = {SAMPLES: record.samples, ONTOLOGY: record.ontology, CALIBRATION: record.calibration}
+    expected[JUDGED] = record.judged
     for name, wanted in ({**expected, QUESTIONS: True, LINEAGE: True}).items():
         if wanted is not None and name not in names:
             raise InputError("is missing", folder / name, RESTORE)
@@ -172,7 +177,7 @@ def encodes(value: Any) -> bool:
 
 def is_of_record(name: str) -> bool:
     """Whether a file of this name belongs into a record."""
-    known = {RECORD, SAMPLES, QUESTIONS, LINEAGE, ONTOLOGY, CALIBRATION}
+    known = {RECORD, SAMPLES, QUESTIONS, LINEAGE, ONTOLOGY, CALIBRATION, JUDGED}
     return name in known or re.fullmatch(rf"{THUMBS}/[0-9]{{2}}\.jpg", name) is not None
 
 
@@ -328,4 +333,17 @@ def read_record_calibration(run: Run) -> Calibration | None:
     found = parse(Calibration, artifact.read_json(place, RESTORE), place)
     if found.content_hash != run.record.calibration.removeprefix("sha256:"):
         raise InputError("is not the calibration the record names", place, RESTORE)
+    return found
+
+
+def read_record_judged(run: Run) -> Judged | None:
+    """What a judge said of a record's answers; None where none was asked.
+
+    Raises InputError when it is damaged or is not what the record names.
+    """
+    if run.record.judged is None:
+        return None
+    found = read_judged(run.folder / JUDGED)
+    if found.content_hash != run.record.judged.removeprefix("sha256:"):
+        raise InputError("is not what the judge of the record said", run.folder / JUDGED, RESTORE)
     return found

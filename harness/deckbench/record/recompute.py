@@ -15,6 +15,8 @@ from deckbench.errors import InputError
 from deckbench.language import LANGS
 from deckbench.predictions import CONTENT_NAME, answer_notes
 from deckbench.record.calibration import Calibration, fit_differences
+from deckbench.record.judge_metrics import select
+from deckbench.record.judged import Judged, with_verdicts
 from deckbench.record.lineage import Lineage, contradictions, plain
 from deckbench.record.metrics import measure
 from deckbench.record.questions import Question, asked_of, question_differences, thumbnail_differences
@@ -24,6 +26,7 @@ from deckbench.record.read import (
     read_ontology,
     read_questions,
     read_record_calibration,
+    read_record_judged,
     read_samples,
     read_thumbnails,
 )
@@ -43,6 +46,7 @@ class Contents:
     rows: Sequence[Mapping[str, str]] = ()
     terms: Terms | None = None
     calibration: Calibration | None = None
+    judged: Judged | None = None
     thumbnails: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -66,6 +70,7 @@ def contents_of(run: Run) -> Contents:
         read_samples(run),
         read_ontology(run),
         read_record_calibration(run),
+        read_record_judged(run),
         read_thumbnails(run),
     )
 
@@ -100,7 +105,9 @@ def metric_differences(record: Record, contents: Contents) -> tuple[str, ...]:
         return () if metrics is None else ("it has no samples",)
     table = pd.DataFrame({name: [row[name] for row in rows] for name in rows[0]}, dtype=object)
     found = [*part_differences(record, table), *count_differences(table, contents)]
-    graded = grade_table(table, inferred=False)
+    graded = with_verdicts(grade_table(table, inferred=False), contents.judged)
+    if contents.judged is not None:
+        found += judge_differences(contents.judged, graded)
     for name in GRADES:
         wrong = (graded[name] != table[name]).to_numpy().nonzero()[0]
         if len(wrong):
@@ -118,6 +125,7 @@ def metric_differences(record: Record, contents: Contents) -> tuple[str, ...]:
         asked=asked_of(contents.questions),
         resamples=metrics.resamples,
         calibration=contents.calibration,
+        judged=contents.judged,
     )
     if again != metrics:
         changed = differing(metrics.model_dump(mode="json"), again.model_dump(mode="json"))
@@ -146,6 +154,17 @@ def calibration_differences(made: Calibration, record: Record, contents: Content
     types = Counter(made.samples.question_type)
     if counts is not None and (more := [name for name, n in sorted(types.items()) if n > counts.get(name, 0)]):
         found.append(f"the calibration has more samples of the type {shown(more[0])} than the dataset's val part")
+    return found
+
+
+def judge_differences(judged: Judged, graded: pd.DataFrame) -> list[str]:
+    """Why what a judge said is not about these answers: all that it had to judge, and the choices that were drawn."""
+    found = []
+    if plain(judged.predictions_sha256) != predictions_sha256(graded):
+        found.append("the judge was asked about other predictions")
+    wanted = select(graded, judged.judge.calibration, judged.judge.seed)
+    if [answer.id for answer in judged.answers] != graded["id"].iloc[wanted].tolist():
+        found.append("the judge's answers are not those that it had to judge")
     return found
 
 

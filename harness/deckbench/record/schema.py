@@ -3,9 +3,9 @@
 A record is an artifact of kind `record`: `record.json` (schema below), `samples.csv.gz` (every prediction with what
 is known of its sample), `questions.jsonl.gz` (the dataset's test part), `lineage.json.gz` (the manifests of all it was
 made from), `ontology.json` where scene descriptions were scored with one, `calibration.json` where it was scored with a
-calibration, and at most 50 thumbnails. Times and the
-machine's momentary state are never in a hashed file: they stand under `observed` in the record's manifest (schema
-`Observed`), so that the same answers make the same record. Beside the manifest stands `statement.json`, an in-toto
+calibration, `judged.json` where a judge was asked, and at most 50 thumbnails. Times and the machine's momentary state
+are never in a hashed file: they stand under `observed` in the record's manifest (schema `Observed`), so that the same
+answers make the same record. Beside the manifest stands `statement.json`, an in-toto
 statement over all these files, and `signature.json` where someone signed it.
 
 Here are the schemas; `write.py` makes records, `read.py` reads them back, `recompute.py` proves their metrics,
@@ -43,6 +43,7 @@ LINEAGE = "lineage.json.gz"
 MAX_SAMPLE_BYTES = 64 << 20  # of each of the three, unpacked
 ONTOLOGY = "ontology.json"
 CALIBRATION = "calibration.json"
+JUDGED = "judged.json"
 STATEMENT = "statement.json"
 SIGNATURE = "signature.json"
 THUMBS = "thumbs"
@@ -153,7 +154,8 @@ class Record(Strict):
     """`record.json`. metrics: the content of score.json; null as `samples` is where only times were measured.
 
     samples: sha256 of the unpacked samples.csv.gz. questions, lineage: of the unpacked files of these names. ontology:
-    of ontology.json, where scene descriptions were scored. calibration: of calibration.json, its content hash.
+    of ontology.json, where scene descriptions were scored. calibration, judged: content hashes of calibration.json and
+    judged.json.
     """
 
     schema_version: Literal[3] = Field(default=3, alias="schema")
@@ -170,6 +172,7 @@ class Record(Strict):
     lineage: Sha256
     ontology: Sha256 | None = None
     calibration: Sha256 | None = None
+    judged: Sha256 | None = None
     audit: Audit | None = None
     hardware: Hardware
     packages: dict[str, str]
@@ -179,9 +182,9 @@ class Record(Strict):
 
     @model_serializer(mode="wrap")
     def as_dict(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a calibration where there is none: older records have no such field."""
+        """Without what it lacks of what came later: older records have no such fields."""
         data: dict[str, Any] = plain(self)
-        return {key: value for key, value in data.items() if key != "calibration" or value is not None}
+        return {key: value for key, value in data.items() if key not in {"calibration", "judged"} or value is not None}
 
     @model_validator(mode="after")
     def metrics_rest_on_samples(self) -> Record:
@@ -192,6 +195,9 @@ class Record(Strict):
         calibrated = self.metrics.calibration if self.metrics else None
         if self.calibration != (calibrated.calibration if calibrated else None):
             raise ValueError("the calibration is not the one that was scored with")
+        judge = self.metrics.judge if self.metrics else None
+        if self.judged != (judge.judged if judge else None):
+            raise ValueError("what the judge said is not what was scored")
         return self
 
 

@@ -18,6 +18,7 @@ from deckbench import artifact
 from deckbench.errors import InputError
 from deckbench.machine import hardware
 from deckbench.record.calibration import Calibration, read_calibration
+from deckbench.record.judged import Judged, judged_path, read_judged
 from deckbench.record.lineage import TEST, Lineage, lineage_bytes
 from deckbench.record.lineage import plain as plain_hash
 from deckbench.record.metrics_schema import Metrics
@@ -36,6 +37,7 @@ from deckbench.record.samples import (
 from deckbench.record.schema import (
     ARTIFACT,
     CALIBRATION,
+    JUDGED,
     LINEAGE,
     MAX_SAMPLE_BYTES,
     MAX_THUMBS,
@@ -116,7 +118,7 @@ def write_record(
     """
     if (score is None) != (predictions is None):
         raise InputError("a record needs the score and its predictions, or neither", "the record")
-    metrics, rows, terms, calibrated = None, None, None, None
+    metrics, rows, terms, calibrated, judged = None, None, None, None, None
     asked = test_part(data)
     questions = parse_questions(asked)
     pictures: dict[str, bytes] = {}
@@ -131,6 +133,7 @@ def write_record(
         rows = [{name: row[name] for name in (*SAMPLE_COLUMNS, *LATER_COLUMNS)} for row in samples.to_dict("records")]
         terms = scored_terms(metrics, ontology, samples["task"], score)
         calibrated = scored_calibration(metrics, calibration, score)
+        judged = scored_judged(metrics, predictions)
     table = None if rows is None else sample_bytes(rows)
     if table is not None and (len(table) > MAX_SAMPLE_BYTES or len(rows or ()) > MAX_ROWS):
         what = f"a record holds at most {MAX_ROWS} samples of {MAX_SAMPLE_BYTES >> 20} MiB"
@@ -153,6 +156,7 @@ def write_record(
             "lineage": hashlib.sha256(traced).hexdigest(),
             "ontology": terms.content_hash if terms else None,
             "calibration": calibrated.content_hash if calibrated else None,
+            "judged": judged.content_hash if judged else None,
             "audit": audit,
             "hardware": dict(machine or hardware.describe(device=device, emulated=emulated)),
             "packages": dict(packages if packages is not None else hardware.packages()),
@@ -163,7 +167,7 @@ def write_record(
         "the record",
     )
     images = {name: shown_image(data_bytes) for name, data_bytes in pictures.items()}
-    if why := record_differences(record, Contents(lineage, questions, rows or (), terms, calibrated, images)):
+    if why := record_differences(record, Contents(lineage, questions, rows or (), terms, calibrated, judged, images)):
         what = f"the record would not follow from what it is made from: {why[0]}"
         raise InputError(what, score or data, "run `deckbench score` again")
     body = record.model_dump(mode="json", by_alias=True)
@@ -187,6 +191,8 @@ def write_record(
             (draft.path / ONTOLOGY).write_bytes(artifact.canonical(terms.ontology.model_dump(mode="json")))
         if calibrated is not None:
             (draft.path / CALIBRATION).write_bytes(artifact.canonical(calibrated.model_dump(mode="json")))
+        if judged is not None:
+            (draft.path / JUDGED).write_bytes(artifact.canonical(judged.model_dump(mode="json")))
         for name, data_bytes in pictures.items():
             (draft.path / name).parent.mkdir(exist_ok=True)
             (draft.path / name).write_bytes(data_bytes)
@@ -234,6 +240,17 @@ def scored_calibration(metrics: Metrics, calibration: Path | None, score: Path) 
     if made is None or made.content_hash != plain_hash(metrics.calibration.calibration):
         raise InputError("the calibration that was scored with is not here", score, "give it with --calibration")
     return made
+
+
+def scored_judged(metrics: Metrics, predictions: Path) -> Judged | None:
+    """What the judge of a score said. Raises InputError when it is not beside the predictions any more."""
+    if metrics.judge is None:
+        return None
+    place = judged_path(predictions)
+    judged = read_judged(place)
+    if judged.content_hash != plain_hash(metrics.judge.judged):
+        raise InputError("the judge has said something else since the score", place, "run `deckbench score` again")
+    return judged
 
 
 def observe(
