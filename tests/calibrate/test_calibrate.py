@@ -229,10 +229,24 @@ def test_another_model_adapter_or_dataset_is_refused(planted: tuple[Path, ...], 
     with pytest.raises(InputError, match="another model"):
         score(bare, data=data, calibration=made)
     other, _, elsewhere = world(tmp_path / "other", temperatures=PLANTED, n=40, seed=9)
-    with pytest.raises(InputError, match="another dataset"):
+    with pytest.raises(InputError, match="another dataset") as caught:
         score(elsewhere, data=other, calibration=made)
+    assert "add --transfer" in caught.value.message()
     with pytest.raises(InputError, match="give --data"):
         score(test, calibration=made)
+
+
+def test_a_calibration_of_another_dataset_is_applied_on_request(planted: tuple[Path, ...], tmp_path: Path) -> None:
+    """On a dataset where the same model is five times too sure, what was learnt elsewhere is said to be from there."""
+    other, _, test = world(tmp_path, temperatures={"verdict": 5.0}, n=200, seed=9)
+    with pytest.raises(InputError, match="give --data"):
+        score(test, calibration=planted[3], transfer=True)  # without the dataset nothing tells what is scored
+    block = score(test, data=other, calibration=planted[3], transfer=True)["calibration"]
+    assert block["transferred"] is True
+    assert block["temperatures"] == {"verdict": read_calibration(planted[3]).temperatures["verdict"].temperature}
+    assert block["change"]["log_loss"]["value"] < 0
+    own = score(planted[2], data=planted[0], calibration=planted[3], transfer=True)["calibration"]
+    assert own["transferred"] is False
 
 
 def test_the_rows_it_was_fitted_on_are_refused(planted: tuple[Path, ...]) -> None:

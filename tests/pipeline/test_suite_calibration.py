@@ -11,6 +11,7 @@ from deckbench.pipeline.suite import run_suite
 from deckbench.pipeline.verify import verify
 from deckbench.record.read import read_record
 from deckbench.suite import load_suite
+from tests.build.build_helpers import write_pool
 from tests.pipeline.suite_helpers import SMALL, small_suite, write_suite
 
 CALIBRATED = {**SMALL, "baselines": ["rule:gold"], "calibrate": {"max_val": 6, "errors": [0.2]}}
@@ -31,6 +32,22 @@ def test_a_suite_calibrates_on_val_and_applies_it_on_test(tmp_path: Path) -> Non
     again = run_suite(str(suite), work=tmp_path / "work")
     assert again["records"] == result["records"]
     assert again["made"] == []
+    assert verify(folder, since="infer", work=tmp_path / "work")["verdict"] == "same bytes"
+
+
+def test_a_dataset_that_is_only_tested_on_takes_the_calibration_of_its_task(tmp_path: Path) -> None:
+    small_suite(tmp_path)
+    write_pool(tmp_path / "other", sessions=2)
+    suite = {
+        **CALIBRATED,
+        "pools": {**SMALL["pools"], "other": {"path": "other"}},
+        "data": {**SMALL["data"], "elsewhere": {"task": "ot2-scene@1", "pool": "other", "split": "test-only"}},
+        "tests": [{"data": "elsewhere", "condition": "shifted"}],
+    }
+    result = run_suite(str(write_suite(tmp_path / "small.yaml", suite)), work=tmp_path / "work")
+    assert "calibrations/rule:gold:baseline:S3" in result["made"]
+    [folder] = (Path(record) for record in result["records"])
+    assert read_record(folder).record.metrics.calibration.transferred
     assert verify(folder, since="infer", work=tmp_path / "work")["verdict"] == "same bytes"
 
 

@@ -133,6 +133,10 @@ def other_data(value: Value) -> None:
     value["fitted_on"]["data_content"] = "9" * 64
 
 
+def other_data_everywhere(value: Value) -> None:
+    value["fitted_on"]["data_content"] = value["fitted_on"]["manifest"]["inputs"]["data"] = "9" * 64
+
+
 def other_predictions(value: Value) -> None:
     value["fitted_on"]["predictions_sha256"] = "9" * 64
 
@@ -150,7 +154,8 @@ def test_a_forger_who_changes_nothing_leaves_the_record_as_it_is(folder: Path) -
         (surer, False, "does not follow from its val answers"),
         (to_test, True, "was not fitted on val"),
         (other_adapter, True, "another model or adapter"),
-        (other_data, True, "another dataset"),
+        (other_data, True, "dataset is not the one that its manifest names"),
+        (other_data_everywhere, True, "the command is"),  # it would have to say --transfer
         (other_predictions, True, "other predictions than its manifest names"),
         (lambda value: value["samples"]["id"].__setitem__(0, "s00200"), True, "the test question s00200"),
     ],

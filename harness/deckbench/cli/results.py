@@ -125,6 +125,7 @@ def score(
         OptionalText, typer.Option(help="For other tools' CSV files: question=COLUMN,gold=COLUMN,prediction=COLUMN.")
     ] = None,
     calibration: Annotated[OptionalInput, typer.Option(help="Of `deckbench calibrate`: before and after.")] = None,
+    transfer: Annotated[bool, typer.Option("--transfer", help="The calibration may be of another dataset.")] = False,
     judge: Annotated[
         OptionalModel,
         typer.Option(help="endpoint:NAME or endpoint:FILE.yaml: grades open, scene and unparsed answers."),
@@ -164,6 +165,7 @@ def score(
         ontology=ontology,
         columns=names,
         calibration=calibration,
+        transfer=transfer,
     )
     manifest = None if columns else read_manifest(predictions)
     if manifest is not None and (line := unchecked_training(manifest["content"], manifest.get("observed") or {})):

@@ -2,66 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from deckbench import artifact
 from deckbench.dataset import splits_of
-from deckbench.pipeline.plan import Target
-from deckbench.pipeline.state import Code, Run, StepOutput
+from deckbench.pipeline.asking import Asking
+from deckbench.pipeline.plan import Target, val_set
+from deckbench.pipeline.state import Run, StepOutput
 from deckbench.progress import say
-from deckbench.suite import CalibrateSpec
 
 CALIBRATION = "calibration.json"
 
 
-def run_calibration(
-    run: Run,
-    spec: CalibrateSpec,
-    target: Target,
-    adapter: StepOutput | None,
-    model: str,
-    model_key: dict[str, object],
-    code: Code,
-) -> Path | None:
-    """Calibrate one row, once.
+def run_calibration(run: Run, target: Target, adapter: StepOutput | None) -> Path | None:
+    """Calibrate one row, once. A dataset that is only tested on takes the calibration of another one of its task.
 
     Args:
         run, target: the row.
-        spec: of the suite.
         adapter: of the row.
-        model: as `infer` takes it.
-        model_key: all that decides what the model answers.
-        code: the modules that answer.
 
     Returns:
-        Its calibration.json; None where the dataset has no val part, or the model gives no probabilities.
+        Its calibration.json; None where the suite asks for none, there is no val part, or the model gives no
+        probabilities.
     """
     from deckbench.calibrate import NoProbabilities, calibrate
-    from deckbench.infer import infer
 
-    data = run.data[target.data]
-    if not has_val(data.path):
+    spec, name = run.suite.calibrate, val_set(run.suite, target)
+    if spec is None or name is None or not has_val(run.data[name].path):
         return None
-    key = {**model_key, **spec.model_dump(mode="json"), "seed": run.suite.seed}
-    out = run.output_path("calibrations", target.label, key, (*code, "calibrate")) / CALIBRATION
+    target = replace(target, data=name)
+    asking = Asking(run, target, adapter)
+    key = {**asking.key, **spec.model_dump(mode="json")}
+    out = run.output_path("calibrations", target.label, key, (*asking.code, "calibrate")) / CALIBRATION
     none = out.with_name("none.txt")  # why there is none
     if out.is_file() or none.is_file():
         return out if out.is_file() else None
     out.parent.mkdir(parents=True, exist_ok=True)
     val = out.with_name("val.csv")
-    infer(
-        model=model,
-        adapter=adapter.path if adapter else None,
-        data=data.path,
-        out=val,
-        split="val",
-        limit=spec.max_val,
-    )
+    asking.ask(val, split="val", limit=spec.max_val)
     run.steps_run.append(f"calibrations/{target.label}")
     try:
         made = calibrate(
             val,
-            data=data.path,
+            data=run.data[name].path,
             out=out,
             false_stops=spec.false_stops,
             errors=spec.errors,

@@ -45,10 +45,23 @@ def data_needed(suite: Suite, targets: list[Target], curricula: set[str]) -> lis
     """The datasets that some rows need, in the suite's order. Raises InputError as `baseline_train_set` does."""
     names = {target.data for target in targets}
     names |= {name for target in targets if (name := baseline_train_set(suite, target)) is not None}
+    names |= {name for target in targets if (name := val_set(suite, target)) is not None}
     names |= {split_weight(text)[0] for curriculum in curricula for text in suite.train[curriculum].data}
     if suite.bench:
         names |= {name for name in suite.bench.data if any(target.curriculum for target in targets)}
     return [name for name in suite.data if name in names]
+
+
+def val_set(suite: Suite, target: Target) -> str | None:
+    """The dataset on whose val part a row is calibrated: its own, else the first one of its task and language that is
+    split; None where nothing is calibrated, or there is none."""
+    if suite.calibrate is None:
+        return None
+    tested = suite.data[target.data]
+    for name, spec in ((target.data, tested), *suite.data.items()):
+        if (spec.task, spec.lang) == (tested.task, tested.lang) and spec.split != "test-only":
+            return name
+    return None
 
 
 def trainings_needed(suite: Suite, curricula: list[str]) -> list[str]:

@@ -11,16 +11,17 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.pipeline.asking import Asking, model_code
 from deckbench.pipeline.calibrate import run_calibration
 from deckbench.pipeline.code import code_hash
-from deckbench.pipeline.plan import Target, baseline_train_set
+from deckbench.pipeline.plan import Target
 from deckbench.pipeline.provenance import (
     answered_on,
     build_command,
     is_served,
     pool_command,
 )
-from deckbench.pipeline.state import Code, Run, StepOutput
+from deckbench.pipeline.state import Run, StepOutput
 from deckbench.progress import say
 from deckbench.protocol import read_analysis
 from deckbench.record.facts import model_facts, part_of, suite_command
@@ -152,13 +153,6 @@ def keeps_features(ref: str) -> bool:
     return resolve(ref).family.caches_features
 
 
-def model_code(ref: str) -> Code:
-    """The modules that a model runs, beside those that load it."""
-    from deckbench.models.families import BLIND, resolve
-
-    return ("models.load", f"models.{resolve(ref.removeprefix(BLIND)).family.name}.*")
-
-
 def run_train_set(run: Run, curriculum: str, spec: TrainSpec) -> StepOutput:
     """What a stage is trained on: a dataset, or a mix of some, which is audited as its parts are.
 
@@ -216,35 +210,17 @@ def run_benches(run: Run, models: list[tuple[str, str]], spec: BenchSpec) -> dic
 
 def run_answers(run: Run, target: Target, adapter: StepOutput | None) -> tuple[Path, Path, Path | None]:
     """Predictions of one row, their score.json and the calibration that was scored with; each is written once."""
-    from deckbench.infer import infer
-
-    data, train_set = run.data[target.data], baseline_train_set(run.suite, target)
-    key = {
-        "model": run.identity(target.ref),
-        "adapter": adapter.content_hash if adapter else None,
-        "data": data.content_hash,
-        "train": run.data[train_set].content_hash if train_set else None,
-        "seed": run.suite.seed,
-    }
-    code = ("infer", *model_code(target.ref))
-    folder = run.output_path("answers", target.label, key, code)
+    asking = Asking(run, target, adapter)
+    folder = run.output_path("answers", target.label, asking.key, asking.code)
     predictions = folder / "predictions.csv"
-    model = f"{target.ref}:{run.data[train_set].path}" if train_set else target.ref
     if not predictions.is_file():
         say(f"answers {target.label} ...")
         began = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        infer(
-            model=model,
-            adapter=adapter.path if adapter else None,
-            data=data.path,
-            out=predictions,
-        )
+        asking.ask(predictions)
         say(f"answers {target.label}: {time.monotonic() - began:.1f} s")
         run.steps_run.append(f"answers/{target.label}")
-    calibration = None
-    if (spec := run.suite.calibrate) is not None:
-        calibration = run_calibration(run, spec, target, adapter, model, key, code)
+    calibration = run_calibration(run, target, adapter)
     return predictions, run_score(run, target, predictions, calibration), calibration
 
 
@@ -274,7 +250,15 @@ def run_score(run: Run, target: Target, predictions: Path, calibration: Path | N
             torn.unlink(missing_ok=True)
         data, spec = run.data[target.data], run.suite.data[target.data]
         ontology = run.path_in_suite(spec.ontology)
-        score(predictions, data=data.path, out=out, seed=run.suite.seed, ontology=ontology, calibration=calibration)
+        score(
+            predictions,
+            data=data.path,
+            out=out,
+            seed=run.suite.seed,
+            ontology=ontology,
+            calibration=calibration,
+            transfer=True,
+        )
         artifact.atomic_write(bound, binding())
     return out
 

@@ -22,7 +22,9 @@ from deckbench.stats import Floats, Ints
 CHANCE = 0.5  # of a choice between A and B
 
 
-def apply(answers: Answers, made: Calibration, asked: Mapping[Any, int] | None) -> Calibrated | None:
+def apply(
+    answers: Answers, made: Calibration, *, asked: Mapping[Any, int] | None, data_content: str | None
+) -> Calibrated | None:
     """What a calibration does to the choices of a score.
 
     A choice without a probability is counted: under a threshold it is the wrong verdict, to abstention "not sure".
@@ -31,6 +33,7 @@ def apply(answers: Answers, made: Calibration, asked: Mapping[Any, int] | None) 
         answers: graded answers, none of which the calibration was fitted on.
         made: the calibration.
         asked: kind -> how many questions of it the dataset asks; None: it is not known.
+        data_content: hash of the dataset that is scored; None: it is not known.
 
     Returns:
         The block of the score; None where no choice has a probability.
@@ -45,6 +48,7 @@ def apply(answers: Answers, made: Calibration, asked: Mapping[Any, int] | None) 
     types = sorted({str(name) for name in odds.types.tolist()})
     return Calibrated(
         calibration=made.content_hash,
+        transferred=data_content is not None and plain(data_content) != plain(made.fitted_on.data_content),
         n=len(odds.rows),
         without_p=len(choices) - len(odds.rows),
         temperatures={name: made.temperature_of(name) for name in types},
@@ -59,6 +63,11 @@ def apply(answers: Answers, made: Calibration, asked: Mapping[Any, int] | None) 
         chance_corrected=chance_corrected(answers, choices, asked),
         notes=tuple(notes_of(made, types)),
     )
+
+
+def plain(digest: str | None) -> str | None:
+    """A hash without its prefix."""
+    return None if digest is None else digest.removeprefix("sha256:")
 
 
 def notes_of(made: Calibration, types: list[str]) -> list[str]:

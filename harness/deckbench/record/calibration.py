@@ -18,11 +18,11 @@ from deckbench.artifact import MAX_SEED
 from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.record.choice_odds import ChoiceOdds, quality
-from deckbench.record.metrics_schema import MAX_RESAMPLES, Quality, Rate, Sha256, Strict
+from deckbench.record.metrics_schema import Quality, Rate, Sha256, Strict
 from deckbench.record.schema import parse, shown
 
 MAX_BYTES = 32 << 20
-MAX_SAMPLES = 100_000
+MAX_SAMPLES = 20_000
 FEW_GROUPS = 8
 AGAIN = "make it again with `deckbench calibrate`"
 NO_NAME = "choice"  # the type of all questions where no dataset says it
@@ -129,7 +129,7 @@ class Calibration(Strict):
     schema_version: Literal[1] = 1
     fitted_on: FittedOn
     seed: int = Field(ge=0, le=MAX_SEED)
-    resamples: int = Field(ge=0, le=MAX_RESAMPLES)
+    resamples: int = Field(ge=0, le=stats.RESAMPLES)
     n: int = Field(ge=1)
     groups: int = Field(ge=1)
     clipped: int = Field(ge=0)

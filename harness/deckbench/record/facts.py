@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deckbench.errors import InputError
-from deckbench.record.metrics_schema import JudgeRef
+from deckbench.record.metrics_schema import Calibrated, JudgeRef
 from deckbench.record.schema import BASELINES
 from deckbench.suite import CURRICULUM, Suite
 
@@ -97,23 +97,20 @@ def score_command(
     seed: int,
     *,
     ontology: bool,
-    calibrated: bool = False,
+    calibration: Calibrated | None = None,
     judge: JudgeRef | None = None,
 ) -> str:
-    """The commands of one score: two, and two before them where it is calibrated."""
+    """The commands of one score: two, and two before them where it has a calibration."""
     infer = ["deckbench", "infer", "--model", name, "--data", "data", "--out", "predictions.csv"]
     scoring = ["deckbench", "score", "predictions.csv", "--data", "data", "--seed", str(seed), "--out", "score.json"]
     scoring += ["--ontology", "ONTOLOGY.yaml"] if ontology else []
     scoring += judge_words(judge) if judge else []
     commands = [[*infer, *adapter_words(identity)], scoring]
-    if calibrated:
-        scoring += ["--calibration", "calibration.json"]
-        val = [*infer[:-1], "val.csv", "--split", "val", *adapter_words(identity)]
-        commands = [
-            val,
-            ["deckbench", "calibrate", "val.csv", "--data", "data", "--out", "calibration.json"],
-            *commands,
-        ]
+    if calibration is not None:
+        scoring += ["--calibration", "calibration.json", *(["--transfer"] if calibration.transferred else [])]
+        data = ["--data", "val-data" if calibration.transferred else "data", "--out"]
+        val = [*infer[:4], *data, "val.csv", "--split", "val", *adapter_words(identity)]
+        commands = [val, ["deckbench", "calibrate", "val.csv", *data, "calibration.json"], *commands]
     return " && ".join(map(shlex.join, commands))
 
 

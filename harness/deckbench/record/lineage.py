@@ -329,10 +329,14 @@ def command_of(record: Record, lineage: Lineage) -> str:
         return suite_command(suite_of(lineage.suite.text), lineage.suite.source, lineage.suite.label)
     if lineage.bench is not None:
         return bench_command(lineage.bench, record.model.name)
-    calibrated = record.calibration is not None
-    judge = record.metrics.judge.ref if record.metrics and record.metrics.judge else None
+    metrics = record.metrics
     return score_command(
-        lineage.identity, record.model.name, record.seed, ontology=lineage.ontology, calibrated=calibrated, judge=judge
+        lineage.identity,
+        record.model.name,
+        record.seed,
+        ontology=lineage.ontology,
+        calibration=metrics.calibration if metrics else None,
+        judge=metrics.judge.ref if metrics and metrics.judge else None,
     )
 
 

@@ -95,7 +95,9 @@ def measure(
             "unparsed_rate": answers.share(~answers.parsed, rows),
         },
         kinds={kind: block(answers, kind) for kind in kinds},
-        calibration=None if calibration is None else apply(answers, calibration, asked),
+        calibration=None
+        if calibration is None
+        else apply(answers, calibration, asked=asked, data_content=inputs.data_content),
         judge=None if judged is None else judge_metrics(answers, judged),
         notes=(*notes, *found),
     )

@@ -172,11 +172,13 @@ class ChanceCorrected(Strict):
 class Calibrated(Strict):
     """What a calibration that was fitted on val does to the choices of this score.
 
-    calibration: its content hash. n, without_p: choices with and without a probability. temperatures: of each type of
-    question here. before: temperature 1; after: calibrated. change: after minus before, sample by sample.
+    calibration: its content hash. transferred: it was fitted on the val part of another dataset. n, without_p: choices
+    with and without a probability. temperatures: of each type of question here. before: temperature 1; after:
+    calibrated. change: after minus before, sample by sample.
     """
 
     calibration: Sha256
+    transferred: bool = False
     n: int = Field(ge=0)
     without_p: int = Field(ge=0)
     temperatures: dict[str, Number]

@@ -61,7 +61,7 @@ def record_score(
     """
     content, observed = predictions_facts(predictions)
     metrics = read_score(score)
-    seed, calibrated = metrics.seed, metrics.calibration is not None
+    seed = metrics.seed
     dataset = dataset_facts(data, condition)
     assert data is not None  # `dataset_facts` refuses it
     identity = content["inputs"]["model"]
@@ -82,7 +82,7 @@ def record_score(
             model["model"]["name"],
             seed,
             ontology=ontology is not None,
-            calibrated=calibrated,
+            calibration=metrics.calibration,
             judge=metrics.judge.ref if metrics.judge else None,
         ),
         seed=seed,

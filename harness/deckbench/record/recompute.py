@@ -137,13 +137,13 @@ def metric_differences(record: Record, contents: Contents) -> tuple[str, ...]:
 
 def calibration_differences(made: Calibration, record: Record, contents: Contents) -> list[str]:
     """Why a calibration is not one for this record: fitted again from its val answers, for the same model and dataset,
-    on val, on no question of test."""
+    on val, on no question of test. That the dataset is another one stands in the score (`transferred`)."""
     found, lineage, on = fit_differences(made), contents.lineage, made.fitted_on
     if on.model != (lineage.predictions or {}).get("inputs", {}).get("model"):
         found.append("the calibration was made for another model or adapter")
-    if plain(on.data_content) != plain(record.dataset):
-        found.append("the calibration was made for another dataset")
     manifest = on.manifest or {}
+    if manifest.get("inputs", {}).get("data") != on.data_content:
+        found.append("the calibration's dataset is not the one that its manifest names")
     if manifest.get("params", {}).get("split") != "val":
         found.append("the calibration was not fitted on val")
     elif manifest["files"][CONTENT_NAME]["sha256"] != plain(on.predictions_sha256):
@@ -152,7 +152,8 @@ def calibration_differences(made: Calibration, record: Record, contents: Content
         found.append(f"the calibration was fitted on the test question {shown(tested[0])}")
     counts = (lineage.dataset.get("params", {}).get("counts") or {}).get("val")
     types = Counter(made.samples.question_type)
-    if counts is not None and (more := [name for name, n in sorted(types.items()) if n > counts.get(name, 0)]):
+    same = plain(on.data_content) == plain(record.dataset)
+    if same and counts is not None and (more := [name for name, n in sorted(types.items()) if n > counts.get(name, 0)]):
         found.append(f"the calibration has more samples of the type {shown(more[0])} than the dataset's val part")
     return found
 

@@ -22,6 +22,7 @@ def score(
     ontology: Path | None = None,
     columns: Mapping[str, str] | None = None,
     calibration: Path | None = None,
+    transfer: bool = False,
 ) -> dict[str, Any]:
     """Score a prediction file.
 
@@ -36,6 +37,7 @@ def score(
         columns: of a result file of another tool: our name -> its column (`predictions.columns`); what it lacks is
             unknown.
         calibration: of `calibrate`, made for the same model, adapter and dataset, on other samples.
+        transfer: the calibration may be one of another dataset.
 
     What a judge said of these predictions is taken from `FILE.judge.json` beside them, where it was asked.
 
@@ -76,7 +78,12 @@ def score(
 
         content = None if manifest is None else manifest["content"]
         calibrated = calibration_for(
-            Path(calibration), table=table, predictions=predictions, content=content, data_content=data_content
+            Path(calibration),
+            table=table,
+            predictions=predictions,
+            content=content,
+            data_content=data_content,
+            transfer=transfer,
         )
     table = tables.grade_table(table, inferred=is_inferred(manifest))
     judged = find_judged(predictions, tables.predictions_sha256(table))

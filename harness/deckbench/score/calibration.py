@@ -11,11 +11,18 @@ from deckbench.record.calibration import Calibration, read_calibration
 if TYPE_CHECKING:
     import pandas as pd
 
+ELSEWHERE = "add --transfer to see how it holds on another dataset"
 FIX = "give the calibration of these, or make one: `deckbench infer --split val`, then `deckbench calibrate`"
 
 
 def calibration_for(
-    path: Path, *, table: pd.DataFrame, predictions: Path, content: Any, data_content: str | None
+    path: Path,
+    *,
+    table: pd.DataFrame,
+    predictions: Path,
+    content: Any,
+    data_content: str | None,
+    transfer: bool = False,
 ) -> Calibration:
     """Read the calibration for some predictions.
 
@@ -25,12 +32,14 @@ def calibration_for(
         predictions: FILE.csv, for messages.
         content: of their manifest; None where there is none.
         data_content: hash of the dataset; None where none is given.
+        transfer: whether it may have been made for another dataset.
 
     Returns:
         The calibration.
 
     Raises:
-        InputError: it is broken, made for another model, adapter or dataset, or fitted on one of these answers.
+        InputError: it is broken, made for another model, adapter or (without `transfer`) dataset, or fitted on one of
+            these answers.
     """
     made = read_calibration(path)
     inputs = (content or {}).get("inputs", {})
@@ -41,9 +50,10 @@ def calibration_for(
         what = "the calibration has a temperature for each type of question, and nothing says the types of these"
         raise InputError(what, path, "give --data DATASET")
     data = data_content or (inputs.get("data") if isinstance(inputs, dict) else None)
-    if made.fitted_on.data_content != data:
+    if made.fitted_on.data_content != data and not (transfer and data_content):
         what = f"{short(made.fitted_on.data_content)}, these are answers to {short(data)}"
-        raise InputError(f"the calibration was made for another dataset: {what}", path, FIX)
+        fix = "give --data DATASET" if transfer else f"{FIX}; {ELSEWHERE}"
+        raise InputError(f"the calibration was made for another dataset: {what}", path, fix)
     fitted = set(made.samples.id)
     for key, line in zip(table["id"], table["line"], strict=True):
         if key in fitted:
