@@ -125,7 +125,8 @@ def test_never_on_test_or_train(
     assert "is of the part test; a calibration is fitted on val" in said
     assert "fix: ask val" in said
     assert run(monkeypatch, "calibrate", test, "--out", out) == 2
-    assert "test.manifest.json: the manifest says that these are answers to the test part" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{test}:5: test.manifest.json says: answers to the test part; a calibration is fitted on val" in said
     bare = tmp_path / "bare.csv"
     bare.write_bytes(val.read_bytes())
     assert run(monkeypatch, "calibrate", bare, "--out", out) == 2
@@ -325,6 +326,21 @@ def test_answers_that_are_missing_count_as_wrong(tmp_path: Path) -> None:
     for at in block["abstention"]:
         assert at["answered"]["n"] == 40
         assert at["answered"]["k"] <= 20
+
+
+def test_the_command_line_says_before_and_after(
+    planted: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, _, test, made = planted
+    words = ("score", test, "--data", data, "--calibration", made, "--out", tmp_path / "score.json")
+    assert run(monkeypatch, *words) == 0
+    said = capsys.readouterr().out
+    block = json.loads((tmp_path / "score.json").read_text())["calibration"]
+    before, after = (block[side]["log_loss"]["value"] for side in ("before", "after"))
+    assert f"log loss: {before:.3f} -> {after:.3f}" in said
+    assert (
+        f"0.05 false stops allowed on val: false stops {block['thresholds'][1]['false_stop_rate']['value']:.1%}" in said
+    )
 
 
 def test_the_schema_names_the_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,8 +134,8 @@ def check_part(table: pd.DataFrame, predictions: Path, content: Any, *, split_kn
         what = f"nothing says that these answers are to the val part; {ON_VAL}"
         raise InputError(what, f"{predictions}:{table['line'].iloc[0]}", f"give --data DATASET, or {ASK_VAL}")
     if split not in (None, "val"):
-        what = f"the manifest says that these are answers to the {str(split)[:40]} part; {ON_VAL}"
-        raise InputError(what, PredictionFiles(predictions).manifest, ASK_VAL)
+        what = f"{PredictionFiles(predictions).manifest.name} says: answers to the {str(split)[:40]} part; {ON_VAL}"
+        raise InputError(what, f"{predictions}:{table['line'].iloc[0]}", ASK_VAL)
 
 
 def val_samples(answers: Any, labels: Sequence[str], predictions: Path, typed: bool) -> Any:

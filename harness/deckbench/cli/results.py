@@ -28,7 +28,7 @@ from deckbench.cli.options import (
     Text,
     WorkFolder,
 )
-from deckbench.cli.show import show
+from deckbench.cli.show import harmless, show
 from deckbench.errors import AnswerIsNo
 from deckbench.progress import say
 from deckbench.runners.kinds import Kind
@@ -79,6 +79,21 @@ def record_score(*, record: bool, out: Path, predictions: Path, data: Path | Non
         say(f"record: {provenance.record_score(out, predictions=predictions, data=data, **options)}")
 
 
+def calibration_lines(block: Mapping[str, Any] | None) -> list[str]:
+    """What a calibration does to a score, for people."""
+    if block is None:
+        return []
+    names = {"brier": "Brier score", "log_loss": "log loss", "ece": "calibration error"}
+    sides = [[block[side][name]["value"] for side in ("before", "after")] for name in names]
+    lines = [f"{words}: {old:.3f} -> {new:.3f}" for words, (old, new) in zip(names.values(), sides, strict=True)]
+    for at in block["thresholds"]:
+        rates = [at[name]["value"] for name in ("false_stop_rate", "miss_rate")]
+        stops, misses = ("none" if rate is None else f"{rate:.1%}" for rate in rates)
+        allowed = f"{at['allowed_false_stop_rate']:g} false stops allowed on val"
+        lines.append(f"{allowed}: false stops {stops}, missed {misses}")
+    return lines
+
+
 @app.command(
     epilog="Example: deckbench calibrate preds/S2-val.csv --data data/S2 --out calibration.json, with answers of "
     "`deckbench infer --split val`; then: deckbench score preds/S2.csv --data data/S2 --calibration calibration.json"
@@ -106,9 +121,10 @@ def calibrate(
 
     made = run_calibrate(predictions, data=data, out=out, false_stops=false_stop, errors=error, seed=seed)
     for note in made.notes:
-        say(note)
+        say(harmless(note))
     lines = [
-        f"{name or 'no type'}: temperature {t.temperature:.3f} ({t.n} samples)" for name, t in made.temperatures.items()
+        f"{harmless(name) or 'no type'}: temperature {t.temperature:.3f} ({t.n} samples)"
+        for name, t in made.temperatures.items()
     ]
     show(made.model_dump(mode="json", exclude={"samples"}), as_json, [*lines, f"calibration: {out}"])
 
@@ -170,7 +186,7 @@ def score(
     manifest = None if columns else read_manifest(predictions)
     if manifest is not None and (line := unchecked_training(manifest["content"], manifest.get("observed") or {})):
         say(line)
-    show(result, as_json, [f"score: {out}"])
+    show(result, as_json, [*calibration_lines(result.get("calibration")), f"score: {out}"])
 
 
 @app.command(epilog="Example: deckbench compare preds/base.csv preds/S2.csv --data data/S2")

@@ -258,7 +258,8 @@ def notes_of(made: Calibration) -> list[str]:
     if made.fitted_on.types == "kind":
         notes.append("no dataset given: one temperature for all questions")
     if made.groups < FEW_GROUPS:
-        notes.append(f"only {made.groups} groups in val: temperatures and thresholds may hold for these alone")
+        few = f"only {made.groups} group{'s' if made.groups > 1 else ''} in val"
+        notes.append(f"{few}: temperatures and thresholds may hold for these alone")
     for name, found in made.temperatures.items():
         if found.source != "own":
             instead = "that of all types is used" if found.source == "pooled" else "its probabilities stay"
