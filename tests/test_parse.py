@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -211,212 +212,101 @@ def test_scene_never_raises(text: str) -> None:
     description(text)
 
 
-# Options are intact (A) and damaged (B). What every careful reader takes for B, and no reader for A.
-READ_AS_B = [
-    "B",
-    "b",
-    "B.",
-    "(b)",
-    "[B]",
-    "【B】",
-    "（B）",
-    "Ｂ。",
-    "“B”",
-    "«B»".replace("«", "《").replace("»", "》"),
-    "$B$",
-    r"\boxed{B}",
-    r"\boxed{\text{B}}",
-    r"$\boxed{B}$",
-    r"\(B\)",
-    "***B***",
-    "*B*",
-    "__B__",
-    "`B`",
-    "**B**.",
-    "**B.**",
-    "**(B)**",
-    "# B",
-    "### B",
-    "- B",
-    "* B",
-    "> B",
-    "```\nB\n```",
-    "```text\nB\n```",
-    "'''\nB\n'''",
-    "<b>B</b>",
-    "<answer>B</answer>",
-    "<answer>\nB\n</answer>",
-    "<think>A or B? It looks intact.</think>B",
-    "<think>Option A says intact.</think>\n\n<answer>B</answer>",
-    "<think>hm</think>\n<answer><|begin_of_box|>B<|end_of_box|></answer>",
-    "Looks bent.</think>B",
-    "<|begin_of_box|>B<|end_of_box|>",
-    "B</s>",
-    "B<|im_end|>",
-    "B<|endoftext|>",
-    "Answer: B",
-    "ANSWER: B",
-    "answer : b",
-    "**Answer:** B",
-    "**Answer**: B",
-    "**Answer: B**",
-    "Answer: **B**",
-    "Answer: [B]",
-    "The answer is B",
-    "The answer is **B**.",
-    "The answer is: B.",
-    "The correct answer is (B).",
-    "So, the answer is B.",
-    "My answer is B",
-    "The best option is B.",
-    "Final answer: (B)",
-    "Option B",
-    "Option B.",
-    "option (B)",
-    "Choice B",
-    "Option B is correct",
-    "Option B is the correct answer.",
-    "B is correct.",
-    "**B** is the correct choice.",
-    "B is the answer",
-    "I choose B",
-    "I choose option B.",
-    "I would pick **B**.",
-    "I select B.",
-    "B: damaged",
-    "B) damaged",
-    "B. damaged.",
-    "B - damaged",
-    "B – damaged",
-    "B | damaged",
-    "B damaged",
-    "(B) damaged",
-    "[B] damaged",
-    "**B.** damaged",
-    "**B**: damaged",
-    "Answer: B. damaged",
-    "The answer is B - damaged.",
-    "damaged",
-    "Damaged.",
-    "**damaged**",
-    "Answer: damaged",
-    "The answer is damaged.",
-    r"\boxed{damaged}",
-    '{"answer": "B"}',
-    '{"answer": "damaged"}',
-    '{"choice": "B. damaged"}',
-    '```json\n{"answer": "B"}\n```',
-    "答案:B",
-    "答案：B。",
-    "答案是B。",
-    "答案为 B",
-    "正确答案是 B",
-    "最终答案：B",
-    "**答案：** B",
-    "答案：**B**",
-    "选B",
-    "选 B",
-    "选择B。",
-    "应选B",
-    "我选B。",
-    "我认为答案是B。",
-    "选项B",
-    "B选项",
-    "B项",
-    "B是正确的。",
-    "选项B是正确答案。",
-    "B：damaged",
-    "<think>看起来弯了,选A?</think>选B",
-]
-# No letter, both letters, a denial, a question, a sentence that only happens to begin so, or an answer that goes on.
-NOT_READ = [
-    "",
-    "I cannot tell",
-    "Neither",
-    "Neither A nor B",
-    "Both",
-    "Both A and B",
-    "AB",
-    "A B",
-    "A/B",
-    "A, B",
-    "B or A",
-    "A or B? B",
-    "Answer: A or B? B",
-    "A: intact\nB: damaged",
-    "A. B.",
-    "**A** or **B**",
-    "(A) or (B)",
-    "[A] [B]",
-    "B?",
-    "Maybe B?",
-    "Not A",
-    "not B",
-    "The answer is not A",
-    "Option A is not correct",
-    "A is wrong",
-    "B is incorrect",
-    "not damaged",
-    "undamaged",
-    "A tip is damaged",
-    "A damaged",
-    "It is A damaged one",
-    "B. intact",
-    "B - intact",
-    "Answer: A. damaged",
-    "B, because the tip is bent.",
-    "B. The tip is bent.",
-    "B\n\nExplanation: A would need a straight tip.",
-    "The correct answer is **B**. Here's why: the tip is bent.",
-    "The tip is damaged.",
-    "The tip looks damaged, so B",
-    "<think>B</think>",
-    "<think>The answer is B",
-    "<think>B</think>A or B",
-    "B</think>",
-    "<answer></answer>",
-    r"\boxed{}",
-    r"\boxed{A or B}",
-    "{}",
-    '{"answer": "A or B"}',
-    '{"answer": "A", "reason": "B"}',
-    '{"answer": ["B"]}',
-    '{"thought": "B"}',
-    '{"answer": 1}',
-    "Bravo",
-    "be",
-    "C",
-    "1",
-    "Ⓑ",
-    "答案",
-    "选",
-    "不选B",
-    "不是B",
-    "答案不是B",
-    "A和B",
-    "A或B",
-    "B不正确",
-    "都不是",
-    "无法判断",
-    "选A还是选B?",
-]
+# `answers.csv`: answers to two options, A and B in this order, and what every careful reader takes each for: B, or
+# nothing where `right` is empty: no letter, both letters, a denial, a question, an answer that goes on. ⏎: a line feed.
+with (Path(__file__).parent / "answers.csv").open(encoding="utf-8", newline="") as _file:
+    ANSWERS = [
+        (row["answer"].replace("⏎", "\n"), *row["options"].split("|"), row["right"]) for row in csv.DictReader(_file)
+    ]
+CLOSED = re.compile(r"</|/think▷|\[/THINK\]|end_of_|END_THINKING|<\|")  # what stands before it may be no answer
 
 
-@pytest.mark.parametrize("text", READ_AS_B)
-def test_what_every_careful_reader_takes_for_b_is_b(text: str) -> None:
-    assert parse_choice(text, "intact", "damaged") == "B"
+def other_way(text: str, a: str, b: str) -> str:
+    """A text about A as it is about B, and the other way round: letters and option texts change places."""
+    swaps = {"A": "B", "B": "A", "a": "b", "b": "a", "Ａ": "Ｂ", "Ｂ": "Ａ", "ａ": "ｂ", "ｂ": "ａ"}
+    letters = r"(?<![A-Za-z<])(?<![A-Za-z]['’])[AaBb](?![A-Za-z>])|(?<![Ａ-Ｚａ-ｚ])[ＡＢａｂ](?![Ａ-Ｚａ-ｚ])"
+    return re.sub(letters, lambda found: swaps[found[0]], text)
 
 
-@pytest.mark.parametrize("text", READ_AS_B)
-def test_the_same_words_about_a_are_a(text: str) -> None:
-    swapped = re.sub("(?<![A-Za-z])[AB](?![A-Za-z])", lambda found: "BA"["AB".index(found[0])], text)
-    swapped = re.sub("(?<![A-Za-z<])b(?![A-Za-z>])", "a", swapped).replace("Ｂ", "Ａ")
-    assert parse_choice(swapped, "damaged", "intact") == "A"
+def test_the_table_is_large_and_in_two_languages() -> None:
+    chinese = [row for row in ANSWERS if re.search("[\u3400-\u9fff]", row[0])]
+    assert len({row[:3] for row in ANSWERS}) == len(ANSWERS) > 1000 and len(chinese) > 300
+    for right in ("B", ""):
+        assert sum(row[3] == right for row in ANSWERS) > 500 and sum(row[3] == right for row in chinese) > 150
 
 
-@pytest.mark.parametrize("text", NOT_READ)
-def test_what_may_be_taken_otherwise_is_unparsed(text: str) -> None:
-    assert parse_choice(text, "intact", "damaged") is None
+@pytest.mark.parametrize("chunk", range(20))
+def test_answers_are_read_as_every_careful_reader_takes_them(chunk: int) -> None:
+    read = [(text, parse_choice(text, a, b) or "", right) for text, a, b, right in ANSWERS[chunk::20]]
+    assert [row for row in read if row[1] != row[2]] == []
+
+
+def test_the_same_words_about_a_are_a() -> None:
+    """Letters and options the other way round: what was B is A, what was nothing is nothing."""
+    wanted = {"B": "A", "": ""}
+    read = [
+        (other_way(text, a, b), parse_choice(other_way(text, a, b), b, a) or "", right) for text, a, b, right in ANSWERS
+    ]
+    cut = re.compile(
+        r".* (?:is|choose|with) [ab]|<B>"
+    )  # `I choose a` may have been cut off; `<B>` is a tag to the swap
+    wrong = [row for row in read if row[1] != wanted[row[2]]]
+    assert [row for row in wrong if not cut.fullmatch(row[0])] == []
+
+
+def test_what_is_read_has_no_letter_that_was_not_meant() -> None:
+    """With options that no answer names, only letters can be read, and they say the same."""
+    for text, _, _, right in ANSWERS:
+        assert parse_choice(text, "§1", "§2") in ({None, "B"} if right else {None}), text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "not {}",
+        "Not {}.",
+        "不是{}",
+        "不选{}",
+        "{}?",
+        "{}？",
+        "{} or A",
+        "A or {}",
+        "{}, or A?",
+        "{} 或 A",
+        "{} because the tip is bent",
+        "{}\nI am not sure.",
+        "{}，因为弯了",
+        "Maybe {}",
+        "可能{}",
+        "{} (not sure)",
+        "<think>{}",
+        "~~{}~~",
+        "A\n{}",
+        "{}\nA",
+    ],
+)
+def test_what_denies_asks_or_goes_on_is_unparsed(change: str) -> None:
+    """Around every answer that is read."""
+    texts = [(text, a, b) for text, a, b, right in ANSWERS if right and not CLOSED.search(text)]
+    assert len(texts) > 500
+    read = [(change.format(text), parse_choice(change.format(text), a, b)) for text, a, b in texts]
+    assert [row for row in read if row[1] is not None] == []
+
+
+@pytest.mark.parametrize("change", [" {} ", "\n{}\n", "\u3000{}", "<think>It is A.</think>{}", "{}</s>", "\ufeff{}"])
+def test_what_says_nothing_changes_nothing(change: str) -> None:
+    for text, a, b, right in ANSWERS:
+        if not CLOSED.search(text) and "<think" not in text:
+            assert (parse_choice(change.format(text), a, b) or "") == right, text
+
+
+def test_long_answers_take_no_time() -> None:
+    """Patterns with several places for blanks would take minutes."""
+    began = time.process_time()
+    for filler in (" ", "\n", "(", "*", "A ", "答案", "a,", "{", "【", "i think "):
+        for text in (filler * 900, f"Answer:{filler * 600}B", f"{{answer:{filler * 600}}}", f"damaged{filler * 600}(B"):
+            parse_choice(text[:1990], "intact", "damaged")
+    assert time.process_time() - began < 5
 
 
 def test_the_listed_answers_are_read_as_a_careful_reader_does(shared: Path) -> None:

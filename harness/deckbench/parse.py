@@ -29,7 +29,9 @@ _AROUND = (
     *(("*" * count, "*" * count) for count in (3, 2, 1)),
     ("__", "__"),
     ("```", "```"),
+    ("``", "``"),
     ("'''", "'''"),
+    ("$$", "$$"),
     *((mark, mark) for mark in "`\"'$_"),
     *zip("([“‘「『【《<", ")]”’」』】》>", strict=True),
     ("\\(", "\\)"),
@@ -37,25 +39,32 @@ _AROUND = (
     ("\\boxed{", "}"),
     ("\\text{", "}"),
     ("\\textbf{", "}"),
+    ("\\mathbf{", "}"),
     ("\\mathrm{", "}"),
     ("<answer>", "</answer>"),
     ("<final_answer>", "</final_answer>"),
     ("<b>", "</b>"),
     ("<strong>", "</strong>"),
 )
+_AROUND_OPTION = (("(", ")"), ("**", "**"), ("*", "*"), ("__", "__"), *((mark, mark) for mark in "`\"'"))
 _KEYS = {"answer", "final_answer", "choice", "option", "letter", "选项", "答案"}
 _FENCE = re.compile(r"^(```|''')[a-z]*\n")
-_BULLET = re.compile(r"^(?:#{1,6}|[-*+>•])\s+")
+_BULLET = re.compile(r"^(?:(?:#{1,6}|[-*+>•])\s+|[✅✔☑✓]\ufe0f?\s*)")
+_TICK = re.compile(r"[✅✔☑✓]\ufe0f?$")
 _STOP_AFTER_MARK = re.compile(r"(?<=[*_`\"'$)\]}”’」』】》>])[.。!;]$")
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+_SO_ZH = r"(?:(?:因此|所以|故|综上(?:所述)?)\s*,?\s*)?(?:我\s*)?(?:认为|觉得)?"
 _BEFORE = (
-    r"(?:(?:so|thus|therefore|hence)\s*,?\s*)?"
+    r"(?:(?:so|thus|therefore|hence)\s*,?\s*)?(?:i\s+(?:think|believe|would\s+say)\s+(?:that\s+)?)?"
     r"(?:(?:the|my)\s+)?(?:final\s+|correct\s+|right\s+|best\s+)?(?:answer|option|choice)"
-    r"(?:\s+(?:is|would\s+be)\s*:|\s+(?:is|would\s+be)(?=[\s*_`\"'(\[])|\s*:|\s+(?=\(?[AB]\b))\s*"
-    r"|i\s+(?:would\s+|will\s+)?(?:choose|pick|select|answer)(?=[\s:*_`\"'(\[])\s*:?\s*"
-    r"|(?:我|因此|所以)?(?:认为|觉得)?(?:最终|正确)?(?:答案|选项)\s*(?:是\s*:?|为\s*:?|应为\s*:?|:)?\s*"
-    r"|(?:我|因此|所以)?(?:应|应该)?选择?\s*(?:项)?\s*:?\s*"
+    r"(?:\s+(?:is|would\s+be)\s*:|\s+(?:is|would\s+be)(?=[\s*_`\"'(\[])|\s*:|\s+(?=[*_`\"'(\[]*[AB]\b))\s*"
+    r"|i(?:['’](?:d|ll)|\s+would|\s+will)?\s+(?:choose|pick|select|answer|go\s+with)(?=[\s:*_`\"'(\[])\s*:?\s*"
+    rf"|{_SO_ZH}(?:我的)?(?:(?:最终|正确|最佳)的?)?(?:答案|选项|选择)(?:就|应该?)?\s*(?:(?:是|为|选(?![项择]))\s*:?|:)?\s*"
+    rf"|{_SO_ZH}(?:应该?|会)?选择?\s*(?:项)?\s*:?\s*"
+    r"|【\s*答案\s*】\s*:?\s*|(?:回答|答)\s*:\s*"
 )
 _LEAD = re.compile(rf"^(?:{_BEFORE})", re.IGNORECASE)
+_ARTICLE = re.compile(r"\b(?:is|be|choose|pick|select|with)\s+a$")  # of a sentence that was cut off
 _TAIL = re.compile(
     r"(?:\s+(?:is|would\s+be)\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?"
     r"|\s+is\s+(?:the|my)\s+(?:final\s+)?(?:answer|choice)"
@@ -65,10 +74,12 @@ _TAIL = re.compile(
 _LETTER = re.compile(r"^(?:\(\s*([AB])\s*\)|\[\s*([AB])\s*\]|([AB]))\s*[.):。、,;!]?$", re.IGNORECASE)
 # The option's line: a letter, and the text that must be its own.
 _LINE = re.compile(
-    r"^(?:\(\s*([AB])\s*\)|\[\s*([AB])\s*\]|([AB])\s*[.):、]|([AB])(?=\s))\s*(?:[-–—|:=]\s*)?(\S.*)$",
+    r"^(?:\(\s*([AB])\s*\)|\[\s*([AB])\s*\]|([AB])\s*[.):、,]|([AB])(?=[\s(]))\s*(?:[-–—|:=]\s*)?(\S.*)$",
     re.IGNORECASE | re.DOTALL,
 )
-_EMPHASISED = re.compile(r"^(\*\*|__|`)([^*_`\n]{1,60})\1(?=.)", re.DOTALL)  # the first words alone
+# A JSON object as models write it without its quotes: one key, one plain value.
+_LOOSE_JSON = re.compile(r"""^\{\s*["']?(\w+)["']?\s*:\s*(?:"([^"{}:,]+)"|'([^'{}:,]+)'|([^"'{}:,\[\]]+))\s*\}$""")
+_EMPHASISED = re.compile(r"^(\*\*|__|`|\*(?=\S))([^*_`\n]{1,60})\1(?=.)", re.DOTALL)  # the first words alone
 _EMPHASIS = re.compile(r"\*+|__|`")
 _VERDICT = re.compile(r"(verdict\s*:|结论\s*:)\s*(\w+)", re.IGNORECASE)
 _LAST = re.compile(r"(?:verdict\s*:\s*(anomaly|normal)\s*\.?|结论\s*:\s*(异常|正常)\s*[。.]?)$", re.IGNORECASE)
@@ -129,8 +140,10 @@ def parse_choice(text: str, option_a: str, option_b: str) -> Letter | None:
 
 @lru_cache(maxsize=4096)
 def _parse_choice(text: str, option_a: str, option_b: str) -> Letter | None:
-    text = answer_text(text)
+    text = answer_text(text).strip(_INVISIBLE).strip()
     if len(text) > MAX_AROUND + len(option_a) + len(option_b):
+        return None
+    if _ARTICLE.search(text):
         return None
     readings = {reading for form in _forms(text) for reading in _readings(form, option_a, option_b)}
     return readings.pop() if len(readings) == 1 else None
@@ -192,7 +205,7 @@ def _peel(text: str) -> str:
         match = pattern.match(text)
         if match and match.end():
             return text[match.end() :].strip()
-    for pattern in (_TAIL, _STOP_AFTER_MARK):
+    for pattern in (_TAIL, _STOP_AFTER_MARK, _TICK):
         match = pattern.search(text)
         if match:
             return text[: match.start()].strip()
@@ -204,12 +217,13 @@ def _json_answer(text: str) -> str | None:
     if not (text.startswith("{") and text.endswith("}")) or len(text) > MAX_JSON:
         return None
     try:
-        value = json.loads(text)
+        pairs = json.loads(text, object_pairs_hook=list)  # a key that stands there twice may mean either
     except (ValueError, RecursionError):
+        loose = _LOOSE_JSON.match(text)
+        pairs = [(loose[1], loose[2] or loose[3] or loose[4])] if loose else []
+    if len(pairs) != 1:
         return None
-    if len(value) != 1:
-        return None
-    ((key, answer),) = value.items()
+    ((key, answer),) = pairs
     return answer if key.strip().casefold() in _KEYS and isinstance(answer, str) and len(answer) < len(text) else None
 
 
@@ -223,6 +237,17 @@ def _readings(text: str, option_a: str, option_b: str) -> Iterator[Letter]:
         stated = _upper(line[1] or line[2] or line[3] or line[4])
         if _option(line[5], option_a, option_b) == stated:
             yield stated
+    elif last := _last_letter(text):
+        if _option(text[: max(map(text.rfind, "(["))], option_a, option_b) == last:
+            yield last
+
+
+def _last_letter(text: str) -> Letter | None:
+    """The letter that ends a text in brackets: `damaged (B)`."""
+    text = text.rstrip(" .。!")
+    pair = {")": "(", "]": "["}.get(text[-1:])
+    letter = "" if pair is None else text[text.rfind(pair) + 1 : -1].strip()
+    return _upper(letter) if letter in {"A", "B", "a", "b"} else None
 
 
 def _upper(letter: str) -> Letter:
@@ -240,7 +265,8 @@ def _option(text: str, option_a: str, option_b: str) -> Letter | None:
 def _plain(text: str) -> str:
     """An option's text as it is compared: case, white space and one closing full stop do not matter."""
     text = narrow(text).strip()
-    for mark in ("**", "__", "`", '"', "'"):
-        if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
-            text = text[len(mark) : -len(mark)].strip()
+    for opening, closing in _AROUND_OPTION:
+        inner = text.rstrip(".。!").rstrip()
+        if inner.startswith(opening) and inner.endswith(closing) and len(inner) > len(opening) + len(closing):
+            text = inner[len(opening) : -len(closing)].strip()
     return re.sub(r"\s+", " ", text).casefold().rstrip(".。!").strip()
