@@ -42,7 +42,7 @@ def pool_synth(
         Texts, typer.Option(help="KIND=FACTOR: an anomaly FACTOR times as likely as usual; repeatable.")
     ] = None,
     protocol: Annotated[
-        FileOrName, typer.Option(help="A protocol's analysis, or pcr-setup: render its runs, with checks.csv.")
+        FileOrName, typer.Option(help="A protocol, its analysis, or pcr-setup: render its runs, with checks.csv.")
     ] = None,
     workers: Workers = None,
 ) -> None:
@@ -133,7 +133,9 @@ def pool_split(
 )
 @writes_output
 def pool_from_run(
-    protocol: Annotated[InputPath, typer.Option(help="The protocol's analysis: of the robot, the app or opentrons.")],
+    protocol: Annotated[
+        InputPath, typer.Option(help="The protocol's analysis (of the robot, the app or opentrons), or the protocol.")
+    ],
     run: Annotated[
         FileOrAddress, typer.Option(help="The run log: saved commands of the run, or http://HOST:31950/runs/ID.")
     ],

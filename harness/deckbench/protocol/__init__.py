@@ -6,6 +6,7 @@ and `state_checks` say what a camera should see, `step_text` what the robot does
 runs in this process.
 """
 
+from deckbench.protocol.analyse import analysis_of
 from deckbench.protocol.analysis import Analysis, Command, read_analysis
 from deckbench.protocol.fold import Step, fold
 from deckbench.protocol.join import JoinResult, join
@@ -28,6 +29,7 @@ __all__ = [
     "Slot",
     "Step",
     "Texts",
+    "analysis_of",
     "checks_of",
     "fold",
     "join",

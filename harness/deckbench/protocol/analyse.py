@@ -34,7 +34,21 @@ CPU_S, WALL_S, INSTALL_S, MEMORY_MIB = 300, 600, 1800, 4096
 MAX_PROTOCOL_BYTES = 8 << 20
 TAIL = 64 << 10
 LIMITED = 'ulimit -c 0; ulimit -t "$1"; ulimit -f "$2"; ulimit -v "$3" 2>/dev/null; shift 3; exec "$@"'
+PROTOCOL_SCHEMA = "#/protocol/schemas/"
 ELSEWHERE = f"give --python with the Python of an environment that has opentrons {VERSION}, or the analysis as JSON"
+
+
+def analysis_of(source: Path, python: Path | None = None, labware: Sequence[Path] = ()) -> Analysis:
+    """The analysis in a file, or of a protocol, which is analysed first. Raises as `read_analysis` and `analyse`."""
+    source = Path(source)
+    if source.suffix.lower() == ".py":
+        return analyse(source, python=python, labware=labware)
+    data = parse(read_file(source, MAX_BYTES), source)
+    if str(data.get("$otSharedSchema", "")).startswith(PROTOCOL_SCHEMA):
+        return analyse(source, python=python, labware=labware)
+    if python is not None or labware:
+        raise InputError("this is an analysis already", source, "remove --python and --labware, or give the protocol")
+    return check_analysis(data, source)
 
 
 def analyse(protocol: Path, *, python: Path | None = None, labware: Sequence[Path] = ()) -> Analysis:

@@ -12,14 +12,12 @@ from deckbench.artifact import atomic_write
 from deckbench.errors import InputError
 from deckbench.language import LANGS
 from deckbench.progress import say
-from deckbench.protocol.analyse import analyse
-from deckbench.protocol.analysis import MAX_BYTES, Analysis, check_analysis, parse, read_file
+from deckbench.protocol.analyse import analysis_of
+from deckbench.protocol.analysis import Analysis
 from deckbench.protocol.draw import check_sheet_place, write_sheet
 from deckbench.protocol.fold import Step, fold
 from deckbench.protocol.stepsfile import check_steps_place, steps_json
 from deckbench.protocol.texts import load_texts
-
-PROTOCOL_SCHEMA = "#/protocol/schemas/"
 
 
 def make_steps(
@@ -74,19 +72,6 @@ def make_steps(
         "checks": checks,
         "notes": notes_on(analysis, steps),
     }
-
-
-def analysis_of(source: Path, python: Path | None = None, labware: Sequence[Path] = ()) -> Analysis:
-    """The analysis in a file, or of a protocol. Raises InputError and OutsideError."""
-    source = Path(source)
-    if source.suffix.lower() == ".py":
-        return analyse(source, python=python, labware=labware)
-    data = parse(read_file(source, MAX_BYTES), source)
-    if str(data.get("$otSharedSchema", "")).startswith(PROTOCOL_SCHEMA):
-        return analyse(source, python=python, labware=labware)
-    if python is not None or labware:
-        raise InputError("this is an analysis already", source, "remove --python and --labware, or give the protocol")
-    return check_analysis(data, source)
 
 
 def notes_on(analysis: Analysis, steps: Sequence[Step]) -> list[str]:

@@ -145,6 +145,39 @@ def stated(analysis_file: Path, sim: Simulated, out: Path, **more: Any) -> Path:
     return out
 
 
+def test_the_clock_is_estimated_where_a_run_leaves_its_analysis(
+    analysis_file: Path, sim: Simulated, tmp_path: Path
+) -> None:
+    log = json.loads(sim.log.read_text())
+    for entry in log["data"][26:]:
+        entry["key"] = f"other-{entry['key']}"
+    run = tmp_path / "run.json"
+    run.write_text(json.dumps(log))
+    pool_from_run(protocol=analysis_file, run=str(run), frames=sim.folder, out=tmp_path / "pool")
+    clock = json.loads((tmp_path / "pool" / "manifest.json").read_text())["content"]["params"]["clock"]
+    assert abs(clock["offset_s"] - 7.0) <= clock["uncertainty_s"] <= 3.0
+    phases = Counter(row["phase"] for row in rows_of(tmp_path / "pool" / "run.csv"))
+    assert phases["left"] and phases["after"]
+
+
+def test_a_run_of_another_protocol_is_refused_for_what_it_is(
+    analysis_file: Path, sim: Simulated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = json.loads(sim.log.read_text())
+    at = next(number for number, one in enumerate(log["data"]) if one["commandType"] == "loadLabware")
+    log["data"][at]["params"]["loadName"] = "corning_384_wellplate_112ul_flat"
+    run = tmp_path / "run.json"
+    run.write_text(json.dumps(log))
+    for offset in (None, 7.0):
+        with pytest.raises(InputError, match=f"the run is not of this protocol: command {at}"):
+            pool_from_run(
+                protocol=analysis_file, run=str(run), frames=sim.folder, out=tmp_path / "pool", offset_s=offset
+            )
+    with pytest.raises(InputError, match="a protocol's analysis, not the log of a run"):
+        pool_from_run(protocol=analysis_file, run=str(analysis_file), frames=sim.folder, out=tmp_path / "pool")
+    assert not (tmp_path / "pool").exists()
+
+
 def test_labels_of_a_lab(analysis_file: Path, sim: Simulated, tmp_path: Path) -> None:
     first = stated(analysis_file, sim, tmp_path / "first")
     rows = rows_of(first / "checks.csv")

@@ -90,9 +90,10 @@ def estimate(times: Array, changed: Array, timeline: Timeline, *, reach_s: float
     """The offset at which the frames change when the commands that can be seen run, and stay the same when none does.
 
     At each offset each pair of frames has a probability to differ, from the expected states and the commands that run
-    between them. The offset of the largest likelihood of the measured changes is taken if it also wins under
-    resampling of the pairs (Bayesian bootstrap, Rubin 1981). Near it the posterior with a flat prior gives mean, 95%
-    interval, and the spread of single stamps.
+    between them; where the run is not known (it has left its analysis, the log ends), the share that pairs have in all.
+    The offset of the largest likelihood of the measured changes is taken if it also wins under resampling of the pairs
+    (Bayesian bootstrap, Rubin 1981). Near it the posterior with a flat prior gives mean, 95% interval, and the spread
+    of single stamps.
 
     Args:
         times: The frames' own times, seconds, ascending.
@@ -116,7 +117,12 @@ def estimate(times: Array, changed: Array, timeline: Timeline, *, reach_s: float
     shares = shares / shares.sum(axis=1, keepdims=True)
     table = likelihood(pairs_at, visible, timeline, coarse, max(0.4, step / 2))
     best = middle(coarse, table @ even)
-    score = explained(float((table @ even).max()), visible)
+    known = ~timeline.is_unknown(pairs_at[1] + best)
+    if known.sum() < MIN_FRAMES:
+        what = f"only {known.sum()} frames show the part of the run that is known: too few for the clocks' offset"
+        raise InputError(what, "the clocks", FIX)
+    row = table[np.abs(coarse - best).argmin()]
+    score = explained(float(row[known].mean()), visible[known])
     if score < LEAST_SCORE:
         what = f"the frames change at other times than the run's commands (explained: {max(0.0, score):.0%})"
         raise InputError(what, "the clocks", f"{FIX}, or check that frames and log are of one run and --zone is right")
@@ -166,9 +172,11 @@ def likelihood(pairs_at: Array, visible: Array, timeline: Timeline, offsets: Arr
         nodes, weights = NODES * spread, np.exp(-(NODES**2) / 2)
         weights = weights / weights.sum()
     found = np.zeros((len(offsets), len(visible)))
+    usual = share_of(visible)
     for row, offset in enumerate(offsets):
         for node, weight in zip(nodes, weights, strict=True):
-            found[row] += weight * expected(pairs_at + offset + node, timeline)
+            at = pairs_at + offset + node
+            found[row] += weight * np.where(timeline.is_unknown(at[1]), usual, expected(at, timeline))
     return np.asarray(np.log(found * visible + (1 - found) * (1 - visible)))
 
 
@@ -195,9 +203,14 @@ def expected(pairs_at: Array, timeline: Timeline) -> Array:
     return np.where(some & ~same, np.clip(1 - np.exp(unseen), STILL, DIFFERS), STILL)
 
 
+def share_of(visible: Array) -> float:
+    """The share of pairs that show a change."""
+    return float(np.clip(visible.mean(), 0.02, 0.98))
+
+
 def explained(score: float, visible: Array) -> float:
     """How much better than one probability for all a mean log-likelihood is (pseudo R2, McFadden 1974)."""
-    share = float(np.clip(visible.mean(), 0.02, 0.98))
+    share = share_of(visible)
     chance = float(np.log(share * visible + (1 - share) * (1 - visible)).mean())
     return 1 - score / chance
 

@@ -86,6 +86,8 @@ def read_run(source: str) -> RunLog:
 
 def commands_of(value: Any, source: str) -> list[dict[str, Any]]:
     """The commands in any shape that a log is saved in. Raises InputError."""
+    if isinstance(value, dict) and {"config", "metadata", "commands"} <= value.keys():
+        raise InputError("this is a protocol's analysis, not the log of a run", source, FIX)
     pages = value if isinstance(value, list) and value and all(is_page(item) for item in value) else [value]
     found: dict[str, dict[str, Any]] = {}
     most = 0

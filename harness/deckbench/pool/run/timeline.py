@@ -87,6 +87,10 @@ class Timeline:
         started = np.searchsorted(self.starts, times, "right")
         return self.views[done], self.views[done] != self.views[np.maximum(started, done)]
 
+    def is_unknown(self, times: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether nothing is known of the run at times in robot time: it has left its analysis, or the log ends."""
+        return np.asarray(times >= min(self.left_at, self.until))
+
     def place(self, time_s: float, margin_s: float) -> Place:
         """Where a frame falls that was taken within `margin_s` of `time_s`, in robot time."""
         early, late = time_s - margin_s, time_s + margin_s

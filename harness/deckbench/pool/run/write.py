@@ -26,11 +26,13 @@ from deckbench.pool.run.times import Shot, Shots, read_shots
 from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
 from deckbench.pool.tables import CHECK_COLUMNS, CheckRow
 from deckbench.progress import say, track
-from deckbench.protocol import Analysis, Texts, checks_of, fold, load_texts, read_analysis, state_checks, step_text
+from deckbench.protocol import Analysis, Texts, analysis_of, checks_of, fold, load_texts, state_checks, step_text
+from deckbench.protocol.commands import LOADS
 from deckbench.yolo.checkscsv import read_checks_csv
 from deckbench.yolo.frame import ERROR, Check
 from deckbench.yolo.table import FrameIndex
 
+SETUP = LOADS | {"home", "comment"}  # commands that every run begins with
 COLUMNS = ("frame", "time_s", "robot_time_s", "command", "key", "command_type", "phase", "why")
 Which = Literal["step", "all"]
 
@@ -58,7 +60,7 @@ def pool_from_run(
     run.csv and have no checks; so have frames outside of the run and after it has left the analysis.
 
     Args:
-        protocol: The protocol's analysis.
+        protocol: The protocol's analysis, or the protocol itself, which is analysed first.
         run: The run log: a file, or `http://HOST:31950/runs/ID`.
         frames: Folder of the frames; sub-folders too.
         out: The pool; must not exist yet.
@@ -83,17 +85,18 @@ def pool_from_run(
     check_numbers(offset_s, margin_s, max_offset_s)
     artifact.check_free(Path(out))
     words = load_texts(texts)
-    analysis = read_analysis(Path(protocol))
+    analysis = analysis_of(Path(protocol))
     steps = fold(analysis)
     log = read_run(run)
     followed = follow(log, analysis)
     timeline = Timeline(followed, steps)
+    tell_run(log, followed)
     shots = read_shots(Path(frames), times=times, table=times_csv, zone=zone)
     check_pictures(shots.frames)
     shots = on_robot_time(shots, timeline, offset_s, max_offset_s, Path(frames))
     clock = clock_of(shots, timeline, offset_s, margin_s, max_offset_s)
     places = {shot.name: timeline.place(shot.time_s + clock.offset_s, clock.margin_s) for shot in shots.frames}
-    tell(shots, clock, followed, places)
+    tell(shots, clock, places)
     rows = check_rows(places, analysis, checks, words)
     if labels is not None:
         rows = with_labels(rows, Path(labels), shots)
@@ -161,7 +164,18 @@ def clock_of(shots: Shots, timeline: Timeline, offset_s: float | None, margin_s:
     return clock if margin_s is None else replace(clock, margin_s=margin_s)
 
 
-def tell(shots: Shots, clock: Clock, followed: RunAlignment, places: Mapping[str, Place]) -> None:
+def tell_run(log: RunLog, followed: RunAlignment) -> None:
+    """Say how far the run followed its analysis. Raises InputError where it left while things were only set up."""
+    if followed.why is not None:
+        if all(ran.command_type in SETUP for ran, _ in followed.commands):
+            what = f"the run is not of this protocol: {followed.why}"
+            raise InputError(what, log.name, "give the analysis of the protocol that was run")
+        say(f"the run has left the analysis: {followed.why}; later frames have no checks")
+    for note in followed.notes:
+        say(note)
+
+
+def tell(shots: Shots, clock: Clock, places: Mapping[str, Place]) -> None:
     """Say what was assumed and found."""
     if shots.relative:
         say(f"{len(shots.frames)} frames; their times count from the run's first command")
@@ -176,10 +190,6 @@ def tell(shots: Shots, clock: Clock, followed: RunAlignment, places: Mapping[str
             f"(95%; {clock.score:.0%} of the changes explained); frames within {clock.margin_s:.2f} s of a command's "
             "start or end are ambiguous"
         )
-    if followed.why is not None:
-        say(f"the run has left the analysis: {followed.why}; later frames have no checks")
-    for note in followed.notes:
-        say(note)
     counts = Counter(place.phase for place in places.values())
     say("frames: " + ", ".join(f"{count} {phase}" for phase, count in counts.most_common()))
 

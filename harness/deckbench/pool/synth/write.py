@@ -28,7 +28,7 @@ from deckbench.pool.synth.scene import CLASSES, CLASSES_ZH
 from deckbench.pool.synth.session import make_session
 from deckbench.pool.synth.staging import check_drawable
 from deckbench.pool.tables import CHECK_COLUMNS
-from deckbench.protocol import Analysis, fold, read_analysis
+from deckbench.protocol import Analysis, analysis_of, fold
 from deckbench.resources import data_folder
 
 FRAME_COLUMNS = ("frame", "group", "time_s", "step", "anomalies")
@@ -217,7 +217,7 @@ def protocol_file(protocol: str | Path, folder: Path = Path()) -> Path:
 def story_of(protocol: str | Path) -> tuple[Analysis, tuple[Moment, ...]]:
     """A protocol's analysis and the moments of its run that can be rendered. Raises InputError."""
     place = protocol_file(protocol)
-    analysis = read_analysis(place)
+    analysis = analysis_of(place)
     steps = fold(analysis)
     moments = moments_of(analysis, steps)
     if not moments:
