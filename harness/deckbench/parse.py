@@ -237,9 +237,8 @@ def _readings(text: str, option_a: str, option_b: str) -> Iterator[Letter]:
         stated = _upper(line[1] or line[2] or line[3] or line[4])
         if _option(line[5], option_a, option_b) == stated:
             yield stated
-    elif last := _last_letter(text):
-        if _option(text[: max(map(text.rfind, "(["))], option_a, option_b) == last:
-            yield last
+    elif (last := _last_letter(text)) and _option(text[: max(map(text.rfind, "(["))], option_a, option_b) == last:
+        yield last
 
 
 def _last_letter(text: str) -> Letter | None:
