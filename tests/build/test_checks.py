@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -185,6 +186,34 @@ def test_a_frame_appears_with_both_answers(built: dict[str, Path]) -> None:
     rows = about_checks(built["ot2-check@1"])
     both = rows.groupby("frame")["anomaly"].nunique()
     assert len(both[both == 2]) == 10
+
+
+def test_choices_that_nothing_decides_are_counted(
+    tmp_path: Path, pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for level in ("none", "step+check+expected"):
+        out = tmp_path / level.replace("+", "-")
+        build_dataset("ot2-check@1", pool=pool, out=out, split="pool", workers=1, options={"context": level})
+        rows = about_checks(out)
+        rows = rows[rows["kind"] == "choice"]
+        answers = rows.groupby(["image", "question"])["anomaly"].transform("nunique")
+        undecided = int((answers > 1).sum())
+        said = f"{undecided} choices have image and question in common with one of the other answer"
+        assert (undecided > 0) == (level == "none")
+        assert (said in capsys.readouterr().err) == (level == "none")
+
+
+def test_a_pool_whose_checks_cannot_be_asked_says_what_to_do(tmp_path: Path, pool: Path) -> None:
+    for lang, change, fix in (
+        ("en", {"verdict": "unknown"}, "--labels"), ("zh", {"check_zh": ""}, "or build with --lang en"),
+    ):  # fmt: skip
+        copy = tmp_path / lang
+        shutil.copytree(pool, copy)
+        write_checks(copy, [{**row, **change} for row in check_rows(4)])
+        with pytest.raises(InputError) as error:
+            build_dataset("ot2-check@1", pool=copy, out=tmp_path / "d", split="pool", lang=lang, workers=1)
+        assert fix in str(error.value) and len(str(error.value)) < 500
+        assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(("lang", "unusable"), [("zh", True), ("both", True), ("en", False)])

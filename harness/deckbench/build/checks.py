@@ -30,6 +30,7 @@ PHASES = {
     "pre": Text(en="before it starts", zh="开始前"),
     "post": Text(en="when it is done", zh="完成后"),
 }
+UNKNOWN, NO_TEXT = "the verdict is unknown", "has no text in"  # why a check is not asked
 OTHER_VIEW = 0.05  # what another camera view counts against the difference of two boxes, for twins
 
 
@@ -106,11 +107,11 @@ def usable(ctx: Context, split: str, langs: Sequence[Lang]) -> Iterator[Side]:
 def why_not(check: Check, langs: Sequence[Lang]) -> str | None:
     """Why a check cannot be asked in these languages, None when it can."""
     if check.verdict == "unknown":
-        return "the verdict is unknown"
+        return UNKNOWN
     for name in TEXTS:
         for lang in langs:
             if getattr(check, name) is not None and not text_of(check, name, lang):
-                return f"`{name}` has no text in {lang}"
+                return f"`{name}` {NO_TEXT} {lang}"
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -201,11 +201,20 @@ def _plan(ctx: Context, split: str, langs: Sequence[Lang]) -> list[Unit]:
 
 
 def _refuse_empty(ctx: Context, task: Task, pool: Path) -> None:
-    reasons = [f"{row[2] or row[1]}: {row[0]} ({row[3]})" for row in ctx.left.rows()]
+    counts: Counter[str] = Counter()
+    for reason, _, _, count, _ in ctx.left.rows():
+        counts[reason] += int(count)
     what = f"the pool gives no sample for {task.ref}"
-    if reasons:
-        what += " (" + "; ".join(reasons[:4]) + (f"; and {len(reasons) - 4} more" if len(reasons) > 4 else "") + ")"
     fix = "give a pool with labels of both answers, or another task or ontology"
+    if counts:
+        listed = [f"{reason} ({count})" for reason, count in counts.most_common()]
+        what += f" ({'; '.join(listed[:4])}{f'; and {len(listed) - 4} more' if len(listed) > 4 else ''})"
+        most = counts.most_common(1)[0][0]
+        if most == checks.UNKNOWN:
+            fix = "write verdicts into its checks.csv, or give them to `pool from-run --labels`"
+        elif checks.NO_TEXT in most:
+            langs = [lang for lang in ctx.langs if not any(key.endswith(f"in {lang}") for key in counts)]
+            fix = f"write those texts{f', or build with --lang {langs[0]}' if langs else ''}"
     if task.bank.asks_checks and not any(frame.checks for frame in ctx.frames):
         what += "; it has no checks"
         fix = "write its checks.csv (docs/pools.md)"
@@ -341,3 +350,20 @@ def _tell(task: Task, rows: list[Row], ctx: Context) -> None:
     parts = ", ".join(f"{counts[part]} {part}" for part in SPLITS if counts[part])
     left = sum(ctx.left.counts.values())
     say(f"{task.ref}: {parts}" + (f"; left out {left} (see {LEFT_OUT})" if left else ""))
+    if undecided := _undecided(rows):
+        say(
+            f"{task.ref}: {undecided} choices have image and question in common with one of the other answer: "
+            "nothing in them tells which is right"
+        )
+
+
+def _undecided(rows: Iterable[Row]) -> int:
+    """How many choices ask the same of the same image as another one whose answer differs."""
+    at = {name: COLUMNS.index(name) for name in ("kind", "image", "question", "option_a", "option_b", "gold")}
+    answers: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row[at["kind"]] == "choice":
+            options = {"A": row[at["option_a"]], "B": row[at["option_b"]]}
+            key = (row[at["image"]], row[at["question"]], *sorted(options.values()))
+            answers[key][options[row[at["gold"]]]] += 1
+    return sum(counts.total() for counts in answers.values() if len(counts) > 1)
