@@ -204,9 +204,8 @@ def test_choices_that_nothing_decides_are_counted(
 
 
 def test_a_pool_whose_checks_cannot_be_asked_says_what_to_do(tmp_path: Path, pool: Path) -> None:
-    for lang, change, fix in (
-        ("en", {"verdict": "unknown"}, "--labels"), ("zh", {"check_zh": ""}, "or build with --lang en"),
-    ):  # fmt: skip
+    unknown = {"verdict": "unknown", "anomaly": "", "anomaly_zh": ""}
+    for lang, change, fix in (("en", unknown, "--labels"), ("zh", {"check_zh": ""}, "or build with --lang en")):
         copy = tmp_path / lang
         shutil.copytree(pool, copy)
         write_checks(copy, [{**row, **change} for row in check_rows(4)])

@@ -33,7 +33,7 @@ from deckbench.cores import usable_cores
 from deckbench.csvfile import csv_text
 from deckbench.errors import InputError
 from deckbench.gold import write_gold
-from deckbench.language import Lang
+from deckbench.language import LANGS, Lang
 from deckbench.ontology import CropSpec, map_classes
 from deckbench.progress import say, track
 from deckbench.questions import ClassQuestion
@@ -213,7 +213,8 @@ def _refuse_empty(ctx: Context, task: Task, pool: Path) -> None:
         if most == checks.UNKNOWN:
             fix = "write verdicts into its checks.csv, or give them to `pool from-run --labels`"
         elif checks.NO_TEXT in most:
-            langs = [lang for lang in ctx.langs if not any(key.endswith(f"in {lang}") for key in counts)]
+            every = [check for frame in ctx.frames for check in frame.checks]
+            langs = [lang for lang in LANGS if any(checks.why_not(check, (lang,)) is None for check in every)]
             fix = f"write those texts{f', or build with --lang {langs[0]}' if langs else ''}"
     if task.bank.asks_checks and not any(frame.checks for frame in ctx.frames):
         what += "; it has no checks"
