@@ -76,6 +76,13 @@ def test_one_language(lang: str, tmp_path: Path) -> None:
     assert {key for step in data["steps"] for one in step["checks"] for key in one["expected"]} == {lang}
 
 
+@pytest.mark.parametrize("name", ["sheet.jpg", "sheet.svg", "sheet.PDF"])
+def test_a_sheet_is_a_png(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="written as PNG"):
+        make_steps(Builder().write(tmp_path / "a.json"), out=tmp_path / "steps.json", sheet=tmp_path / name)
+    assert not (tmp_path / name).exists() and not (tmp_path / "steps.json").exists()
+
+
 def test_a_sheet_and_a_folder_of_pictures(tmp_path: Path) -> None:
     source = protocol().write(tmp_path / "a.json")
     make_steps(source, out=tmp_path / "steps.json", sheet=tmp_path / "sheet.png")

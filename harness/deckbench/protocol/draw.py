@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.picture import OTHER_PICTURE_SUFFIXES, SUFFIXES
 from deckbench.progress import say, track
 from deckbench.protocol.analysis import Analysis
 from deckbench.protocol.fold import Step
@@ -214,6 +215,10 @@ def check_sheet_place(place: Path) -> None:
     if place.suffix.lower() == ".png":
         if place.is_dir():
             raise InputError("the sheet is a directory; a file is expected", place, "choose another --sheet")
+    elif place.suffix.lower() in {*SUFFIXES, *OTHER_PICTURE_SUFFIXES, ".svg", ".pdf"}:
+        raise InputError(
+            "a sheet is written as PNG", place, "name it NAME.png, or give a folder for a PNG of every step"
+        )
     elif place.is_file() or (place.is_dir() and any(place.iterdir())):
         raise InputError("the folder of the sheet is not empty", place, "choose another --sheet, or remove it first")
 
