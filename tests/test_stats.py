@@ -59,7 +59,7 @@ def test_ranked_bootstrap_is_the_metric_on_repeated_samples(rows: list[tuple[boo
     clusters = stats.clusters_of([str(g) for _, _, g in rows], seed=3, resamples=8)
     areas, misses = stats.ranked_bootstrap(truth, p, clusters, np.arange(len(rows)), 0.25)
     for draw in range(8):
-        times = clusters.weights[draw][clusters.codes].astype(int)
+        times = clusters.draws[draw][clusters.codes].astype(int)
         t, s = np.repeat(truth, times), np.repeat(p, times)
         area = stats.auroc(t, s)
         if area is None:
@@ -170,7 +170,7 @@ def test_brier_and_ece_by_hand() -> None:
     bins = stats.bins_of(p)
     assert bins.code.tolist() == [9, 0, 5, 9]
     # bins: {0.05 / 0}, {0.55 / 1}, {0.975 / 1 twice}
-    assert float(stats.ece(bins.table(truth, p).sum(axis=0))) == pytest.approx((0.05 + 0.45 + 2 * 0.025) / 4)
+    assert float(stats.ece(bins.totals(truth, p)[0])) == pytest.approx((0.05 + 0.45 + 2 * 0.025) / 4)
 
 
 def test_fast_enough() -> None:

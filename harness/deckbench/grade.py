@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from deckbench.parse import VERDICTS, answer_text, clean, description, narrow, parse, parse_scene
@@ -18,6 +19,7 @@ Reason = Literal["", "wrong", "empty", "unparsed"]
 Contradiction = Literal["names_anomaly_says_normal", "says_anomaly_names_none"]
 
 _CLAUSE = re.compile(r"[.;,:!?。,;:!?、\n]+")
+_TOKEN = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
 _NEGATION = re.compile(r"\b(?:no|not|never|none|without|nothing)\b|n't\b|没有|未见|未发现|并无|无|不")
 
 
@@ -29,18 +31,25 @@ def mentions(text: str, terms: Sequence[str]) -> list[str]:
     found: list[str] = []
     text = narrow(text).casefold()
     clauses = [clause for clause in _CLAUSE.split(text) if clause]
-    named = {term for term in (narrow(term).casefold().strip() for term in terms) if term and term in text}
-    for term in sorted(named, key=lambda t: (-len(t), t)):
-        pattern = re.escape(term)
-        if term.isascii():
-            pattern = rf"(?<!\w){pattern}s?(?!\w)"
+    for term, pattern in _patterns(tuple(terms)):
+        if term not in text:
+            continue
         for number, clause in enumerate(clauses):
-            if re.search(pattern, clause):
+            if pattern.search(clause):
                 # The rest of the clause decides: the term itself may be negative ("not seated").
-                clauses[number] = re.sub(pattern, " ", clause)
+                clauses[number] = pattern.sub(" ", clause)
                 if not _NEGATION.search(clauses[number]):
                     found.append(term)
     return sorted(set(found))
+
+
+@lru_cache(maxsize=64)
+def _patterns(terms: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
+    """The terms in lower case, each with what finds it as whole words; long ones first."""
+    named = {narrow(term).casefold().strip() for term in terms} - {""}
+    ordered = sorted(named, key=lambda term: (-len(term), term))
+    whole = {term: rf"(?<!\w){re.escape(term)}s?(?!\w)" if term.isascii() else re.escape(term) for term in ordered}
+    return [(term, re.compile(pattern)) for term, pattern in whole.items()]
 
 
 def contradiction(text: str, terms: Sequence[str], *, reasons: Sequence[str] | None = None) -> Contradiction | None:
@@ -62,7 +71,7 @@ def contradiction(text: str, terms: Sequence[str], *, reasons: Sequence[str] | N
 
 def tokens(text: str) -> list[str]:
     """Words of an answer in lower case; every Chinese character is one token; punctuation is dropped."""
-    return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", answer_text(text).casefold())
+    return _TOKEN.findall(answer_text(text).casefold())
 
 
 def plain(text: str) -> str:

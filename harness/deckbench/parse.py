@@ -82,6 +82,7 @@ _LOOSE_JSON = re.compile(r"""^\{\s*["']?(\w+)["']?\s*:\s*(?:"([^"{}:,]+)"|'([^'{
 _EMPHASISED = re.compile(r"^(\*\*|__|`|\*(?=\S))([^*_`\n]{1,60})\1(?=.)", re.DOTALL)  # the first words alone
 _EMPHASIS = re.compile(r"\*+|__|`")
 _VERDICT = re.compile(r"(verdict\s*:|结论\s*:)\s*(\w+)", re.IGNORECASE)
+_STATED = re.compile(_VERDICT.pattern + r"\s*[.。]?", re.IGNORECASE)
 _LAST = re.compile(r"(?:verdict\s*:\s*(anomaly|normal)\s*\.?|结论\s*:\s*(异常|正常)\s*[。.]?)$", re.IGNORECASE)
 _WORDS = {"anomaly": True, "异常": True, "normal": False, "正常": False}
 VERDICTS = {True: "anomaly", False: "normal"}
@@ -93,12 +94,14 @@ def clean(text: str) -> str:
 
     CSV readers stumble over control characters, and a model that writes one has not written a letter.
     """
+    if not _CONTROL.search(text):
+        return text
     return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def narrow(text: str) -> str:
     """`text` with full-width ASCII characters and the ideographic space replaced by plain ones."""
-    return text.translate(_NARROW)
+    return text if text.isascii() else text.translate(_NARROW)
 
 
 def answer_text(text: str) -> str:
@@ -106,6 +109,11 @@ def answer_text(text: str) -> str:
 
     Empty where the thinking never ends.
     """
+    return _answer_text(text) if len(text) <= MAX_AROUND else narrow(unwrap(text).text).strip()
+
+
+@lru_cache(maxsize=256)  # what grades an answer reads it several times
+def _answer_text(text: str) -> str:
     return narrow(unwrap(text).text).strip()
 
 
@@ -178,7 +186,7 @@ def states_verdict(text: str) -> bool:
 def description(text: str) -> str:
     """A scene text without its verdict sentences."""
     plain = _EMPHASIS.sub("", answer_text(text))
-    return re.sub(_VERDICT.pattern + r"\s*[.。]?", "", plain, flags=re.IGNORECASE).strip()
+    return _STATED.sub("", plain).strip()
 
 
 def _forms(text: str) -> Iterator[str]:

@@ -26,8 +26,8 @@ Interval = tuple[float, float]
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
-FEW_GROUPS = 64
-BLOCK = 2_000_000  # most numbers held at once while ranks are resampled (16 MB)
+BLOCK = 2_000_000  # most numbers held at once while groups are drawn (16 MB)
+KEPT = 16_000_000  # most draws that are kept as float64 too (128 MB)
 
 
 def wilson(successes: float, n: float, confidence: float = CONFIDENCE, freedom: int | None = None) -> Interval | None:
@@ -77,25 +77,50 @@ class Clusters:
     resamples: int = RESAMPLES
 
     @cached_property
-    def weights(self) -> Floats:
-        """How often each group was drawn: float64 of shape (resamples, count); each row sums to `count`."""
-        draw = np.random.default_rng(self.seed).multinomial(
-            self.count, np.full(self.count, 1 / max(1, self.count)), size=self.resamples
-        )
-        return draw.astype(np.float64)
+    def draws(self) -> npt.NDArray[np.uint8]:
+        """How often each group was drawn, of shape (resamples, count); each row sums to `count`.
+
+        One byte is enough: of 256 groups or more none is drawn 256 times (its chance is below 1e-500).
+        """
+        rng, shares = np.random.default_rng(self.seed), np.full(self.count, 1 / max(1, self.count))
+        drawn = np.empty((self.resamples, self.count), dtype=np.uint8)
+        for part in self._parts():
+            drawn[part] = rng.multinomial(self.count, shares, size=len(drawn[part]))
+        return drawn
+
+    @cached_property
+    def _weights(self) -> Floats | None:
+        """`draws` as float64; None where that is large."""
+        return self.draws.astype(np.float64) if self.draws.size <= KEPT else None
+
+    def _parts(self) -> list[slice]:
+        """The resamples in parts of at most BLOCK numbers."""
+        step = max(1, BLOCK // max(1, self.count))
+        return [slice(first, first + step) for first in range(0, self.resamples, step)]
+
+    def totals(self, rows: Ints | slice = slice(None), values: Floats | None = None) -> Floats:
+        """Sums of `values`, shape (k,) or (k, m), of the samples `rows` in each group; default: their number."""
+        codes = self.codes[rows]
+        if values is None or values.ndim == 1:
+            return np.bincount(codes, weights=values, minlength=self.count).astype(np.float64, copy=False)
+        return np.stack([self.totals(rows, column) for column in values.T], axis=1)
+
+    def resample(self, totals: Floats) -> Floats:
+        """Sums of a group each, shape (count[, m]) -> of each resample, shape (resamples[, m])."""
+        if self._weights is not None:
+            return np.asarray(self._weights @ totals)
+        return np.concatenate([self.draws[part].astype(np.float64) @ totals for part in self._parts()])
 
     def sums(self, values: Floats, rows: Ints | slice = slice(None)) -> Floats:
         """Resampled sums of `values`, float64 of shape (k,) or (k, m) for the samples `rows`: (resamples[, m])."""
-        values = np.asarray(values, dtype=np.float64)
-        per_group = np.zeros((self.count, *values.shape[1:]))
-        np.add.at(per_group, self.codes[rows], values)
-        return self.weights @ per_group
+        return self.resample(self.totals(rows, np.asarray(values, dtype=np.float64)))
 
 
-def clusters_of(labels: list[str], seed: int = 0, resamples: int = RESAMPLES) -> Clusters:
+def clusters_of(labels: Sequence[str], seed: int = 0, resamples: int = RESAMPLES) -> Clusters:
     """Clusters from one label per sample; codes follow the sorted labels, so row order does not matter."""
-    names, codes = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
-    return Clusters(codes.reshape(-1).astype(np.int64), len(names), seed, resamples)
+    code = {label: at for at, label in enumerate(sorted({*labels}))}
+    codes = np.fromiter(map(code.__getitem__, labels), dtype=np.int64, count=len(labels))
+    return Clusters(codes, len(code), seed, resamples)
 
 
 def cluster_bootstrap(values: Floats, clusters: Clusters, rows: Ints | slice = slice(None)) -> Interval | None:
@@ -103,11 +128,10 @@ def cluster_bootstrap(values: Floats, clusters: Clusters, rows: Ints | slice = s
 
     None with fewer than two groups: one group says nothing about another.
     """
-    values = np.asarray(values, dtype=np.float64)
-    codes = clusters.codes[rows]
-    if len(np.unique(codes)) < 2:
+    sizes = clusters.totals(rows)
+    if (sizes > 0).sum() < 2:
         return None
-    return interval(divide(clusters.sums(values, rows), clusters.sums(np.ones(len(values)), rows)))
+    return interval(divide(clusters.sums(values, rows), clusters.resample(sizes)))
 
 
 def cluster_wilson(hits: Floats, clusters: Clusters, rows: Ints | slice = slice(None)) -> Interval | None:
@@ -118,13 +142,12 @@ def cluster_wilson(hits: Floats, clusters: Clusters, rows: Ints | slice = slice(
     of the simple intervals for few groups. hits: 0/1 of shape (k,), for the samples `rows`. None with fewer than two
     groups.
     """
-    codes = clusters.codes[rows]
-    sizes = np.bincount(codes, minlength=clusters.count)
-    count, n = int((sizes > 0).sum()), len(codes)
+    sizes = clusters.totals(rows)
+    count, n = int((sizes > 0).sum()), len(hits)
     if count < 2:
         return None
     share = float(hits.sum()) / n
-    between = np.bincount(codes, weights=hits, minlength=clusters.count) - share * sizes
+    between = clusters.totals(rows, hits) - share * sizes
     variance = count / (count - 1) * float((between**2).sum()) / n**2
     independent = share * (1 - share) / n
     effect = max(1.0, variance / independent) if independent else 1.0
@@ -151,14 +174,11 @@ def divide(above: Floats, below: Floats) -> Floats:
 
 def auroc(truth: npt.NDArray[np.bool_], scores: Floats) -> float | None:
     """Probability that a positive scores above a negative, ties one half (Hanley & McNeil 1982). None without both."""
-    from scipy.stats import rankdata
-
-    positives = int(truth.sum())
-    negatives = len(truth) - positives
-    if positives == 0 or negatives == 0:
+    positives, negatives = scores[truth], np.sort(scores[~truth])
+    if not len(positives) or not len(negatives):
         return None
-    ranks = rankdata(scores)  # mean ranks: a tie counts one half
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    below, not_above = (np.searchsorted(negatives, positives, side=side) for side in ("left", "right"))
+    return float((below.sum() + not_above.sum()) / 2 / (len(positives) * len(negatives)))
 
 
 @dataclass(frozen=True)
@@ -211,54 +231,30 @@ def ranked_bootstrap(
     """AUROC, and miss rate at a false-stop rate (its threshold chosen anew each time), for every resample.
 
     truth, scores: shape (k,), of the samples `rows`. Returns two arrays of shape (resamples,), NaN where a resample
-    lacks a class. Costs resamples x k, whatever the number of groups; where there are few, see below.
+    lacks a class. Costs resamples x k, whatever the number of groups; all counts are whole numbers, so exact.
     """
     order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1]) if len(ordered) else np.array([0])
-    codes = clusters.codes[rows][order]
-    positive = truth[order].astype(np.float64)
-    if clusters.count <= FEW_GROUPS and len(ordered):
-        return _ranked_by_group(positive, starts, codes, clusters, false_stop_rate)
-    areas, misses = np.empty(clusters.resamples), np.empty(clusters.resamples)
-    step = max(1, BLOCK // max(1, len(ordered)))
-    for first in range(0, clusters.resamples, step):
-        weight = clusters.weights[first : first + step][:, codes]
-        hits = np.add.reduceat(weight * positive, starts, axis=1)
-        stops = np.add.reduceat(weight * (1 - positive), starts, axis=1)
-        reached = np.cumsum(hits, axis=1)
-        stopped = np.cumsum(stops, axis=1)
-        positives, negatives = reached[:, -1], stopped[:, -1]
-        # Each level's negatives lie below all positives of the levels before it, and tie with its own.
-        wins = (stops * (reached - hits / 2)).sum(axis=1)
-        areas[first : first + step] = divide(wins, positives * negatives)
-        allowed = stopped <= false_stop_rate * negatives[:, None] + 1e-9
-        best = np.where(allowed, reached, 0).max(axis=1)
-        miss = divide(positives - best, positives)
-        miss[negatives == 0] = np.nan
-        misses[first : first + step] = miss
+    truth, level, codes = truth[order], -scores[order], clusters.codes[rows][order]
+    positive, negative = codes[truth], codes[~truth]
+    # How many negatives score above each positive, and at least as high; how many positives above each negative.
+    above, not_below = (np.searchsorted(level[~truth], level[truth], side=side) for side in ("left", "right"))
+    ties = bool((above != not_below).any())
+    better = np.append(np.searchsorted(level[truth], level[~truth], side="left"), len(positive))
+    areas, misses = np.full((2, clusters.resamples), np.nan)
+    stopped = np.zeros(len(negative) + 1, dtype=np.int64)
+    for at, draw in enumerate(clusters.draws):
+        weight = draw.astype(np.int64)
+        hits = weight[positive]
+        np.cumsum(weight[negative], out=stopped[1:])
+        positives, negatives = int(hits.sum()), int(stopped[-1])
+        if not positives or not negatives:
+            continue
+        lost = stopped[above] + stopped[not_below] if ties else 2 * stopped[above]  # a tie counts one half
+        areas[at] = (positives * negatives - int(hits @ lost) / 2) / (positives * negatives)
+        # The first negative that is one too many: what scores no better than it does not stop either.
+        last = np.searchsorted(stopped[1:], math.floor(false_stop_rate * negatives + 1e-9), side="right")
+        misses[at] = (positives - int(hits[: better[last]].sum())) / positives
     return areas, misses
-
-
-def _ranked_by_group(
-    positive: Floats, starts: Ints, codes: Ints, clusters: Clusters, false_stop_rate: float
-) -> tuple[Floats, Floats]:
-    """`ranked_bootstrap` for few groups: sums over samples are taken once a group, not once a resample."""
-    level = np.repeat(np.arange(len(starts)), np.diff([*starts, len(codes)]))
-    hits, stops = np.zeros((2, clusters.count, len(starts)))
-    np.add.at(hits, (codes, level), positive)
-    np.add.at(stops, (codes, level), 1 - positive)
-    reached, stopped = np.cumsum(hits, axis=1), np.cumsum(stops, axis=1)
-    weights = clusters.weights
-    positives, negatives = weights @ reached[:, -1], weights @ stopped[:, -1]
-    wins = ((weights @ (stops @ (reached - hits / 2).T)) * weights).sum(axis=1)
-    allowed = weights @ stopped <= false_stop_rate * negatives[:, None] + 1e-9
-    last = allowed.sum(axis=1)  # both counts never fall from level to level: the last allowed one is the best
-    before = np.concatenate([np.zeros((clusters.count, 1)), reached], axis=1)
-    best = (weights * before.T[last]).sum(axis=1)
-    misses = divide(positives - best, positives)
-    misses[negatives == 0] = np.nan
-    return divide(wins, positives * negatives), misses
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -266,10 +262,11 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
     only_a: samples that only A got right; only_b: samples that only B got right.
     """
-    from scipy.stats import binomtest
+    from scipy.special import betainc
 
-    n = only_a + only_b
-    return 1.0 if n == 0 else float(binomtest(min(only_a, only_b), n, 0.5).pvalue)
+    n, least = only_a + only_b, min(only_a, only_b)
+    # Binomial(n, 1/2) is symmetric: twice P(X <= least), which is an incomplete beta function.
+    return 1.0 if n == 0 else min(1.0, 2 * float(betainc(n - least, least + 1, 0.5)))
 
 
 def brier(truth: npt.NDArray[np.bool_], p: Floats) -> Floats:
@@ -284,10 +281,15 @@ class Bins:
     edges: Floats  # (bins + 1,)
     code: Ints  # (n,): the bin of each sample
 
-    def table(self, truth: npt.NDArray[np.bool_], p: Floats) -> Floats:
-        """Per-sample columns (in bin k, p in bin k, truth in bin k) side by side: shape (n, 3 * bins)."""
-        hot = np.eye(len(self.edges) - 1)[self.code]
-        return np.concatenate([hot, hot * p[:, None], hot * truth[:, None]], axis=1)
+    def totals(self, truth: npt.NDArray[np.bool_], p: Floats, codes: Ints | int = 0, count: int = 1) -> Floats:
+        """For each group: samples in bin k, their p and their truths, summed; side by side: shape (count, 3 * bins).
+
+        codes: the group of each sample, 0 to `count` - 1.
+        """
+        bins = len(self.edges) - 1
+        place = codes * bins + self.code
+        sums = [np.bincount(place, weights, count * bins).reshape(count, bins) for weights in (None, p, truth)]
+        return np.concatenate(sums, axis=1, dtype=np.float64)
 
 
 def bins_of(p: Floats, bins: int = 10) -> Bins:

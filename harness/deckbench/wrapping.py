@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 # Pairs of marks that models think between: DeepSeek, Qwen, Magistral, Kimi, Seed, Cohere, MedGemma, Gemma, gpt-oss ...
@@ -25,6 +26,8 @@ END = re.compile(
     r"(?:</s>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|end\|>|<\|return\|>|<end_of_turn>|<turn\|>|<eos>"
     r"|<\|user\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>)\s*$"
 )
+# Every mark begins with one of these; most answers hold none of them.
+_FIRST = re.compile("[" + re.escape("".join(sorted({mark[0] for pair in THINKING for mark in (*pair, "<")}))) + "]")
 
 
 class Answered(NamedTuple):
@@ -41,6 +44,8 @@ def unwrap(text: str) -> Answered:
     A block whose opening mark stood in the prompt has only its end here. One that is not closed is no answer. A second
     block, or one after other text, is the model's own text and stays.
     """
+    if not _FIRST.search(text):
+        return Answered(text, ())
     stripped = []
     rest, never_ended = without_thinking(text)
     if never_ended:
@@ -74,5 +79,11 @@ def without_thinking(text: str) -> tuple[str, bool]:
 
 def find(text: str, mark: str, start: int) -> int:
     """Where a mark stands, in either case; -1 where it does not."""
-    found = re.compile(re.escape(mark), re.IGNORECASE).search(text, start)
+    found = _pattern(mark).search(text, start)
     return found.start() if found else -1
+
+
+@lru_cache(maxsize=64)
+def _pattern(mark: str) -> re.Pattern[str]:
+    """A mark in either case."""
+    return re.compile(re.escape(mark), re.IGNORECASE)

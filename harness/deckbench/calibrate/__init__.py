@@ -122,17 +122,18 @@ def check_place(out: Path) -> None:
 def check_part(table: pd.DataFrame, predictions: Path, content: Any, *, split_known: bool) -> None:
     """Raises InputError unless all rows are of val: by the dataset where it is known, and by the manifest."""
     from deckbench.predictions import PredictionFiles
+    from deckbench.predictions.read import line_of
 
     if split_known:
-        for key, split, line in zip(table["id"], table["split"], table["line"], strict=True):
+        for row, (key, split) in enumerate(zip(table["id"], table["split"], strict=True)):
             if split != "val":
                 what = f"the sample {key!r} is of the part {split or 'nothing'}; {ON_VAL}"
-                raise InputError(what, f"{predictions}:{line}", ASK_VAL)
+                raise InputError(what, f"{predictions}:{line_of(table, predictions, row)}", ASK_VAL)
     params = (content or {}).get("params")
     split = params.get("split") if isinstance(params, dict) else None
     if split is None and not split_known:
         what = f"nothing says that these answers are to the val part; {ON_VAL}"
-        raise InputError(what, f"{predictions}:{table['line'].iloc[0]}", f"give --data DATASET, or {ASK_VAL}")
+        raise InputError(what, f"{predictions}:{line_of(table, predictions, 0)}", f"give --data DATASET, or {ASK_VAL}")
     if split not in (None, "val"):
         what = f"{PredictionFiles(predictions).manifest.name} says: answers to the {str(split)[:40]} part; {ON_VAL}"
         raise InputError(what, f"{predictions}:{table['line'].iloc[0]}", ASK_VAL)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ PROBABILITIES = ("p_a", "p_b", "p_anomaly")
 STAGES = ("preprocess", "vision", "prefill", "decode", "first_token")
 TIMING_COLUMNS = ("id", "kind", "picture", "asked_together", *(f"{stage}_s" for stage in STAGES))
 UNANSWERED_COLUMNS = ("id", "reason")
+BLOCK = 20_000  # rows written at once
 _SPECIAL = re.compile(r'[,"\r\n]')
 CONTENT_NAME = "predictions.csv"  # what the manifest calls FILE.csv, whatever its name
 
@@ -80,6 +81,18 @@ def _cell(value: str) -> str:
 def csv_bytes(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     """A table as CSV: UTF-8, line feeds, quoted where needed; equal tables are equal bytes on every Python."""
     return "".join(",".join(map(_cell, row)) + "\n" for row in (columns, *rows)).encode()
+
+
+def csv_blocks(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Iterator[bytes]:
+    """`csv_bytes` of a table that is given by its columns, in pieces of BLOCK rows."""
+    yield csv_bytes(names, ())
+    for start in range(0, len(columns[0]), BLOCK):
+        pieces: list[Sequence[str]] = [column[start : start + BLOCK] for column in columns]
+        for at, piece in enumerate(pieces):
+            if _SPECIAL.search("".join(piece)):
+                quoted = {value: _cell(value) for value in {*piece}}
+                pieces[at] = [quoted[value] for value in piece]
+        yield ("\n".join(map(",".join, zip(*pieces, strict=True))) + "\n").encode()
 
 
 def read_manifest(predictions: Path) -> dict[str, Any] | None:

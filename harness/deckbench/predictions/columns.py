@@ -83,7 +83,7 @@ def read_columns(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     if not rows:
         raise InputError("the file holds no rows", path, "give a file with results")
     table: pd.DataFrame = pd.DataFrame(
-        rows, columns=[*COLUMNS, *(name for name in SAMPLE_FIELDS if name in columns), "line"]
+        rows, columns=[*COLUMNS, *(name for name in SAMPLE_FIELDS if name in columns), "line"], dtype=object
     )
     return table
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+import numpy as np
 import pandas as pd
 
-from deckbench.csvfile import csv_records
+from deckbench.csvfile import csv_columns, csv_records
 from deckbench.errors import InputError
 from deckbench.grade import Kind
 from deckbench.predictions import COLUMNS, PROBABILITIES, PredictionFiles
@@ -24,7 +25,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
         path: FILE.csv. BOM and CRLF are accepted, more columns are ignored.
 
     Returns:
-        COLUMNS as text, `p_*` and `tokens_*` empty or a number, and `line`, the line where the row ends.
+        COLUMNS as text (object), `p_*` and `tokens_*` empty or a number. Equal cells are one string.
 
     Raises:
         InputError: with `file:line`.
@@ -38,7 +39,28 @@ def read_predictions(path: Path) -> pd.DataFrame:
         )
     if path.is_dir():
         raise InputError("a prediction file is expected, this is a folder", path, "give FILE.csv")
-    rows: list[dict[str, Any]] = []
+    try:
+        columns = csv_columns(path, COLUMNS, required=COLUMNS)
+    except InputError:
+        check_rows(path)  # a row above may be at fault too
+        raise
+    if not columns["id"]:
+        raise InputError("the file holds no predictions", path, "run `deckbench infer` on a dataset with a test part")
+    if not _fit(columns):
+        check_rows(path)
+    table: pd.DataFrame = pd.DataFrame({name: columns.pop(name) for name in COLUMNS}, dtype=object)
+    return table
+
+
+def line_of(table: pd.DataFrame, path: Path, row: int) -> int:
+    """The line where a row of a table that was read from a file ends there: in its column `line`, or looked for."""
+    if "line" in table:
+        return int(table["line"].iloc[row])
+    return next(line for at, (line, _) in enumerate(csv_records(path)) if at == row)
+
+
+def check_rows(path: Path) -> None:
+    """Raises InputError for the first row of a file that is at fault."""
     seen: dict[str, int] = {}
     for line, record in csv_records(path, required=COLUMNS):
         where = f"{path}:{line}"
@@ -48,11 +70,23 @@ def read_predictions(path: Path) -> pd.DataFrame:
                 f"the id {record['id']!r} occurs twice (first at line {seen[record['id']]})", where, "ids are unique"
             )
         seen[record["id"]] = line
-        rows.append({**{name: record[name] for name in COLUMNS}, "line": line})
-    if not rows:
-        raise InputError("the file holds no predictions", path, "run `deckbench infer` on a dataset with a test part")
-    table: pd.DataFrame = pd.DataFrame(rows, columns=[*COLUMNS, "line"])
-    return table
+
+
+def _fit(columns: Mapping[str, list[str]]) -> bool:
+    """Whether `check_row` would take every row and no id stands twice; False where that is not certain."""
+    ids = {*columns["id"]}
+    if "" in ids or len(ids) < len(columns["id"]) or not {*columns["kind"]} <= {*KINDS}:
+        return False
+    golds = {gold for kind, gold in zip(columns["kind"], columns["gold"], strict=True) if kind == "choice"}
+    if not golds <= {"A", "B"}:
+        return False
+    try:
+        chances = [np.array([*map(float, filter(None, columns[name]))]) for name in PROBABILITIES]
+        counts = [[*map(float, filter(None, {*columns[name]}))] for name in ("tokens_in", "tokens_out")]
+    except ValueError:
+        return False
+    within = all(((values >= 0) & (values <= 1)).all() for values in chances)
+    return within and all(value >= 0 and value.is_integer() for values in counts for value in values)
 
 
 def check_row(row: Mapping[str, str], where: str) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from deckbench import grade, stats
 from deckbench.record.metrics_schema import Estimate
-from deckbench.record.table import FLAGS
+from deckbench.record.table import FLAGS, mapped, numbers
 from deckbench.stats import Clusters, Floats, Ints
 
 Terms = Callable[[str | None, str | None], Sequence[str]]  # (step, language) -> names of what is an anomaly then
@@ -28,17 +28,22 @@ class Answers:
         self.clusters = clusters
         self.terms = terms
         self.right = (table["right"] == "true").to_numpy(dtype=np.float64)
+        self.wrong = 1 - self.right
         self.substring = (table["substring"] == "true").to_numpy(dtype=np.float64)
         self.parsed = table["reason"].isin(["", "wrong"]).to_numpy(dtype=bool)
         self.kind, self.gold = (table[name].to_numpy(dtype=object) for name in ("kind", "gold"))
         asked = zip(*(table[name].tolist() for name in ("gold", "kind", "anomaly")), strict=True)
-        truth = [grade.verdict_truth(gold, kind, FLAGS.get(anomaly)) for gold, kind, anomaly in asked]
-        self.known = np.array([value is not None for value in truth], dtype=bool)
-        self.truth = np.array([value is True for value in truth], dtype=bool)
+        truth = np.array(mapped(lambda row: grade.verdict_truth(row[0], row[1], FLAGS.get(row[2])), asked))
+        self.known = truth != None  # noqa: E711
+        self.truth = truth == True  # noqa: E712
         self.p, self.p_a, self.p_b = (numbers(table[name]) for name in ("p_anomaly", "p_a", "p_b"))
 
     def share(self, hits: npt.NDArray[Any], rows: Ints) -> Estimate:
         return proportion(np.asarray(hits, dtype=np.float64)[rows], self.clusters, rows)
+
+    def many(self, rows: Ints) -> bool:
+        """Whether the samples are of more than one group."""
+        return int((self.clusters.totals(rows) > 0).sum()) > 1
 
     def unparsed(self, rows: Ints) -> int:
         return int((~self.parsed[rows]).sum())
@@ -65,13 +70,9 @@ def mean(values: Floats, clusters: Clusters, rows: Ints) -> Estimate:
 def groups_of(table: pd.DataFrame) -> tuple[list[str], str, list[str]]:
     """One cluster label per sample, which column it is, and a note when it is not the group."""
     for column in ("group", "frame"):
-        if all(table[column]):
+        labels = table[column].tolist()
+        if all(labels):
             note = [] if column == "group" else ["no groups known: each frame is its own cluster"]
-            return list(table[column]), column, note
+            return labels, column, note
     pairs = [pair or key for pair, key in zip(table["pair_id"], table["id"], strict=True)]
     return pairs, "pair_id", ["no groups or frames known: each pair of twins is its own cluster"]
-
-
-def numbers(column: pd.Series) -> Floats:
-    """Text cells as float64, NaN where empty."""
-    return np.array([float(cell) if cell.strip() else np.nan for cell in column], dtype=np.float64)

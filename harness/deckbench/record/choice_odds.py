@@ -67,11 +67,11 @@ def quality(odds: ChoiceOdds, temperature: Floats | float) -> Quality:
     """Brier score, expected calibration error, log loss and reliability at a temperature."""
     p, event = calibration.probability(odds.odds, temperature), odds.event
     bins = stats.bins_of(p)
-    columns = bins.table(event, p)
-    total, codes = columns.sum(axis=0), odds.codes
+    total, codes = bins.totals(event, p)[0], odds.codes
     many = len(np.unique(codes)) > 1
     with np.errstate(invalid="ignore"):
-        spread = stats.interval(stats.ece(odds.clusters.sums(columns, odds.rows))) if many else None
+        sums = odds.clusters.resample(bins.totals(event, p, codes, odds.clusters.count))
+        spread = stats.interval(stats.ece(sums)) if many else None
     squared = stats.brier(event, p)
     within = calibration.mean_interval(squared, codes)
     count, predicted, observed = np.split(total, 3)

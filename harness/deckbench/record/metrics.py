@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from deckbench import grade, stats
@@ -167,7 +168,7 @@ def verdict_metrics(answers: Answers, rows: Ints) -> dict[str, Estimate]:
     positive, negative = rows[truth == 1], rows[truth == 0]
     sums = answers.clusters.sums(np.stack([found, missed, stopped], axis=1), rows)
     tp, fn, fp = found.sum(), missed.sum(), stopped.sum()
-    many = len(np.unique(answers.clusters.codes[rows])) > 1
+    many = answers.many(rows)
     f1 = stats.interval(stats.divide(2 * sums[:, 0], 2 * sums[:, 0] + sums[:, 1] + sums[:, 2])) if many else None
     precision = stats.interval(stats.divide(sums[:, 0], sums[:, 0] + sums[:, 2])) if many else None
     claimed = int(tp + fp)
@@ -181,8 +182,8 @@ def verdict_metrics(answers: Answers, rows: Ints) -> dict[str, Estimate]:
         ),
         "recall": answers.share(answers.right, positive),
         "f1": Estimate(value=2 * tp / (2 * tp + fn + fp) if tp + fn + fp else None, n=len(rows), cluster=f1),
-        "miss_rate": answers.share(1 - answers.right, positive),
-        "false_stop_rate": answers.share(1 - answers.right, negative),
+        "miss_rate": answers.share(answers.wrong, positive),
+        "false_stop_rate": answers.share(answers.wrong, negative),
         "balanced_accuracy": balanced(answers, rows, rows),
     }
 
@@ -200,7 +201,7 @@ def balanced(answers: Answers, rows: Ints, verdict: Ints) -> Estimate:
     columns = np.stack([right * side, side, right * ~side, ~side], axis=1)
     sums = answers.clusters.sums(columns, rows)
     spread = (stats.divide(sums[:, 0], sums[:, 1]) + stats.divide(sums[:, 2], sums[:, 3])) / 2
-    many = len(np.unique(answers.clusters.codes[rows])) > 1
+    many = answers.many(rows)
     return Estimate(value=float(value), n=len(rows), cluster=stats.interval(spread) if many else None)
 
 
@@ -215,7 +216,7 @@ def rank_metrics(
     if area is None or at is None:
         return {"auroc": Estimate(value=None, n=len(rows))}, None, None
     areas, misses = stats.ranked_bootstrap(truth, p, answers.clusters, rows, FALSE_STOPS)
-    many = len(np.unique(answers.clusters.codes[rows])) > 1
+    many = answers.many(rows)
     positives = int(curve.positives)
     missed = positives - int(curve.hits[at])
     metrics = {
@@ -248,31 +249,28 @@ def order_metrics(answers: Answers, rows: Ints) -> dict[str, Estimate]:
         "share_a": answers.share((answer == "A").astype(np.float64), readable),
         "gold_share_a": answers.share((answers.gold == "A").astype(np.float64), rows),
     }
-    first: list[int] = []
-    same: list[float] = []
-    both: list[float] = []
-    options = {"A": table["option_a"].to_numpy(dtype=object), "B": table["option_b"].to_numpy(dtype=object)}
-    pairs: dict[str, list[int]] = {}
-    for row, pair in zip(rows, table["pair_id"].to_numpy(dtype=object)[rows], strict=True):
-        if pair:
-            pairs.setdefault(str(pair), []).append(int(row))
-    for members in pairs.values():
-        if len(members) != 2:
-            continue
-        one, two = members
-        if not options["A"][one] or options["A"][one] == options["B"][one]:
-            continue
-        if (options["A"][one], options["B"][one]) != (options["B"][two], options["A"][two]):
-            continue
-        first.append(one)
-        both_parsed = answers.parsed[one] and answers.parsed[two]
-        same.append(float(both_parsed and options[str(answer[one])][one] == options[str(answer[two])][two]))
-        both.append(float(answers.right[one] and answers.right[two]))
-    if first:
-        at = np.asarray(first, dtype=np.int64)
-        metrics["order_consistency"] = proportion(np.asarray(same), answers.clusters, at)
-        metrics["pair_accuracy"] = proportion(np.asarray(both), answers.clusters, at)
+    one, two = twins(table["pair_id"].to_numpy(dtype=object)[rows], rows)
+    a, b = (table[name].to_numpy(dtype=object) for name in ("option_a", "option_b"))
+    swapped = (a[one] != "") & (a[one] != b[one]) & (a[one] == b[two]) & (b[one] == a[two])
+    one, two = one[swapped], two[swapped]
+    if len(one):
+        chosen = np.where(answer == "A", a, b)
+        same = answers.parsed[one] & answers.parsed[two] & (chosen[one] == chosen[two])
+        both = answers.right[one] * answers.right[two]
+        metrics["order_consistency"] = proportion(same.astype(np.float64), answers.clusters, one)
+        metrics["pair_accuracy"] = proportion(both, answers.clusters, one)
     return metrics
+
+
+def twins(pairs: npt.NDArray[Any], rows: Ints) -> tuple[Ints, Ints]:
+    """The rows whose pair_id exactly one other row has: first and second of each pair. pairs: of `rows`."""
+    codes, names = pd.factorize(pairs)
+    order = np.argsort(codes, kind="stable")
+    sizes = np.bincount(codes, minlength=len(names))
+    two = (sizes == 2) & (names != "")
+    first = order[(np.cumsum(sizes) - sizes)[two]]
+    second = order[(np.cumsum(sizes) - 1)[two]]
+    return rows[first], rows[second]
 
 
 def calibrate(answers: Answers, rows: Ints) -> tuple[dict[str, Estimate], list[ReliabilityBin] | None]:
@@ -288,11 +286,11 @@ def calibrate(answers: Answers, rows: Ints) -> tuple[dict[str, Estimate], list[R
         return {}, None
     rows, p, event = rows[good], p[good], event[good].astype(bool)
     bins = stats.bins_of(p)
-    columns = bins.table(event, p)
-    total = columns.sum(axis=0)
-    many = len(np.unique(answers.clusters.codes[rows])) > 1
+    clusters = answers.clusters
+    total = bins.totals(event, p)[0]
     with np.errstate(invalid="ignore"):
-        spread = stats.interval(stats.ece(answers.clusters.sums(columns, rows))) if many else None
+        sums = clusters.resample(bins.totals(event, p, clusters.codes[rows], clusters.count))
+        spread = stats.interval(stats.ece(sums)) if answers.many(rows) else None
     metrics = {
         "brier": mean(stats.brier(event, p), answers.clusters, rows),
         "ece": Estimate(value=float(stats.ece(total)), n=len(rows), cluster=spread),
@@ -331,14 +329,14 @@ def members(answers: Answers, rows: Ints, column: str) -> dict[str, Ints]:
     """Value -> rows that have it, sorted by value. A cell of SEVERAL may hold several values joined by ";"."""
     if column not in answers.table:
         return {}
-    found: dict[str, list[int]] = {}
-    values: dict[str, set[str]] = {}
-    for row, cell in zip(rows.tolist(), answers.table[column].to_numpy(dtype=object)[rows], strict=True):
-        if cell not in values:
-            values[cell] = {part.strip() for part in (cell.split(";") if column in SEVERAL else (cell,))} - {""}
-        for value in values[cell]:
-            found.setdefault(value, []).append(row)
-    return {value: np.asarray(found[value], dtype=np.int64) for value in sorted(found)}
+    codes, cells = pd.factorize(answers.table[column].to_numpy(dtype=object)[rows])
+    found: dict[str, list[Ints]] = {}
+    cut = np.split(rows[np.argsort(codes, kind="stable")], np.cumsum(np.bincount(codes))[:-1])
+    for cell, part in zip(cells, cut, strict=False):  # of no rows there is one part, and no cell
+        values = {value.strip() for value in (cell.split(";") if column in SEVERAL else (cell,))} - {""}
+        for value in values:
+            found.setdefault(value, []).append(part)
+    return {value: np.sort(np.concatenate(parts)) for value, parts in sorted(found.items())}
 
 
 def slices(answers: Answers, rows: Ints, column: str, *, balance: bool = False) -> dict[str, Slice]:
@@ -349,9 +347,9 @@ def slices(answers: Answers, rows: Ints, column: str, *, balance: bool = False) 
         known = part[answers.known[part]]
         positive, negative = known[answers.truth[known]], known[~answers.truth[known]]
         if len(positive):
-            metrics["miss_rate"] = answers.share(1 - answers.right, positive)
+            metrics["miss_rate"] = answers.share(answers.wrong, positive)
         if len(negative):
-            metrics["false_stop_rate"] = answers.share(1 - answers.right, negative)
+            metrics["false_stop_rate"] = answers.share(answers.wrong, negative)
         if balance and len(known):
             metrics["balanced_accuracy"] = balanced(answers, known, known)
         result[value] = Slice(n=len(part), unparsed=answers.unparsed(part), metrics=metrics)
@@ -361,11 +359,12 @@ def slices(answers: Answers, rows: Ints, column: str, *, balance: bool = False) 
 def by_anomaly(answers: Answers, rows: Ints, operating: OperatingPoint | None) -> dict[str, Slice]:
     """For each kind of anomaly: miss rate, and miss rate at the threshold where 5% of normal frames stop."""
     result = {}
+    threshold = np.inf if operating is None or operating.threshold is None else operating.threshold
+    below = answers.p < threshold
     for value, part in members(answers, rows, "class").items():
-        metrics = {"miss_rate": answers.share(1 - answers.right, part)}
+        metrics = {"miss_rate": answers.share(answers.wrong, part)}
         ranked = part[np.isfinite(answers.p[part])]
         if operating is not None and len(ranked):
-            threshold = np.inf if operating.threshold is None else operating.threshold
-            metrics["miss_rate_at_5"] = answers.share((answers.p < threshold).astype(np.float64), ranked)
+            metrics["miss_rate_at_5"] = answers.share(below, ranked)
         result[value] = Slice(n=len(part), unparsed=answers.unparsed(part), metrics=metrics)
     return result

@@ -7,7 +7,7 @@ All cells are text, empty where nothing is known. Faults of the files have a fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 
 from deckbench import dataset, grade
-from deckbench.csvfile import csv_records
+from deckbench.csvfile import csv_columns
 from deckbench.errors import InputError
 from deckbench.parse import parse_scene
-from deckbench.predictions import COLUMNS, csv_bytes
+from deckbench.predictions import COLUMNS, csv_blocks
+from deckbench.predictions.read import line_of
+from deckbench.stats import Floats
 
 # What the dataset knows of a sample; `anomaly` is true, false or empty.
 JOINED = (
@@ -45,28 +47,43 @@ def check_data(manifest: dict[str, Any] | None, predictions: Path, data: Path) -
 
 
 def read_fields(data: Path) -> pd.DataFrame:
-    """What the dataset knows about each sample: JOINED, by `id`.
+    """What the dataset knows about each sample: JOINED, by `id`, as text (object).
 
-    Columns beside these: `golds`, the texts that count as its gold, and `asked`, its kind.
+    Columns beside these: `gold` and `answer`, the texts that count as its gold, and `asked`, its kind.
     """
     data = Path(data)
     table = data / "samples.csv"
-    rows: dict[str, dict[str, Any]] = {}
     if data.is_dir() and table.is_file():
-        for _, record in csv_records(table, required=("id", "gold")):
-            row: dict[str, Any] = {name: record.get(name) or "" for name in JOINED}
-            flag = row["anomaly"].strip().lower()
-            # A scene's gold is its verdict in samples.csv, and its text where it is asked and predicted.
-            golds = {record["gold"].strip(), (record.get("answer") or "").strip()}
-            kind = record.get("kind") or ""
-            rows[record["id"]] = {**row, "anomaly": flag if flag in FLAGS else "", "golds": golds, "asked": kind}
+        names = ("id", "gold", "answer", "kind", *JOINED)
+        cells = csv_columns(table, names, required=("id", "gold"))
+        columns = {name: cells.get(name) or [""] * len(cells["id"]) for name in names}
+        columns["anomaly"] = mapped(_flag, columns["anomaly"])
     else:
-        for sample in _samples(data):
-            row = {name: cell(getattr(sample, "cls" if name == "class" else name, None)) for name in JOINED}
-            row["image"] = ""
-            rows[sample.id] = {**row, "golds": {sample.gold.strip(), sample.answer.strip()}, "asked": sample.kind}
-    fields: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index", columns=[*JOINED, "golds", "asked"])
-    return fields
+        samples = list(_samples(data))
+        columns = {
+            name: [cell(getattr(sample, "cls" if name == "class" else name, None)) for sample in samples]
+            for name in ("id", "gold", "answer", "kind", *JOINED)
+        }
+        columns["image"] = [""] * len(samples)
+    # A scene's gold is its verdict in samples.csv, and its text where it is asked and predicted.
+    for name in ("gold", "answer"):
+        columns[name] = mapped(str.strip, columns[name])
+    ids, columns["asked"] = columns.pop("id"), columns.pop("kind")
+    fields: pd.DataFrame = pd.DataFrame(columns, index=pd.Index(ids, dtype=object), dtype=object)
+    return fields[~fields.index.duplicated(keep="last")] if len({*ids}) < len(ids) else fields
+
+
+def _flag(text: str) -> str:
+    """`true`, `false` or nothing."""
+    flag = text.strip().lower()
+    return flag if flag in FLAGS else ""
+
+
+def mapped(function: Callable[[Any], Any], cells: Iterable[Any]) -> list[Any]:
+    """A function of each cell, called once for cells that are equal."""
+    cells = cells if isinstance(cells, list) else list(cells)
+    known = {value: function(value) for value in {*cells}}
+    return [known[value] for value in cells]
 
 
 def _samples(data: Path) -> Iterable[dataset.Sample]:
@@ -83,29 +100,37 @@ def join(table: pd.DataFrame, predictions: Path, fields: pd.DataFrame | None) ->
     out: pd.DataFrame = table.copy()
     if fields is None:
         return _guess(out)
-    golds = fields["golds"].to_dict()
-    for row in out.itertuples():
-        if row.id not in golds:
-            raise InputError(
-                f"the id {row.id!r} is not in the dataset", f"{predictions}:{row.line}", "is this the right --data?"
-            )
-        if str(row.gold).strip() not in golds[row.id]:
-            raise InputError(
-                f"the gold answer {str(row.gold)[:40]!r} is not the dataset's",
-                f"{predictions}:{row.line}",
-                "the file was edited, or made on another version of the dataset; infer again",
-            )
-    for name in JOINED:
-        out[name] = fields[name].reindex(out["id"]).to_numpy()
+    at = fields.index.get_indexer(pd.Index(out["id"], dtype=object))
+    golds = np.array(mapped(str.strip, out["gold"]), dtype=object)
+    nothing = np.full(len(at), "", dtype=object)
+    known = {name: fields[name].to_numpy()[at] if len(fields) else nothing for name in ("gold", "answer", *JOINED)}
+    fits = (at >= 0) & ((golds == known.pop("gold")) | (golds == known.pop("answer")))
+    if not fits.all():
+        row = int(np.flatnonzero(~fits)[0])
+        where = f"{predictions}:{line_of(out, predictions, row)}"
+        if at[row] < 0:
+            what = f"the id {out['id'].iloc[row]!r} is not in the dataset"
+            raise InputError(what, where, "is this the right --data?")
+        raise InputError(
+            f"the gold answer {out['gold'].iloc[row][:40]!r} is not the dataset's",
+            where,
+            "the file was edited, or made on another version of the dataset; infer again",
+        )
+    for name, cells in known.items():
+        out[name] = pd.Series(cells, index=out.index, dtype=object)
     return _fill_options(out)
 
 
 def _fill_options(table: pd.DataFrame) -> pd.DataFrame:
     """Options from the prompt's two lines where the dataset does not name them: `infer` reads them there too."""
-    asked = zip(table["kind"], table["question"], table["option_a"], table["option_b"], strict=True)
-    for at, (kind, question, *given) in zip(table.index, asked, strict=True):
-        if kind == "choice" and not all(given) and (options := grade.options_of(str(question))):
-            table.at[at, "option_a"], table.at[at, "option_b"] = options
+    given = {name: table[name].to_numpy() for name in ("option_a", "option_b")}
+    lacking = (table["kind"] == "choice").to_numpy() & ((given["option_a"] == "") | (given["option_b"] == ""))
+    rows = np.flatnonzero(lacking)
+    options = mapped(grade.options_of, table["question"].to_numpy()[rows])
+    for place, name in enumerate(given):
+        cells = given[name].copy()
+        cells[rows] = [found[place] if found else old for found, old in zip(options, cells[rows], strict=True)]
+        table[name] = pd.Series(cells, index=table.index, dtype=object)
     return table
 
 
@@ -113,15 +138,25 @@ def _guess(table: pd.DataFrame) -> pd.DataFrame:
     """Options from the prompt's two lines; the verdict's truth from which of p_a and p_b is p_anomaly."""
     for name in JOINED:
         if name not in table:
-            table[name] = ""
-    for at, row in _fill_options(table).iterrows():
-        if row["kind"] == "scene":
-            table.at[at, "anomaly"] = cell(parse_scene(str(row["gold"])))
-        elif row["kind"] == "choice" and row["p_anomaly"] and float(row["p_a"] or -1) != float(row["p_b"] or -1):
-            stop, a, b = (float(row[name] or -1) for name in ("p_anomaly", "p_a", "p_b"))
-            means = "A" if stop == a else "B" if stop == b else None
-            table.at[at, "anomaly"] = "" if means is None else cell(means == row["gold"])
+            table[name] = pd.Series("", index=table.index, dtype=object)
+    table = _fill_options(table)
+    kind, gold = table["kind"].to_numpy(), table["gold"].to_numpy()
+    stop, a, b = (np.nan_to_num(numbers(table[name]), nan=-1.0) for name in ("p_anomaly", "p_a", "p_b"))
+    truth = np.full(len(table), "", dtype=object)
+    scenes = np.flatnonzero(kind == "scene")
+    truth[scenes] = mapped(lambda text: cell(parse_scene(text)), gold[scenes])
+    told = (kind == "choice") & (stop >= 0) & (a != b)
+    truth[told & (stop == a)] = "A"
+    truth[told & (stop == b)] = "B"
+    letters = told & (truth != "")
+    truth[letters] = np.where(truth[letters] == gold[letters], "true", "false")
+    table["anomaly"] = pd.Series(truth, index=table.index, dtype=object)
     return table
+
+
+def numbers(cells: Iterable[str]) -> Floats:
+    """Text cells as float64, NaN where empty."""
+    return np.array([float(cell) if cell.strip() else np.nan for cell in cells], dtype=np.float64)
 
 
 def grade_table(table: pd.DataFrame, *, inferred: bool) -> pd.DataFrame:
@@ -132,9 +167,13 @@ def grade_table(table: pd.DataFrame, *, inferred: bool) -> pd.DataFrame:
     """
     out: pd.DataFrame = table.copy()
     names = ("prediction", "gold", "kind", "option_a", "option_b", "anomaly", "parsed")
-    rows = zip(*(out[name].tolist() for name in names), strict=True)
-    graded = [
-        grade.grade(
+    columns = [out[name].tolist() for name in names]
+    if not inferred:
+        columns[-1] = [""] * len(out)
+
+    def graded(row: tuple[str, ...]) -> tuple[str, ...]:
+        text, gold, kind, option_a, option_b, anomaly, parsed = row
+        answer = grade.grade(
             text,
             gold,
             kind,
@@ -142,13 +181,11 @@ def grade_table(table: pd.DataFrame, *, inferred: bool) -> pd.DataFrame:
             anomaly=FLAGS.get(anomaly),
             parsed=parsed if inferred and kind != "open" else None,
         )
-        for text, gold, kind, option_a, option_b, anomaly, parsed in rows
-    ]
-    out["parsed"] = [answer.parsed for answer in graded]
-    out["right"] = [cell(answer.right) for answer in graded]
-    out["substring"] = [cell(answer.substring) for answer in graded]
-    out["judge"] = ""
-    out["reason"] = [str(answer.reason) for answer in graded]
+        return answer.parsed, cell(answer.right), cell(answer.substring), "", answer.reason
+
+    grades = mapped(graded, zip(*columns, strict=True))
+    for name, cells in zip(SCORED_COLUMNS[1:], zip(*grades, strict=True), strict=True):
+        out[name] = pd.Series(cells, index=out.index, dtype=object)
     return out
 
 
@@ -161,14 +198,25 @@ def cell(value: object) -> str:
 
 def table_bytes(table: pd.DataFrame, columns: Sequence[str]) -> bytes:
     """Some columns of a table as CSV bytes; `scored.csv` is SCORED_COLUMNS."""
-    return csv_bytes(columns, list(zip(*(table[name].tolist() for name in columns), strict=True)))
+    return b"".join(_blocks(table, columns))
 
 
 def predictions_sha256(table: pd.DataFrame) -> str:
     """sha256 of a graded prediction table as `infer` writes it: of FILE.csv itself where that comes from `infer`."""
-    return hashlib.sha256(table_bytes(table, COLUMNS)).hexdigest()
+    return _sha256(_blocks(table, COLUMNS))
 
 
 def scored_sha256(table: pd.DataFrame) -> str:
     """sha256 of `scored.csv` of a graded table."""
-    return hashlib.sha256(table_bytes(table, SCORED_COLUMNS)).hexdigest()
+    return _sha256(_blocks(table, SCORED_COLUMNS))
+
+
+def _blocks(table: pd.DataFrame, columns: Sequence[str]) -> Iterator[bytes]:
+    return csv_blocks(columns, [table[name].tolist() for name in columns])
+
+
+def _sha256(blocks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()

@@ -129,6 +129,6 @@ def asked_of(table: Any, fields: Any) -> dict[str, int] | None:
     """How many questions of each kind the asked parts of the dataset hold; None where that is not known."""
     if fields is None:
         return None
-    parts = set(fields.loc[list(table["id"]), "split"])
+    parts = {*table["split"]}
     kinds = fields.loc[fields["split"].isin(parts), "asked"]
     return {kind: int(n) for kind, n in kinds.value_counts().items()} if all(kinds) else None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deckbench.errors import InputError
+from deckbench.predictions.read import line_of
 from deckbench.record.calibration import Calibration, read_calibration
 
 if TYPE_CHECKING:
@@ -55,10 +56,14 @@ def calibration_for(
         fix = "give --data DATASET" if transfer else f"{FIX}; {ELSEWHERE}"
         raise InputError(f"the calibration was made for another dataset: {what}", path, fix)
     fitted = set(made.samples.id)
-    for key, line in zip(table["id"], table["line"], strict=True):
+    for row, key in enumerate(table["id"]):
         if key in fitted:
             what = f"the calibration was fitted on the sample {key!r}: what it gains there is no evidence"
-            raise InputError(what, f"{predictions}:{line}", "score the test part: `deckbench infer --split test`")
+            raise InputError(
+                what,
+                f"{predictions}:{line_of(table, predictions, row)}",
+                "score the test part: `deckbench infer --split test`",
+            )
     return made
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from deckbench.errors import InputError
+from deckbench.predictions.read import line_of
 
 
 def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dict[str, Any]:
@@ -40,9 +42,7 @@ def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dic
         graded.append(tables.grade_table(tables.join(table, path, fields), inferred=is_inferred(manifest)))
     if len(refused) == 2:
         raise refused[0]
-    check_same(graded[0], graded[1], Path(a), Path(b))
-    first = graded[0].sort_values("id", kind="stable").reset_index(drop=True)
-    second = graded[1].sort_values("id", kind="stable").reset_index(drop=True)
+    first, second = graded[0], in_order_of(graded[0], graded[1], Path(a), Path(b))
     labels, group_by, notes = groups_of(first)
     notes += [f"{error.where} was made on another dataset that asks the same samples" for error in refused]
     clusters = stats.clusters_of(labels, seed)
@@ -86,21 +86,24 @@ def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dic
     }
 
 
-def check_same(a: Any, b: Any, path_a: Path, path_b: Path) -> None:
-    """Refuse files that do not hold the same samples. Raises InputError."""
-    ids_a, ids_b = set(a["id"]), set(b["id"])
-    if ids_a != ids_b:
+def in_order_of(a: pd.DataFrame, b: pd.DataFrame, path_a: Path, path_b: Path) -> pd.DataFrame:
+    """The rows of `b` in the order of those of `a`. Raises InputError where the two do not hold the same samples."""
+    at = pd.Index(b["id"], dtype=object).get_indexer(pd.Index(a["id"], dtype=object))
+    both = int((at >= 0).sum())
+    if both < max(len(a), len(b)):
         raise InputError(
-            f"the two files do not hold the same samples: {len(ids_a - ids_b)} are only in the first, "
-            f"{len(ids_b - ids_a)} only in the second, {len(ids_a & ids_b)} in both",
+            f"the two files do not hold the same samples: {len(a) - both} are only in the first, "
+            f"{len(b) - both} only in the second, {both} in both",
             f"{path_a}, {path_b}",
             "infer both models on the same dataset, to the end",
         )
-    golds = dict(zip(b["id"], zip(b["kind"], b["gold"], strict=True), strict=True))
-    for key, kind, gold, line in zip(a["id"], a["kind"], a["gold"], a["line"], strict=True):
-        if golds[key] != (kind, gold):
-            raise InputError(
-                f"the sample {key!r} has another kind or gold answer in {path_b.name}",
-                f"{path_a}:{line}",
-                "the files come from two versions of a dataset; infer again on one",
-            )
+    ordered: pd.DataFrame = b.iloc[at].reset_index(drop=True)
+    differ = ((a["kind"] != ordered["kind"]) | (a["gold"] != ordered["gold"])).to_numpy()
+    if differ.any():
+        row = int(differ.argmax())
+        raise InputError(
+            f"the sample {a['id'].iloc[row]!r} has another kind or gold answer in {path_b.name}",
+            f"{path_a}:{line_of(a, path_a, row)}",
+            "the files come from two versions of a dataset; infer again on one",
+        )
+    return ordered
