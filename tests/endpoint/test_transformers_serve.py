@@ -146,3 +146,23 @@ def test_auto_finds_systemone(served: tuple[Path, str], tmp_path: Path) -> None:
     made = infer(model=f"endpoint:{tmp_path / 'e.yaml'}", data=data, out=tmp_path / "p.csv")
     assert made.content["endpoint"]["api"] == {"systemone": 4}
     assert {row["kind"] for _, row in csv_records(tmp_path / "p.csv")} == {"choice", "open"}
+
+
+def test_structured_answers_are_asked_for_and_listed(served: tuple[Path, str], tmp_path: Path) -> None:
+    """Random weights write no JSON: every try is paid, kept with its tokens, and rejected with a reason."""
+    from PIL import Image
+
+    from deckbench.endpoint.spec import find_server, read_spec
+    from deckbench.endpoint.structured import answer_all, open_calls
+    from tests.endpoint.test_structured import request_for
+
+    folder, address = served
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({"model": str(folder), "base_url": address, "timeout_s": 300}))
+    spec = read_spec(f"endpoint:{tmp_path / 'e.yaml'}")
+    requests = [request_for(1, image=tmp_path / "a.png", max_tokens=8), request_for(2, max_tokens=8, system="")]
+    with open_calls(tmp_path / "calls.jsonl") as calls:
+        run = answer_all(requests, spec, find_server(spec), calls)
+        assert [outcome.status for outcome in run.outcomes] == ["rejected"] * 2
+        assert run.observed["calls"] == 6 and run.observed["uncounted"] == 0 and run.observed["tokens_in"] > 0
+        assert answer_all(requests, spec, find_server(spec), calls).observed["paid_before"] == 2

@@ -153,7 +153,7 @@ def checker(
 
 def absent_kinds(words: Vocabulary, text: str, absent: set[str], wrong: set[str]) -> list[str]:
     """Reasons where a text names a kind of anomaly that this check has not."""
-    terms = [term for term in words.named(text) if term.classes & absent and not term.classes - absent]
+    terms = [term for term in words.named(text) if term.classes & absent and not term.classes & wrong]
     return [f"it names {term.text!r}, which is not what is wrong here" for term in dict.fromkeys(terms)]
 
 

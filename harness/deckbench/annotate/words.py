@@ -57,16 +57,18 @@ class Vocabulary:
         """others: names of anomalies that are no classes, each a class of its own."""
         self.ontology, self.lang = ontology, lang
         found: dict[str, set[str]] = {}
+        self.names: dict[str, set[str]] = {}  # class -> words for it alone, not for its kind
         for cls, spec in ontology.classes.items():
-            names = (spec.name.get(lang), spec.kind_text.get(lang), *spec.aliases, plain(cls))
-            for word in names:
-                found.setdefault(plain(word), set()).add(cls)
+            self.names[cls] = {plain(word) for word in (spec.name.get(lang), *spec.aliases, cls)}
+            for word in {*self.names[cls], plain(spec.kind_text.get(lang))}:
+                found.setdefault(word, set()).add(cls)
         for cls, spec in ontology.classes.items():
             for noun in spec.nouns:
                 word = plain(ontology.nouns[noun].get(lang))
                 if word in found:  # a neutral word alone names no class
                     found[word].add(cls)
         for word in others:
+            self.names[word] = {plain(word)}
             found.setdefault(plain(word), set()).add(word)
         self.terms = [Term(word, frozenset(classes)) for word, classes in found.items() if word]
         self.terms.sort(key=lambda term: (-len(term.text), term.text))
@@ -139,7 +141,7 @@ class Vocabulary:
         reasons = []
         named = list(self.named(text))
         for cls in anomalies:
-            own = any(term.classes == {cls} for term in named)
+            own = any(term.text in self.names.get(cls, ()) for term in named)
             spec = self.ontology.classes.get(cls)
             if spec is not None and spec.state is not None and not own:
                 state = spec.state.get(self.lang)

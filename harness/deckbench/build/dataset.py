@@ -133,6 +133,7 @@ def build_dataset(
         "ontology": definition.ontology.name,
         "options": definition.options.plain(),
         **({"export": list(export)} if export else {}),
+        **({"max_leak": max_leak} if max_leak != MAX_LEAK else {}),
     }
     with artifact.writing(Path(out), "dataset", inputs=inputs, params=params, seed=seed) as draft:
         images = draft.path / "images"

@@ -217,6 +217,7 @@ def build_command(
     qa: str | None = None,
     options: Mapping[str, Any] | None = None,
     lang: str = "en",
+    max_leak: float | None = None,
 ) -> str:
     """The command that builds a dataset, quoted for a shell."""
     argv = ["deckbench", "build", task, "--pool", pool, "--out", "data", "--split", split, "--seed", str(seed)]
@@ -224,6 +225,7 @@ def build_command(
         argv += [f"--{name}", value] if value else []
     for key, option in (options or {}).items():
         argv += ["--set", f"{key}={option if isinstance(option, str) else json.dumps(option)}"]
+    argv += [] if max_leak is None else ["--max-leak", f"{max_leak:g}"]
     return shlex.join(argv + (["--lang", lang] if lang != "en" else []))
 
 
@@ -246,7 +248,8 @@ def rebuild_command(data: Path, manifest: artifact.Manifest) -> str:
         split=split,
         seed=seed,
         ontology="ONTOLOGY.yaml" if usual and own and own["ontology"] != default["ontology"] else None,
-        qa="QA" if usual and own and own["questions"] != default["questions"] else None,
+        qa="QA" if usual and own and (own["questions"] != default["questions"] or "scenes" in own) else None,
         options=options,
         lang=str(params.get("lang", "en")),
+        max_leak=params.get("max_leak"),
     )
