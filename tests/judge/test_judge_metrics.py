@@ -77,7 +77,7 @@ def test_a_judge_that_contradicts_itself_is_seen(offline: Offline, tmp_path: Pat
     found = score(predictions)["judge"]
     assert found["self_agreement"]["value"] == 0.0
     assert found["kinds"]["open"]["corrected"]["value"] is None
-    assert "10 of each" in found["kinds"]["open"]["corrected"]["why"]
+    assert "10 are needed" in found["kinds"]["open"]["corrected"]["why"]
 
 
 def test_a_judge_that_says_yes_to_all_has_no_corrected_rate(offline: Offline, tmp_path: Path) -> None:

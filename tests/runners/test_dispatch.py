@@ -159,6 +159,9 @@ def test_a_file_of_a_dataset_brings_the_dataset(here: Path) -> None:
     made = job("score", predictions=Path("preds/a.csv"), out=Path("s.json"), data=Path("data/S1"), plots=Path("plots"))
     assert seen(made) == {f"/in{here}/{name}": name for name in ("data/S1", "preds/a.csv", "preds/a.manifest.json")}
     assert made.more == (("/out/.plots", Path("plots")),)
+    Path("preds/a.judge.json").touch()
+    again = job("score", predictions=Path("preds/a.csv"), out=Path("s.json"))
+    assert f"/in{here}/preds/a.judge.json" in seen(again)
     assert "--plots=/out/.plots" in made.command
 
 

@@ -40,6 +40,7 @@ KINDS = {
     "endpoint": Kind("a model behind a server (yaml)", "deckbench.endpoint.spec:EndpointSpec"),
     "score": Kind("score.json", "deckbench.record.metrics_schema:Metrics"),
     "calibration": Kind("what `deckbench calibrate` writes", "deckbench.record.calibration:CalibrationFile"),
+    "judged": Kind("what a judge said of predictions (FILE.judge.json)", "deckbench.record.judged:Judged"),
     "record": Kind("record.json of a record", "deckbench.record.schema:Record"),
     "observed": Kind("`observed` in the manifest of a record", "deckbench.record.schema:Observed"),
     "steps": Kind("the file that `deckbench steps` writes", "deckbench.protocol.stepsfile:StepsFile"),

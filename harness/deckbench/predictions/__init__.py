@@ -65,6 +65,11 @@ class PredictionFiles:
         return self.csv.with_name(f"{self.csv.stem}.transcript.jsonl")
 
     @property
+    def judged(self) -> Path:
+        """What a judge said of the answers, where one was asked."""
+        return self.csv.with_name(f"{self.csv.stem}.judge.json")
+
+    @property
     def partial(self) -> Path:
         """The folder of a run that is not finished."""
         return self.csv.with_name(f"{self.csv.stem}.partial")

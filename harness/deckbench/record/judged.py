@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from deckbench import artifact
 from deckbench.disk import read_bytes
 from deckbench.errors import InputError
+from deckbench.predictions import PredictionFiles
 from deckbench.progress import say
 from deckbench.record.metrics_schema import JudgeRef, Sha256, Strict
 from deckbench.record.schema import parse
@@ -72,7 +73,7 @@ def verdict_of(calls: str) -> str:
 
 def judged_path(predictions: Path) -> Path:
     """`FILE.judge.json` of FILE.csv."""
-    return predictions.with_name(f"{predictions.stem}.judge.json")
+    return PredictionFiles(predictions).judged
 
 
 def judged_bytes(judged: Judged) -> str:

@@ -288,9 +288,10 @@ def mounted(value: Path | str, kind: Kind, inputs: Inputs) -> str:
     if kind is Kind.DATA and path.is_file():
         return rewritten(path, add_data(inputs, path))
     if kind is Kind.PREDICTIONS:
-        manifest = PredictionFiles(path).manifest
-        if manifest.is_file():
-            inputs.add(manifest, str(Path(container_path(path)).with_name(manifest.name)))
+        files = PredictionFiles(path)
+        for beside in (files.manifest, files.judged):
+            if beside.is_file():
+                inputs.add(beside, str(Path(container_path(path)).with_name(beside.name)))
     return rewritten(path, inputs.add(path))
 
 

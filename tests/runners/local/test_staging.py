@@ -115,6 +115,17 @@ def test_plots_go_where_they_were_asked_for(tmp_path: Path) -> None:
     assert below(tmp_path) == ["pictures/new/a.svg", "pictures/new/b.svg", "pictures/new/mine.svg", "s.json"]
 
 
+def test_the_graded_answers_come_with_their_score(tmp_path: Path) -> None:
+    for output, scored in (("score.json", "scored.csv"), ("S2.json", "S2.scored.csv")):
+        staging = Staging(tmp_path / output)
+        for _ in range(2):  # the second score replaces the first
+            with locked_staging(staging):
+                move_in(staging)
+                fill(staging.folder, output, scored)
+                move_out(staging)
+    assert below(tmp_path) == ["S2.json", "S2.scored.csv", "score.json", "scored.csv"]
+
+
 def test_a_step_replaces_nothing_beside_its_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path, "noxfile.py", "b.csv", "y.partial/step")
     for output, own in (("x", ["x.logs/events", "x.partial/step"]), ("a.csv", ["a.manifest.json", "a.csv"])):

@@ -22,6 +22,7 @@ from pathlib import Path
 from deckbench import artifact
 from deckbench.errors import OutsideError
 from deckbench.progress import say
+from deckbench.record.scores import scored_path
 from deckbench.runners.local.permissions import apply_umask, take_ownership
 
 COPIED = ".copied.json"  # in the folder: hashes of the finished files that were copied in, by name
@@ -58,7 +59,9 @@ class Staging:
     def beside(self) -> tuple[str, ...]:
         """Names of the files that belong to an output that is a file, itself last."""
         stem, kinds = self.output.stem, ("timings.csv", "unanswered.csv", "transcript.jsonl", "manifest.json")
-        return (*(f"{stem}.{kind}" for kind in kinds if self.output.suffix == ".csv"), self.output.name)
+        if self.output.suffix == ".csv":
+            return (*(f"{stem}.{kind}" for kind in kinds), self.output.name)
+        return (scored_path(self.output).name, self.output.name)
 
 
 def missing_parents(path: Path) -> list[Path]:
