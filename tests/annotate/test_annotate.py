@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from deckbench.build import build_dataset
 from deckbench.errors import InputError, OutsideError
 from deckbench.infer import infer
 from tests.annotate import writer
+from tests.build.build_helpers import picture, write_pool
 from tests.endpoint.faulty import KEY
 from tests.endpoint.writing_server import Server, paid_twice
 
 Model = Callable[..., str]
+DECK = ("Deck", 0.5, 0.5, 0.2, 0.2)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -107,6 +110,83 @@ def test_banks_of_s2(pool: Path, model: Model, server: Server, tmp_path: Path) -
     }
     gold = gold_accuracy(tmp_path / "data", tmp_path)
     assert list(gold["gold"]) == list(gold["prediction"])
+
+
+CHECKS = """frame,step,phase,check,expected,verdict,anomaly,caption,step_zh,check_zh,expected_zh,caption_zh,anomaly_zh
+images/a.jpg,load,pre,slot 3,a rack,normal,,a rack stands in slot 3,装载,三号板位,吸头架,三号板位有吸头架,
+images/b.jpg,load,pre,slot 3,a rack,anomaly,rack missing,slot 3 is bare,装载,三号板位,吸头架,三号板位空着,缺少吸头架
+images/b.jpg,load,post,lid,closed,unknown,,the lid is hidden,装载,盖子,关,看不见盖子,
+"""
+
+
+def test_checks_are_described_in_two_languages(model: Model, server: Server, tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        picture(tmp_path / "pool" / "images" / f"{name}.jpg", number)
+    (tmp_path / "pool" / "checks.csv").write_text(CHECKS, encoding="utf-8")
+    (tmp_path / "pool" / "dataset.yaml").write_text("path: .\ntest: images\nnames: [x]\n")
+    pool = tmp_path / "pool"
+    made = annotate("ot2-check@1", pool=pool, out=tmp_path / "qa", model=model(), lang="both")
+    assert made.content["params"]["counts"] == {"answered": 2, "rejected": 0, "refused": 0, "skipped": 1}
+    prompt = writer.prompt_of(server.seen[1])
+    assert "rack missing: rack missing (缺少吸头架)" in prompt and "Seen: slot 3 is bare / 三号板位空着" in prompt
+    (listed,) = lines(tmp_path / "qa" / "listed.jsonl")
+    assert listed["reasons"] == ["the verdict is unknown"] and "lid" in listed["id"]
+    build_dataset("ot2-check@1", pool=pool, out=tmp_path / "data", split="test-only", qa=tmp_path / "qa", lang="both")
+    table = rows(tmp_path / "data")
+    told = set(table[table["kind"] == "scene"]["answer"])
+    assert "The deck is in view. What stands out: rack missing. Verdict: anomaly." in told
+    assert "画面是台面。需要注意:缺少吸头架。结论:异常。" in told
+    # Without a text in one of the languages only the verdict is asked.
+    texts = [line.partition(', "zh"')[0] + "}" for line in (tmp_path / "qa" / "scenes.jsonl").read_text().splitlines()]
+    (tmp_path / "qa" / "scenes.jsonl").write_text("\n".join(texts))
+    build_dataset("ot2-check@1", pool=pool, out=tmp_path / "less", split="test-only", qa=tmp_path / "qa", lang="both")
+    assert set(rows(tmp_path / "less")["kind"]) == {"choice"}
+    assert "no written description" in (tmp_path / "less" / "left_out.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"frame": "images/a"}', "there is no text"),
+        ('{"frame": "images/a", "en": "Fine. Verdict: normal."}', "states a verdict"),
+        ('{"frame": "images/a", "en": "x", "fr": "y"}', "fr: unknown field"),
+        ('{"frame": "images/a", "en": "x"}\n{"frame": "images/a", "zh": "y"}', "a second text"),
+        ("[1]", "scenes"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_broken_scene_texts(line: str, what: str, pool: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes.jsonl").write_text(line)
+    with pytest.raises(InputError, match=what) as caught:
+        build_dataset("ot2-scene@1", pool=pool, out=tmp_path / "data", split="pool", qa=tmp_path)
+    assert f"scenes.jsonl:{line.count(chr(10)) + 1}" in str(caught.value)
+
+
+def test_an_ontology_without_verdicts_calls_nothing_normal(model: Model, tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool", sessions=2, names=("Deck",), wrong=None, scenes=(("", (DECK,)),))
+    with pytest.raises(InputError, match="has no verdicts"):
+        annotate("ot2-scene@1", pool=pool, out=tmp_path / "qa", model=model(), ontology="deck-yolo")
+
+
+def test_by_the_batch_api(pool: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same texts at half the price."""
+    from deckbench.endpoint.structured import batch
+    from tests.endpoint.batch_server import BatchServer
+
+    monkeypatch.setattr(batch, "POLL_S", (0.01, 0.02))
+    server = BatchServer(writer.write)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    reference = model(base_url=server.address, price_in=1, price_out=2)
+    kept = tmp_path / "one.jsonl"
+    live = annotate("ot2-guided@1", pool=pool, out=tmp_path / "live", model=reference, calls=kept)
+    by_batch = annotate("ot2-guided@1", pool=pool, out=tmp_path / "batch", model=reference, batch=True)
+    again = annotate("ot2-guided@1", pool=pool, out=tmp_path / "again", model=reference, batch=True, calls=kept)
+    server.shutdown()
+    server.server_close()
+    for path in (tmp_path / "live").glob("*.txt"):
+        assert path.read_bytes() == (tmp_path / "batch" / path.name).read_bytes()
+    assert by_batch.observed["calls"]["cost"] == pytest.approx(live.observed["calls"]["cost"] / 2)
+    assert len(server.batches) == 1 and again.content_hash == live.content_hash  # those were paid already
 
 
 def test_a_dry_run_asks_nothing(pool: Path, model: Model, server: Server) -> None:

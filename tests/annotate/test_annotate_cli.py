@@ -58,6 +58,7 @@ def test_a_limit_on_the_cost_ends_with_3(pool: Path, model: Model, server: Serve
     assert done.returncode == 0 and json.loads(done.stdout)["scenes"]["frames"] == 60
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_resumes(pool: Path, model: Model, server: Server, tmp_path: Path) -> None:
     words = ["annotate", "ot2-scene@1", "--pool", str(pool), "--model", model(concurrency=2), "--with-image"]
     command = [sys.executable, "-m", "deckbench", *words, "--out", str(tmp_path / "qa")]

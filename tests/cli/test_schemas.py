@@ -14,6 +14,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from deckbench.annotate.run import PROMPTS
 from deckbench.cli.schemas import KINDS, schema_of
 from deckbench.containers.spec import FILE, containers_folder
 from deckbench.errors import InputError
@@ -43,6 +44,7 @@ def files() -> Iterator[tuple[str, Path]]:
     yield from (("questions", path) for path in tasks.glob("*/v*/questions.yaml"))
     yield from (("ontology", path) for path in tasks.glob("ontology/*.yaml"))
     yield from (("train", path) for path in CONFIGS.glob("*.yaml"))
+    yield from (("prompt", path) for path in PROMPTS.glob("*.yaml"))
     yield "image", containers_folder() / FILE
     yield from (("record", path) for path in (TESTS.parent / "results" / "records").glob("*/record.json"))
 

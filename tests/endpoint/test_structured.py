@@ -345,7 +345,7 @@ from deckbench.endpoint.structured import answer_all, open_calls
 from tests.endpoint.test_structured import request_for
 spec = read_spec("endpoint:" + sys.argv[1])
 with open_calls(Path(sys.argv[2])) as calls:
-    run = answer_all([request_for(n) for n in range(100)], spec, find_server(spec), calls)
+    run = answer_all([request_for(n) for n in range(60)], spec, find_server(spec), calls)
 print(json.dumps([outcome.value.number for outcome in run.outcomes]))
 """
 
@@ -365,10 +365,10 @@ def test_killed_and_resumed(server: Server, tmp_path: Path) -> None:
         file.write(b'{"call":{"key":"torn')
     before = dict(server.answered)
     done = subprocess.run(command, capture_output=True, check=True, text=True)
-    assert json.loads(done.stdout) == list(range(100))
+    assert json.loads(done.stdout) == list(range(60))
     again = paid_twice(server)
     assert len(again) <= 4 and sum(before.values()) - len(known) >= len(again)  # only those that were open
-    assert len(server.answered) == 100
+    assert len(server.answered) == 60
 
 
 def test_calls_are_replayed_without_a_server(run: Callable[..., Run], server: Server, tmp_path: Path) -> None:

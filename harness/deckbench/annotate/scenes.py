@@ -34,7 +34,9 @@ def frame_items(
     """One item for each frame whose verdict is known, in pool order. classes: the ontology's, of each label."""
     words = vocabularies(ontology, langs, other_names(pool, ontology))
     for frame, labelled in zip(pool.frames, classes, strict=True):
-        anomaly, why = verdicts.frame_verdict(ontology, frame, labelled, synthetic=pool.synthetic)
+        anomaly, why = None, "the ontology has no verdicts"
+        if ontology.judges or frame.checks:
+            anomaly, why = verdicts.frame_verdict(ontology, frame, labelled, synthetic=pool.synthetic)
         if anomaly is None:
             yield Skipped(frame.id, why)
             continue

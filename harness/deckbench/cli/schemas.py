@@ -33,6 +33,8 @@ KINDS = {
     "suite": Kind("a suite: models x curricula x tasks x pools (yaml)", "deckbench.suite:Suite"),
     "task": Kind("task.yaml of a task", "deckbench.task:TaskSpec"),
     "questions": Kind("questions.yaml of a task: its question bank", "deckbench.questions:Bank"),
+    "scene-text": Kind("one line of scenes.jsonl, which `deckbench annotate` writes", "deckbench.scenetexts:SceneText"),
+    "prompt": Kind("a prompt of `deckbench annotate` (yaml)", "deckbench.endpoint.structured.prompt:PromptFile"),
     "ontology": Kind("what the classes of a pool mean (yaml)", "deckbench.ontology:Ontology"),
     "sample": Kind("one line of a JSONL that `deckbench build` made", "deckbench.dataset:OurRow"),
     "messages": Kind("one line of a JSONL from elsewhere", "deckbench.dataset:Row"),
