@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
 from deckbench import calibration
 from deckbench.calibration import BOUNDS, LEAST_P, conformal_bound, fit_temperature, log_odds, threshold_at
@@ -37,6 +38,23 @@ def test_the_fit_is_the_minimum_of_the_log_loss() -> None:
         options={"xatol": 1e-9},
     )
     assert found.temperature == pytest.approx(best.x, abs=1e-5)
+
+
+def test_log_loss_brier_and_temperature_agree_with_scikit_learn() -> None:
+    """Its own temperature scaling is in CalibratedClassifierCV from 1.8; the class that fits it is not public."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    odds, event = planted(500, 2.0, seed=8)
+    for temperature in (1.0, 2.0):
+        p = expit(odds / temperature)
+        ours = float(calibration.log_loss(odds, event, temperature).mean())
+        assert ours == pytest.approx(metrics.log_loss(event, p), abs=1e-12)
+        brier = float(((calibration.probability(odds, temperature) - event) ** 2).mean())
+        assert brier == pytest.approx(metrics.brier_score_loss(event, p), abs=1e-10)
+    scaling = getattr(pytest.importorskip("sklearn.calibration"), "_TemperatureScaling", None)
+    if scaling is None:
+        pytest.skip("this scikit-learn has no temperature scaling")
+    theirs = 1 / scaling().fit(np.stack([np.zeros(500), odds], axis=1), event).beta_
+    assert fit_temperature(odds, event, np.arange(500)).temperature == pytest.approx(theirs, rel=1e-4)
 
 
 def test_what_decides_no_temperature_leaves_the_probabilities() -> None:

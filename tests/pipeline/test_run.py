@@ -25,8 +25,8 @@ def contents(work: Path) -> dict[str, str]:
     for manifest in sorted(work.glob("*/*/manifest.json")):
         if manifest.parent.parent.name not in {"current", "bench"}:
             found[manifest.parent.relative_to(work).as_posix()] = json.loads(manifest.read_text())["content_hash"]
-    for name in ("predictions.csv", "score.json"):
-        for file in sorted(work.glob(f"answers/*/{name}")):
+    for place in ("answers/*/predictions.csv", "answers/*/score.json", "calibrations/*/calibration.json"):
+        for file in sorted(work.glob(place)):
             found[file.relative_to(work).as_posix()] = artifact.hash_file(file)
     return found
 
