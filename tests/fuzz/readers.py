@@ -262,6 +262,27 @@ def answers_file(name: str) -> Callable[[Path], Target]:
     return make
 
 
+def calibration_file(folder: Path) -> Target:
+    """What `calibrate` writes, as `score` reads it; with its hash made again, so that the content is looked at."""
+    from deckbench.calibrate import calibrate
+    from deckbench.record.calibration import read_calibration
+    from tests.calibrate.calibrate_helpers import world
+
+    data, val, _ = world(folder, temperatures={"verdict": 2.0}, n=12)
+    made, sealed = folder / "calibration.json", folder / "sealed.json"
+    calibrate(val, data=data, out=made)
+
+    def read() -> None:
+        sealed.write_bytes(made.read_bytes())
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+            value = json.loads(made.read_bytes())
+            value["content_hash"] = artifact.hash_json(value["content"])
+            sealed.write_text(json.dumps(value))
+        read_calibration(sealed)
+
+    return Target(made, read)
+
+
 def record_file(name: str) -> Callable[[Path], Target]:
     def make(folder: Path) -> Target:
         from deckbench.record.read import read_record, read_samples
@@ -433,6 +454,7 @@ READERS: Makers = {
     "predictions-manifest": answers_file("p.manifest.json"),
     "score": answers_file("score.json"),
     "scored": answers_file("scored.csv"),
+    "calibration": calibration_file,
     "record": record_file("record.json"),
     "record-samples": record_file("samples.csv.gz"),
     "record-manifest": record_file(artifact.MANIFEST),

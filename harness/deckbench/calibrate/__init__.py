@@ -68,7 +68,8 @@ def calibrate(
     table = read_predictions(predictions)
     manifest = read_manifest(predictions)
     content = None if manifest is None else manifest["content"]
-    data_content = (content or {}).get("inputs", {}).get("data")
+    inputs = (content or {}).get("inputs")
+    data_content = inputs.get("data") if isinstance(inputs, dict) else None
     fields = None
     if data is not None:
         data_content = tables.check_data(manifest, predictions, Path(data))
@@ -136,7 +137,7 @@ def check_part(table: pd.DataFrame, predictions: Path, content: Any, *, split_kn
         raise InputError(what, f"{predictions}:{line_of(table, predictions, 0)}", f"give --data DATASET, or {ASK_VAL}")
     if split not in (None, "val"):
         what = f"{PredictionFiles(predictions).manifest.name} says: answers to the {str(split)[:40]} part; {ON_VAL}"
-        raise InputError(what, f"{predictions}:{table['line'].iloc[0]}", ASK_VAL)
+        raise InputError(what, f"{predictions}:{line_of(table, predictions, 0)}", ASK_VAL)
 
 
 def val_samples(answers: Any, labels: Sequence[str], predictions: Path, typed: bool) -> Any:

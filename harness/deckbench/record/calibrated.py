@@ -71,9 +71,10 @@ def plain(digest: str | None) -> str | None:
 
 
 def notes_of(made: Calibration, types: list[str]) -> list[str]:
-    """What is to be said where test asks what val did not."""
+    """What was said of val, and where test asks what val did not."""
     unknown = [name for name in types if made.fitted_on.types == "question_type" and name not in made.temperatures]
-    return [f"{name or 'no type'}: not in val, so the temperature of all types is used" for name in unknown]
+    later = [f"{name or 'no type'}: not in val, so the temperature of all types is used" for name in unknown]
+    return [*made.notes, *later]
 
 
 def threshold(answers: Answers, choices: Ints, odds: ChoiceOdds, p: Floats, chosen: Threshold) -> ThresholdOnTest:

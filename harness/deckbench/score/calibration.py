@@ -43,14 +43,15 @@ def calibration_for(
             these answers.
     """
     made = read_calibration(path)
-    inputs = (content or {}).get("inputs", {})
-    model = inputs.get("model") if isinstance(inputs, dict) else None
+    inputs = (content or {}).get("inputs")
+    inputs = inputs if isinstance(inputs, dict) else {}
+    model = inputs.get("model")
     if made.fitted_on.model != model:
         raise InputError(f"the calibration was made for {other_model(made.fitted_on.model, model)}", path, FIX)
     if made.fitted_on.types == "question_type" and data_content is None:
         what = "the calibration has a temperature for each type of question, and nothing says the types of these"
         raise InputError(what, path, "give --data DATASET")
-    data = data_content or (inputs.get("data") if isinstance(inputs, dict) else None)
+    data = data_content or inputs.get("data")
     if made.fitted_on.data_content != data and not (transfer and data_content):
         what = f"{short(made.fitted_on.data_content)}, these are answers to {short(data)}"
         fix = "give --data DATASET" if transfer else f"{FIX}; {ELSEWHERE}"
