@@ -14,7 +14,7 @@ import pytest
 
 from deckbench.errors import InputError, OutsideError
 from deckbench.judge import Options, judge
-from deckbench.record.judged import find_judged, judged_path, read_judged, verdict_of
+from deckbench.record.judged import judged_path, read_judged, verdict_of
 from deckbench.score import score
 from tests.endpoint import faulty, writing_server
 from tests.endpoint.writing_server import Server, paid_twice
@@ -205,7 +205,7 @@ def test_a_damaged_file_is_refused(change: Callable[[dict[str, Any]], Any], run:
     for text in ("{", "[" * 100_000, "\xff"):
         place.write_text(text, encoding="latin-1")
         with pytest.raises(InputError):
-            find_judged(predictions, "0" * 64)
+            score(predictions)
 
 
 # Faults

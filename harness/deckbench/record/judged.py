@@ -20,6 +20,7 @@ from deckbench.predictions import PredictionFiles
 from deckbench.progress import say
 from deckbench.record.metrics_schema import JudgeRef, Sha256, Strict
 from deckbench.record.schema import parse
+from deckbench.record.table import predictions_sha256
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,8 +90,8 @@ def read_judged(path: Path) -> Judged:
     return parse(Judged, value, path)
 
 
-def find_judged(predictions: Path, sha256: str) -> Judged | None:
-    """What a judge said of the predictions of this hash, from beside them; None where it was not asked about these.
+def find_judged(predictions: Path, table: pd.DataFrame) -> Judged | None:
+    """What a judge said of graded predictions, from beside them; None where it was not asked about these.
 
     Raises InputError for a file that is damaged.
     """
@@ -98,7 +99,7 @@ def find_judged(predictions: Path, sha256: str) -> Judged | None:
     if not place.is_file():
         return None
     judged = read_judged(place)
-    if judged.predictions_sha256.removeprefix("sha256:") != sha256:
+    if judged.predictions_sha256.removeprefix("sha256:") != predictions_sha256(table):
         say(f"{place}: it judges other predictions than these, and is left out; {AGAIN}")
         return None
     return judged

@@ -86,7 +86,7 @@ def score(
             transfer=transfer,
         )
     table = tables.grade_table(table, inferred=is_inferred(manifest))
-    judged = find_judged(predictions, tables.predictions_sha256(table))
+    judged = find_judged(predictions, table)
     table = with_verdicts(table, judged)
     scenes = table[table["kind"] == "scene"]
     terms = find_terms(ontology, scenes["task"]) if len(scenes) else None
