@@ -215,6 +215,15 @@ def test_a_server_that_fails_with_schemas_for_no_reason(status: int, run: Callab
     assert statuses(run([request_for(1), request_for(2)])) == ["answered"] * 2
 
 
+@pytest.mark.parametrize("message", ["System role not supported", "Conversation roles must alternate user/assistant"])
+def test_a_server_without_a_system_role(message: str, run: Callable[..., Run], server: Server) -> None:
+    refused = {"status": 400, "body": {"error": {"message": message}}}
+    server.plan = lambda key, attempt, body: refused if body["messages"][0]["role"] == "system" else None
+    found = run([request_for(number) for number in range(4)])
+    assert statuses(found) == ["answered"] * 4 and server.seen[-1]["messages"][0]["content"].startswith("Judge.\n\n")
+    assert found.observed["dropped"] == ["system"]
+
+
 def test_a_rejected_answer_is_asked_for_again_with_the_reasons(run: Callable[..., Run], server: Server) -> None:
     server.write = lambda body: write(body) if len(body["messages"]) == 4 else json.dumps({**GOOD, "why": "the lid"})
 

@@ -164,6 +164,8 @@ def language_faults(text: str, lang: Lang) -> list[str]:
     reasons = []
     if (CJK.search(text) is not None) != (lang == "zh"):
         reasons.append("it is not in this language")
+    if not text.isprintable():
+        reasons.append("it holds control characters")
     if states_verdict(text):
         reasons.append("it states the verdict as `Verdict: ...` or `结论:...`; leave that out")
     if len(text) > LONGEST:

@@ -16,6 +16,8 @@ from deckbench.schema import with_name
 FENCE = re.compile(r"^[ \t]*```[ \t]*(?:json|JSON)?[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 LONGEST = 1 << 20  # characters of an answer
 LISTED = 8  # reasons that a model is told
+# Not sent: what some strict servers refuse in a schema, what the model need not know, and what is checked here anyway.
+LEFT_OUT = frozenset({"title", "default", "minLength", "maxLength"})
 NO_JSON = "it is not one JSON object"
 
 
@@ -38,11 +40,7 @@ def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
             return node
         if names:  # a map of names to schemas: a field may be called `title`
             return {name: strict(part) for name, part in node.items()}
-        made = {
-            key: strict(part, key in {"properties", "$defs"})
-            for key, part in node.items()
-            if key not in {"title", "default"}
-        }
+        made = {key: strict(part, key in {"properties", "$defs"}) for key, part in node.items() if key not in LEFT_OUT}
         if "properties" in made:
             made |= {"additionalProperties": False, "required": list(made["properties"])}
         return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,14 @@ from deckbench.endpoint.spec import EndpointSpec, Server
 from deckbench.endpoint.structured.calls import Call, Said, read_said
 from deckbench.endpoint.structured.cost import Budget, tokens_of
 from deckbench.endpoint.structured.pace import Pace
-from deckbench.endpoint.structured.request import Request, Turn, fields_of, image_hash, without_images
+from deckbench.endpoint.structured.request import SYSTEM, Request, Turn, fields_of, image_hash, without_images
 from deckbench.picture import open_picture
 from deckbench.progress import say
 
 SCHEMA = "response_format"
+# Chat templates of some models know no such role: "System role not supported", "Only user and assistant roles ..."
+NO_SYSTEM = re.compile(r"\bsystem\b.{0,20}\b(?:role|message|prompt)|\broles? .{0,40}\buser\b", re.IGNORECASE)
+INSTEAD = {SCHEMA: "the schema stands in the prompt", SYSTEM: "its text stands before the prompt"}
 KIND = "structured"  # of question, for the client's memory of what was answered
 
 
@@ -68,6 +72,9 @@ class Writer(Client):
             if isinstance(fault, Drop):
                 dropped.add(fault.name)
             elif isinstance(fault, Refused):
+                if NO_SYSTEM.search(str(fault)) and request.system and SYSTEM not in dropped | self.dropped:
+                    dropped.add(SYSTEM)
+                    continue
                 if self._may_be_the_schema(fault, fields):
                     dropped.add(SCHEMA)
                     continue
@@ -108,7 +115,7 @@ class Writer(Client):
         self.silent = 0
         self.spoke = self.spoke or bool(said.text.strip())
         for name in sorted(dropped - self.dropped):
-            instead = "the schema stands in the prompt" if name == SCHEMA else "it is left out"
+            instead = INSTEAD.get(name, "it is left out")
             say(f"{self.name}: the server refuses the field {name!r}; {instead} from here on")
         self.dropped |= dropped
 

@@ -17,6 +17,7 @@ from deckbench.endpoint.structured.answer import strict_schema
 
 NAME = "answer"  # of the schema, in the request
 SHOWN = 4000  # characters of a rejected answer that the model is shown again
+SYSTEM = "system"  # the role, among the fields that a server does not take
 NOTHING = "(no answer)"
 ONLY_JSON = "Answer with one JSON object, and nothing else, that matches this JSON schema:"
 Turn = tuple[str, tuple[str, ...]]  # an answer that was rejected, and why
@@ -92,13 +93,17 @@ def key_of(request: Request, turns: Sequence[Turn], max_tokens: int, spec: Endpo
     )
 
 
-def messages_of(request: Request, turns: Sequence[Turn], *, prompted: bool, url: str | None) -> list[dict[str, Any]]:
-    """The messages of a call. prompted: the schema stands in the text. url: of the image."""
+def messages_of(
+    request: Request, turns: Sequence[Turn], *, prompted: bool, url: str | None, system: bool = True
+) -> list[dict[str, Any]]:
+    """The messages of a call. prompted: the schema stands in the text. url: of the image. system: as a message."""
     user = f"{request.user}\n\n{schema_text(request)}" if prompted else request.user
+    if request.system and not system:
+        user = f"{request.system}\n\n{user}"
     content: Any = user
     if url is not None:
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": user}]
-    messages = [{"role": "system", "content": request.system}] if request.system else []
+    messages = [{"role": "system", "content": request.system}] if request.system and system else []
     messages.append({"role": "user", "content": content})
     for text, reasons in turns:
         messages.append({"role": "assistant", "content": text[:SHOWN] if text.strip() else NOTHING})
@@ -123,7 +128,7 @@ def fields_of(
     """A request's fields beside the model. dropped: names of fields that the server does not take."""
     prompted = "response_format" in dropped
     fields: dict[str, Any] = {
-        "messages": messages_of(request, turns, prompted=prompted, url=url),
+        "messages": messages_of(request, turns, prompted=prompted, url=url, system=SYSTEM not in dropped),
         "temperature": request.temperature,
     }
     fields |= spec.extra
