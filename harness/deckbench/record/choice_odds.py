@@ -74,7 +74,6 @@ def quality(odds: ChoiceOdds, temperature: Floats | float) -> Quality:
         spread = stats.interval(stats.ece(sums)) if many else None
     squared = stats.brier(event, p)
     within = calibration.mean_interval(squared, codes)
-    count, predicted, observed = np.split(total, 3)
     return Quality(
         brier=Estimate(
             value=float(squared.mean()),
@@ -83,16 +82,22 @@ def quality(odds: ChoiceOdds, temperature: Floats | float) -> Quality:
         ),
         ece=Estimate(value=float(stats.ece(total)), n=len(p), cluster=spread),
         log_loss=loss(calibration.log_loss(odds.odds, event, temperature), codes, least=0.0),
-        reliability=tuple(
-            ReliabilityBin(
-                low=bins.edges[i],
-                high=bins.edges[i + 1],
-                n=int(count[i]),
-                mean_predicted=predicted[i] / count[i] if count[i] else None,
-                observed_frequency=observed[i] / count[i] if count[i] else None,
-            )
-            for i in range(len(count))
-        ),
+        reliability=reliability(bins, total),
+    )
+
+
+def reliability(bins: stats.Bins, total: Floats) -> tuple[ReliabilityBin, ...]:
+    """The reliability diagram, from the sums of its bins."""
+    count, predicted, observed = np.split(total, 3)
+    return tuple(
+        ReliabilityBin(
+            low=bins.edges[i],
+            high=bins.edges[i + 1],
+            n=int(count[i]),
+            mean_predicted=predicted[i] / count[i] if count[i] else None,
+            observed_frequency=observed[i] / count[i] if count[i] else None,
+        )
+        for i in range(len(count))
     )
 
 

@@ -17,6 +17,7 @@ from deckbench import grade, stats
 from deckbench.record.answers import Answers, Terms, groups_of, mean, proportion
 from deckbench.record.calibrated import apply
 from deckbench.record.calibration import Calibration
+from deckbench.record.choice_odds import reliability
 from deckbench.record.judge_metrics import judge_metrics
 from deckbench.record.judged import Judged
 from deckbench.record.metrics_schema import (
@@ -156,7 +157,7 @@ def block(answers: Answers, kind: str) -> Block:
         confusion=confusion(answers, verdict) if len(verdict) else None,
         roc=None if curve is None else tuple(curve),
         operating_point=operating,
-        reliability=None if bars is None else tuple(bars),
+        reliability=bars,
     )
 
 
@@ -273,7 +274,7 @@ def twins(pairs: npt.NDArray[Any], rows: Ints) -> tuple[Ints, Ints]:
     return rows[first], rows[second]
 
 
-def calibrate(answers: Answers, rows: Ints) -> tuple[dict[str, Estimate], list[ReliabilityBin] | None]:
+def calibrate(answers: Answers, rows: Ints) -> tuple[dict[str, Estimate], tuple[ReliabilityBin, ...] | None]:
     """Brier score and expected calibration error of the predicted probability.
 
     The event is "anomaly" with p_anomaly where a verdict is asked, else "A is right" with p_a.
@@ -298,18 +299,7 @@ def calibrate(answers: Answers, rows: Ints) -> tuple[dict[str, Estimate], list[R
     mass = answers.p_a[rows] + answers.p_b[rows]
     if np.isfinite(mass).all():
         metrics["letter_mass"] = mean(np.minimum(mass, 1.0), answers.clusters, rows)
-    count, predicted, observed = np.split(total, 3)
-    bars = [
-        ReliabilityBin(
-            low=bins.edges[i],
-            high=bins.edges[i + 1],
-            n=int(count[i]),
-            mean_predicted=predicted[i] / count[i] if count[i] else None,
-            observed_frequency=observed[i] / count[i] if count[i] else None,
-        )
-        for i in range(len(count))
-    ]
-    return metrics, bars
+    return metrics, reliability(bins, total)
 
 
 def confusion(answers: Answers, rows: Ints) -> Confusion:
