@@ -12,6 +12,7 @@ EXTRAS = {
     "cryptography": "sign",
     "deepspeed": "deepspeed",
     "docker": "containers",
+    "matplotlib": "plots",
     "openai": "endpoint",
     "packaging": "containers",
     "peft": "models",

@@ -135,7 +135,10 @@ def score(
     predictions: Annotated[PredictionsFile, typer.Argument(help="FILE.csv made by `deckbench infer`.")],
     out: Annotated[OutputPath, typer.Option("--out", help="Output score.json; an older score is replaced.")],
     data: Annotated[OptionalData, typer.Option(help="The dataset, for classes, steps and groups.")] = None,
-    plots: Annotated[ExtraOutput, typer.Option(help="Output folder for plots.")] = None,
+    plots: Annotated[ExtraOutput, typer.Option(help="Output folder for plots: SVG, PNG and CSV.")] = None,
+    curve: Annotated[
+        NamedPools, typer.Option(help="NAME=score.json, for the plot of stages: base, S1, S1+S2 ...; repeatable.")
+    ] = None,
     ontology: Annotated[OptionalInput, typer.Option(help="Custom ontology yaml, for words in scene texts.")] = None,
     columns: Annotated[
         OptionalText, typer.Option(help="For other tools' CSV files: question=COLUMN,gold=COLUMN,prediction=COLUMN.")
@@ -170,6 +173,7 @@ def score(
     from deckbench.predictions import read_manifest, unchecked_training
     from deckbench.predictions.columns import parse_columns
     from deckbench.score import score as run_score
+    from deckbench.score.curves import parse_curves
 
     names = None if columns is None else parse_columns(columns)
     result = run_score(
@@ -177,6 +181,7 @@ def score(
         data=data,
         out=out,
         plots=plots,
+        curves=parse_curves(curve or []),
         seed=seed,
         ontology=ontology,
         columns=names,

@@ -9,6 +9,7 @@ from typing import Any
 
 from deckbench import artifact
 from deckbench.errors import InputError
+from deckbench.extras import require
 from deckbench.progress import say
 
 
@@ -18,6 +19,7 @@ def score(
     data: Path | None = None,
     out: Path | None = None,
     plots: Path | None = None,
+    curves: Mapping[str, Path] | None = None,
     seed: int = 0,
     ontology: Path | None = None,
     columns: Mapping[str, str] | None = None,
@@ -31,7 +33,8 @@ def score(
         data: the dataset the predictions were made on; it gives options, classes, steps, anomalies and groups.
         out: where score.json is written, and beside it the graded answers (`scored_path`): both or none. An older
             score there is replaced.
-        plots: folder for SVG pictures.
+        plots: folder for plots, as SVG, PNG and CSV.
+        curves: name -> score.json, in this order, for a plot of accuracies over the curriculum.
         seed: of the bootstrap.
         ontology: names of anomalies looked for in scene texts, by default those of the published task.
         columns: of a result file of another tool: our name -> its column (`predictions.columns`); what it lacks is
@@ -61,6 +64,10 @@ def score(
     predictions = Path(predictions)
     if not 0 <= seed <= artifact.MAX_SEED:
         raise InputError(f"the seed is {seed}", "--seed", f"give a number from 0 to {artifact.MAX_SEED}")
+    if curves and plots is None:
+        raise InputError("--curve needs a place for the plot", "--curve", "add --plots DIR")
+    if plots is not None:
+        require("matplotlib", "score --plots")
     if plots is not None and Path(plots).is_file():
         raise InputError("the place for plots is a file, a folder is needed", plots, "choose another --plots")
     if out is not None:
@@ -115,9 +122,11 @@ def score(
         say(f"{predictions}: {coverage_note(metrics.n, metrics.asked or {})}")
     result = metrics.model_dump(mode="json")
     if plots is not None:
+        from deckbench.score.curves import size_plots, stage_curve
         from deckbench.score.plots import write_plots
 
-        write_plots(result, Path(plots))
+        more = [] if data is None else size_plots(table, Path(data), seed)
+        write_plots(result, Path(plots), more=[*more, *([stage_curve(curves)] if curves else [])])
     if out is not None:
         scored = tables.table_bytes(table, tables.SCORED_COLUMNS)
         text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
