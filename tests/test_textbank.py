@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,14 @@ def test_what_is_refused(text: str, line: int | None, what: str, tmp_path: Path)
     with pytest.raises(InputError, match=what) as caught:
         load_bank(path)
     assert caught.value.where == (str(path) if line is None else f"{path}:{line}")
+
+
+@pytest.mark.parametrize("line", ["Q" + " " * 3_000_000, "Q1" * 1_000_000, " " * 3_000_000 + "x", "Q" + "1" * 10**6])
+def test_a_long_line_takes_no_time(line: str, tmp_path: Path) -> None:
+    began = time.process_time()
+    with pytest.raises(InputError):
+        load_bank(bank(tmp_path, trash_bin=line) / "trash_bin.txt")
+    assert time.process_time() - began < 3
 
 
 def test_a_verdict_question_is_put_about_all_that_share_the_noun(tmp_path: Path) -> None:

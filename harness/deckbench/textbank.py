@@ -37,7 +37,7 @@ NAMES = {
     "回答": ("answer", "zh"), "normal": ("normal", None), "anomaly": ("anomaly", None), "正常": ("normal", "zh"),
     "异常": ("anomaly", "zh"),
 }  # fmt: skip
-MARK = re.compile(rf"^\s*({'|'.join(sorted(NAMES, key=len, reverse=True))})\s*\d*\s*[:：]\s*(.*)$", re.IGNORECASE)
+MARK = re.compile(rf"^\s*({'|'.join(sorted(NAMES, key=len, reverse=True))})\s*(?:\d+\s*)?[:：]\s*(.*)$", re.IGNORECASE)
 OPTION = re.compile(r"^\s*\(?[AB]\s*[.)、]\s*\S")
 PARTS = ("ask", "normal", "anomaly", "answer")
 MARKS = {

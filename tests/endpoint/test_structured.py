@@ -118,6 +118,9 @@ def test_an_answer_is_read(text: str) -> None:
         ('{"a":' * 100_000, "nested too deeply"),
         ('{"number": ' + "9" * 5000 + "}", ""),
         ("x" * (2 << 20), "longer than"),
+        ("```json\n" * 100_000, "not one JSON object"),
+        ("```" + " " * 1_000_000, "not one JSON object"),
+        (" " * 1_000_000 + "x", "not one JSON object"),
     ],
 )
 def test_nothing_is_guessed(text: str, reason: str) -> None:
@@ -390,9 +393,24 @@ def test_calls_are_replayed_without_a_server(run: Callable[..., Run], server: Se
 
 def test_another_file_is_not_taken_for_calls(run: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "calls.jsonl").write_text('{"messages": []}\n')
-    with pytest.raises(InputError, match="no file of calls"):
+    with pytest.raises(InputError, match="this is no call"):
         run([request_for(1)])
     assert (tmp_path / "calls.jsonl").read_text() == '{"messages": []}\n'
+
+
+def test_a_damaged_line_loses_nothing_that_was_paid(run: Callable[..., Run], server: Server, tmp_path: Path) -> None:
+    run([request_for(number) for number in range(4)])
+    kept = tmp_path / "calls.jsonl"
+    whole = kept.read_bytes()
+    first, second, *rest = whole.splitlines(keepends=True)
+    kept.write_bytes(b"".join([first, second.replace(b'"outcome"', b'"result"'), *rest]))
+    damaged = kept.read_bytes()
+    with pytest.raises(InputError, match="another version") as caught:
+        run([request_for(1)])
+    assert caught.value.where == f"{kept}:2" and kept.read_bytes() == damaged
+    kept.write_bytes(whole + b'{"call":{"key"')
+    run([request_for(number) for number in range(4)])
+    assert len(server.seen) == 4 and kept.read_bytes() == whole
 
 
 def test_one_process_writes_the_calls(run: Callable[..., Run], tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from deckbench.schema import with_name
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*(?:json|JSON)?[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^[ \t]*```(?:[ \t]*(?:json|JSON))?[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 LONGEST = 1 << 20  # characters of an answer
+MOST_FENCES = 8
 LISTED = 8  # reasons that a model is told
 # Not sent: what some strict servers refuse in a schema, what the model need not know, and what is checked here anyway.
 LEFT_OUT = frozenset({"title", "default", "minLength", "maxLength"})
@@ -65,7 +66,8 @@ def read_answer(text: str, model: type[BaseModel]) -> Any:
         raise NoAnswer(["it is empty"])
     if len(text) > LONGEST:
         raise NoAnswer([f"it is longer than {LONGEST} characters"])
-    blocks = FENCE.findall(text)
+    # Each fence that never closes is searched for to the end: with many of them that takes hours.
+    blocks = FENCE.findall(text) if text.count("```") <= MOST_FENCES else []
     source = text if text.lstrip().startswith("{") or len(blocks) != 1 else blocks[0]
     try:
         value = json.loads(source, object_pairs_hook=_once, parse_constant=_no_constant)

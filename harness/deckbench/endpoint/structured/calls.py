@@ -16,7 +16,7 @@ from deckbench.endpoint.reply import count, parsed, read_reply
 from deckbench.endpoint.spec import EndpointSpec
 from deckbench.endpoint.text import short, whole
 from deckbench.errors import InputError, OutsideError
-from deckbench.journal import Journal, open_journal
+from deckbench.journal import Journal, open_journal, read_journal
 
 FIX = "free disk space or fix the permissions, then rerun to resume"
 PLAIN = (str, int, float, bool, type(None))
@@ -128,23 +128,26 @@ def open_calls(path: Path) -> Iterator[Calls]:
     make_parent(path)
     with claim(path):
         try:
-            _check_first(path)
+            _check_file(path)
             with open_journal(path, _is_entry) as journal:
                 yield Calls(path, journal)
         except OSError as error:
             raise OutsideError(f"cannot be used: {error.strerror}", path, FIX) from error
 
 
-def _check_first(path: Path) -> None:
-    """Refuse a file of another kind: the recovery of a journal would cut all of it off."""
+def _check_file(path: Path) -> None:
+    """Refuse a file that holds anything but calls: a journal cuts off all behind its first torn line, paid or not."""
     if path.is_dir():
         raise InputError("the file of calls is a directory", path, "name a file")
     if not path.is_file():
         return
+    entries, length = read_journal(path, _is_entry)
     with path.open("rb") as file:
-        line = file.readline(1 << 20)
-    if line.endswith(b"\n") and not line.startswith((b'{"call":', b'{"batch":')):
-        raise InputError("this is no file of calls", path, "name another file, or a new one")
+        file.seek(length)
+        while block := file.read(1 << 20):
+            if b"\n" in block:  # what a killed process left has no end
+                what = "this is no call, or one of another version of DeckBench"
+                raise InputError(what, f"{path}:{len(entries) + 1}", "name another file, or a new one")
 
 
 def _is_entry(entry: Any) -> bool:
