@@ -359,3 +359,46 @@ def test_marks_and_thinking_around_a_verdict(text: str, verdict: bool | None) ->
 def test_thinking_is_no_description() -> None:
     assert description("<think>A spill?</think>Rack: full. **Verdict: normal.**") == "Rack: full."
     assert parse("<think>B</think>red", "open") == ""
+
+
+with (Path(__file__).parent / "scene_answers.csv").open(encoding="utf-8", newline="") as _file:
+    SCENES = [(row["answer"].replace("⏎", "\n"), row["verdict"]) for row in csv.DictReader(_file)]
+TURNED = {
+    "anomaly": "normal",
+    "Anomaly": "Normal",
+    "ANOMALY": "NORMAL",
+    "异常": "正常",
+    "ａｎｏｍａｌｙ": "ｎｏｒｍａｌ",
+}
+TURNED |= {new: old for old, new in TURNED.items()}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_verdicts_are_read_as_every_careful_reader_takes_them(turned: bool) -> None:
+    """`scene_answers.csv`: the verdict of a text, or none; the same with anomaly and normal the other way round."""
+    words = re.compile("|".join(map(re.escape, TURNED)))
+    wrong = []
+    for text, verdict in SCENES:
+        shown = words.sub(lambda found: TURNED[found[0]], text) if turned else text
+        wanted = TURNED[verdict] if turned and verdict else verdict
+        if parse(shown, "scene") != wanted:
+            wrong.append((shown, parse(shown, "scene"), wanted))
+    assert wrong == [] and len(SCENES) > 120
+
+
+@pytest.mark.parametrize(
+    "after", [" I am not sure.", "?", " or normal.", "\nVerdict: unclear.", " 但不确定。", "，也许。", " Not."]
+)
+def test_a_verdict_that_goes_on_is_none(after: str) -> None:
+    for text, verdict in SCENES:
+        if verdict and not CLOSED.search(text):
+            assert parse(text + after, "scene") == "", text + after
+
+
+def test_a_verdict_is_no_description() -> None:
+    for text in (
+        'Rack: full. Verdict: "normal"!',
+        "Rack: full. Verdict: normal.",
+        "Rack: full. **Verdict:** [normal].",
+    ):
+        assert description(text) == "Rack: full."

@@ -81,9 +81,15 @@ _LINE = re.compile(
 _LOOSE_JSON = re.compile(r"""^\{\s*["']?(\w+)["']?\s*:\s*(?:"([^"{}:,]+)"|'([^'{}:,]+)'|([^"'{}:,\[\]]+))\s*\}$""")
 _EMPHASISED = re.compile(r"^(\*\*|__|`|\*(?=\S))([^*_`\n]{1,60})\1(?=.)", re.DOTALL)  # the first words alone
 _EMPHASIS = re.compile(r"\*+|__|`")
-_VERDICT = re.compile(r"(verdict\s*:|结论\s*:)\s*(\w+)", re.IGNORECASE)
-_STATED = re.compile(_VERDICT.pattern + r"\s*[.。]?", re.IGNORECASE)
-_LAST = re.compile(r"(?:verdict\s*:\s*(anomaly|normal)\s*\.?|结论\s*:\s*(异常|正常)\s*[。.]?)$", re.IGNORECASE)
+_OPEN, _CLOSE = r"(?:\\boxed\{|[\"'“‘「【\[(])?", r"[\"'”’」】\])}]?"
+_VERDICT = re.compile(rf"(verdict\s*:|结论\s*:)\s*{_OPEN}(\w+)", re.IGNORECASE)
+_STATED = re.compile(rf"{_VERDICT.pattern}{_CLOSE}\s*[.。!]?", re.IGNORECASE)
+_LAST = re.compile(
+    r"(?:(?:#{1,6}|[-+>•])\s+)?\(?(?:"
+    rf"(?:(?:the|my)\s+)?(?:final\s+)?verdict\s*:\s*{_OPEN}(anomaly|normal){_CLOSE}\s*[.!]?"
+    rf"|(?:最终)?结论\s*:\s*{_OPEN}(异常|正常){_CLOSE}\s*[。.!]?)\)?(?:</answer>)?$",
+    re.IGNORECASE,
+)
 _WORDS = {"anomaly": True, "异常": True, "normal": False, "正常": False}
 VERDICTS = {True: "anomaly", False: "normal"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -160,8 +166,9 @@ def _parse_choice(text: str, option_a: str, option_b: str) -> Letter | None:
 def parse_scene(text: str) -> bool | None:
     """The verdict of a scene description: True anomaly, False normal, None when the last sentence is no verdict.
 
-    The last sentence must be `Verdict: anomaly.` or `Verdict: normal.` (`结论:异常。`, `结论:正常。`), emphasised or
-    not; an earlier verdict that says something else makes the text None.
+    The last sentence must be `Verdict: anomaly.` or `Verdict: normal.` (`结论:异常。`, `结论:正常。`), with or without
+    marks around it and words that say nothing else (`### Final verdict: "anomaly"!`); an earlier verdict that says
+    something else makes the text None.
     """
     text = _EMPHASIS.sub("", answer_text(text)).strip()
     last = _LAST.search(text)
@@ -175,7 +182,7 @@ def parse_scene(text: str) -> bool | None:
 def _starts_sentence(text: str, place: int) -> bool:
     """Whether a sentence or a line starts here. A pattern for it would take hours for 200 KB of blank lines."""
     before = text[:place].rstrip()
-    return not before or before[-1] in ".。!?;" or "\n" in text[len(before) : place]
+    return not before or before[-1] in ".。!?;" or before.endswith("<answer>") or "\n" in text[len(before) : place]
 
 
 def states_verdict(text: str) -> bool:
