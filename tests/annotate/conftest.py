@@ -31,7 +31,7 @@ def model(server: writing_server.Server, tmp_path: Path) -> Callable[..., str]:
 
     def make(**given: Any) -> str:
         path = tmp_path / "writer.yaml"
-        known = {"model": "writer", "base_url": server.address, "key_env": "SQUARES_KEY", "timeout_s": 10}
+        known = {"model": "writer", "base_url": server.address, "key_env": "SQUARES_KEY", "timeout_s": 30}
         path.write_text(json.dumps({**known, **given}))
         return f"endpoint:{path}"
 

@@ -110,7 +110,7 @@ def reference(checks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(server: Server, folder: Path, **given: Any) -> str:
     path = folder / f"{server.server_address[1]}.yaml"
-    known = {"model": "writer", "base_url": server.address, "key_env": "SQUARES_KEY", "timeout_s": 20, "concurrency": 8}
+    known = {"model": "writer", "base_url": server.address, "key_env": "SQUARES_KEY", "timeout_s": 60, "concurrency": 8}
     path.write_text(json.dumps({**known, **given}))
     return f"endpoint:{path}"
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from deckbench.endpoint.spec import find_server, read_spec
 from deckbench.endpoint.structured import Outcome, Request, Run, answer_all, estimate, open_calls, replay, transcript
 from deckbench.endpoint.structured.answer import NoAnswer, read_answer, strict_schema
+from deckbench.endpoint.structured.pace import Pace
 from deckbench.errors import InputError, OutsideError
 from deckbench.schema import Strict
 from tests.endpoint import faulty, writing_server
@@ -64,7 +65,7 @@ def run(server: Server, tmp_path: Path) -> Callable[..., Run]:
 
     def answer(requests: Sequence[Request], tries: int = 3, max_cost: float | None = None, **settings: Any) -> Run:
         path = tmp_path / "writer.yaml"
-        known = {"model": "writer", "base_url": server.address, "key_env": "SQUARES_KEY", "timeout_s": 1.0}
+        known = {"model": "writer", "base_url": server.address, "key_env": "SQUARES_KEY", "timeout_s": 20}
         path.write_text(json.dumps({**known, **settings}))
         spec = read_spec(f"endpoint:{path}")
         with open_calls(tmp_path / "calls.jsonl") as calls:
@@ -297,13 +298,33 @@ def test_a_slow_answer_is_not_waited_for(run: Callable[..., Run], server: Server
 
 def test_rate_limits_halve_what_is_open_and_answers_raise_it(run: Callable[..., Run], server: Server) -> None:
     limited = {"status": 429, "body": {"error": {"message": "slow down"}}, "headers": {"Retry-After": "0.05"}}
-    server.slow_s = 0.01
-    server.plan = lambda key, attempt, body: limited if server.open > 6 else None
+    server.slow_s = 0.03
+    server.plan = lambda key, attempt, body: limited if server.open > 3 else None
     found = run([request_for(number) for number in range(150)], concurrency=32)
     assert statuses(found) == ["answered"] * 150 and not paid_twice(server)
     assert found.observed["rate_limits"] > 0
     assert found.observed["rate_limits"] < 60
-    assert 1 <= found.observed["concurrency"]["at_the_end"] <= 14
+    assert found.observed["concurrency"]["lowest"] < found.observed["concurrency"]["highest"]
+
+
+def test_the_pace_grows_by_answers_and_halves_at_a_limit() -> None:
+    pace = Pace(32)
+    for _ in range(15):
+        pace.faster()
+    assert pace.limit == 16  # from one, by one with each answer
+    era = pace.era
+    pace.slower(era)
+    pace.slower(era)  # sent before the first: it says nothing new
+    assert pace.limit == 8
+    for _ in range(9):
+        pace.faster()
+    assert 8.9 < pace.limit < 9.2  # by one with each round of answers
+    for _ in range(5):
+        pace.slower(pace.era)
+    assert pace.limit == 1 and pace.lowest == 1
+    for _ in range(2000):
+        pace.faster()
+    assert pace.limit == 32
 
 
 def test_a_server_that_dies_is_come_back_to(run: Callable[..., Run], server: Server, tmp_path: Path) -> None:

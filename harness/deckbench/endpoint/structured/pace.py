@@ -19,7 +19,7 @@ class Pace:
         self.open = 0
         self.starting = True  # until the first rate limit, the limit grows by one with every answer
         self.era = 0  # of halvings: requests sent before one do not halve again
-        self.lowest = self.highest = 1.0
+        self.lowest, self.highest = float(most), 1.0  # after a halving, and at all
         self._free = asyncio.Condition()
 
     @asynccontextmanager

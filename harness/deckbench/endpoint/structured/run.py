@@ -122,7 +122,7 @@ def answer_all(
         observed |= {
             "failed_requests": writer.failed,
             "rate_limits": writer.rate_limits,
-            "concurrency": {"highest": int(pace.highest), "at_the_end": int(pace.limit)},
+            "concurrency": {"lowest": pace.lowest, "highest": pace.highest, "at_the_end": round(pace.limit, 3)},
             "dropped": sorted(writer.dropped),
         }
     outcomes = tuple(found[number] for number in range(len(requests)))
