@@ -269,6 +269,16 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return 1.0 if n == 0 else min(1.0, 2 * float(betainc(n - least, least + 1, 0.5)))
 
 
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of several tests, corrected so that all together err with the stated chance (Holm 1979)."""
+    order = sorted(range(len(values)), key=lambda at: values[at])
+    corrected, highest = [0.0] * len(values), 0.0
+    for rank, at in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[at]))
+        corrected[at] = highest
+    return corrected
+
+
 def brier(truth: npt.NDArray[np.bool_], p: Floats) -> Floats:
     """Squared error of each predicted probability (Brier 1950), shape (n,); its mean is the Brier score."""
     return np.asarray((p - truth) ** 2, dtype=np.float64)

@@ -29,7 +29,7 @@ from deckbench.cli.options import (
     WorkFolder,
 )
 from deckbench.cli.show import harmless, show
-from deckbench.errors import AnswerIsNo
+from deckbench.errors import AnswerIsNo, InputError
 from deckbench.progress import say
 from deckbench.runners.kinds import Kind
 
@@ -194,20 +194,49 @@ def score(
     show(result, as_json, [*calibration_lines(result.get("calibration")), f"score: {out}"])
 
 
-@app.command(epilog="Example: deckbench compare preds/base.csv preds/S2.csv --data data/S2")
+@app.command(
+    epilog="Example: deckbench compare preds/base.csv preds/S2.csv --data data/S2; where errors sit: deckbench compare "
+    "--stages S1.csv S2.csv S3.csv --data data/S1 --data data/S2 --data data/S3"
+)
 def compare(
-    first: Annotated[PredictionsFile, typer.Argument(help="FILE.csv")],
-    second: Annotated[PredictionsFile, typer.Argument(help="FILE.csv of the same samples")],
-    data: Annotated[OptionalData, typer.Option(help="The dataset, for groups.")] = None,
+    files: Annotated[list[Path], Kind.PREDICTIONS, typer.Argument(help="FILE.csv FILE.csv ... of the same samples.")],
+    data: Annotated[
+        list[Path] | None, Kind.DATA, typer.Option(help="The dataset, for groups; with --stages three, in order.")
+    ] = None,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="The files are one model's S1, S2 and S3: where does it lose anomalies?")
+    ] = False,
+    plots: Annotated[ExtraOutput, typer.Option(help="With --stages: output folder for a plot.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two prediction files of the same samples.
+    """Compare prediction files of the same samples.
 
-    Exact McNemar test and paired difference of accuracies.
+    Two: exact McNemar test and paired difference of accuracies. More: every pair, corrected by Holm, and shared ranks.
+    With --stages: the same anomalies on the crop, in the box and in the whole frame, lost at perception, localisation
+    or judgement.
     """
-    from deckbench.score.compare import compare as run_compare
+    if len(files) < 2:
+        raise InputError("one prediction file is given", files[0], "give two or more")
+    if plots is not None and not stages:
+        raise InputError("only --stages has a plot", "--plots", "add --stages, or remove --plots")
+    if stages:
+        from deckbench.score.locate import locate, location_plot
 
-    result = run_compare(first, second, data=data)
+        result = locate(files, data or [])
+        if plots is not None:
+            from deckbench.score.plots import write_plots
+
+            write_plots({"kinds": {}}, plots, more=[location_plot(result)])
+    elif data is not None and len(data) > 1:
+        raise InputError("several datasets are given", "--data", "give one; three are for --stages")
+    elif len(files) == 2:
+        from deckbench.score.compare import compare as run_compare
+
+        result = run_compare(*files, data=data[0] if data else None)
+    else:
+        from deckbench.score.several import compare_several
+
+        result = compare_several(files, data=data[0] if data else None)
     show(result, as_json, [f"{key}: {value}" for key, value in result.items()])
 
 
