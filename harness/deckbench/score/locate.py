@@ -31,7 +31,7 @@ def locate(predictions: Sequence[Path], data: Sequence[Path], *, seed: int = 0) 
 
     Returns:
         Plain JSON types. `n` events that all three ask about, `left_out` others of S3, `groups`; `right`: share right
-        at each of STAGES; `found`, and `lost` at each of PLACES, as shares of all events with 95% intervals over groups;
+        at each of STAGES; `found`, and `lost` at each of PLACES, of all events, with 95% intervals over groups;
         `despite`: found in the whole frame although the crop or the box was answered wrongly; `paths`: how many events
         went which way, e.g. "right,wrong,wrong".
 
