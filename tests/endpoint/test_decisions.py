@@ -279,6 +279,26 @@ def test_a_refusal_is_an_unanswered_question(
         infer(model=settings(api=api), data=eight, out=tmp_path / "all.csv")
 
 
+def test_only_what_got_no_answer_is_asked_in_the_next_run(
+    server: deciding.Server, settings: Settings, eight: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "p.csv"
+    server.declined = "(3)"
+    for _ in range(2):
+        with pytest.raises(OutsideError, match="4 questions got no answer"):
+            infer(model=settings(api="systemone"), data=eight, out=out)
+    assert server.calls == [("systemone", 8)] * 4 + [("systemone", 1)] * 4
+    server.declined = ""
+    server.plan = lambda key, attempt, body: "500" if "(3)" in key and len(server.calls) % 2 else None
+    infer(model=settings(api="systemone"), data=eight, out=out)
+    rows = rows_of(out)
+    assert [row["id"] for row in rows] == [f"{number}-{place}" for number in range(4) for place in range(8)]
+    assert all(row["prediction"] == row["gold"] for row in rows)
+    assert observed(out)["answers"] == 32
+    lines = [json.loads(line)["id"] for line in (tmp_path / "p.transcript.jsonl").read_text().splitlines()]
+    assert lines == [row["id"] for row in rows]
+
+
 @pytest.mark.parametrize("api", APIS)
 def test_a_filter_takes_its_question_alone(
     api: str, server: deciding.Server, settings: Settings, eight: Path, tmp_path: Path

@@ -18,7 +18,7 @@ from deckbench import artifact
 from deckbench.csvfile import csv_records
 from deckbench.dataset import Sample
 from deckbench.errors import InputError, OutsideError
-from deckbench.infer import ask, infer, predict, workers
+from deckbench.infer import ask, entries, infer, predict, workers
 from deckbench.journal import read_journal
 from deckbench.parse import clean
 from deckbench.predictions import COLUMNS, csv_bytes
@@ -305,7 +305,7 @@ def test_processes_end_with_the_first_one(go: Callable[..., artifact.Manifest], 
             return real(answerer, samples)
 
         predict.answer_picture = noted
-        micro_world.kill_at(predict, "row_of", 1)
+        micro_world.kill_at(entries, "row_of", 1)
         go()
 
     assert micro_world.in_child(work) == -9

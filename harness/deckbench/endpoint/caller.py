@@ -68,6 +68,7 @@ class Caller:
         self.probing: dict[str, asyncio.Lock] = {}
         self.lost = self.refused = self.silent = 0  # in a row
         self.spoke = False  # whether any answer had a word in it
+        self.proven = False  # whether it has answered in an earlier run
         self.looked = False  # whether it was found out if the server takes images at all
         self.quiet_until = self.said_at = 0.0
         self.stopped: Stop | None = None  # why nothing is asked any more
@@ -177,7 +178,8 @@ class Caller:
     def turned_down(self, fault: Refused) -> Unanswered:
         """Raises Stop when the server has refused all so far: that is nothing about these images."""
         self.lost, self.refused = 0, self.refused + 1
-        if not self.settled and self.refused >= IN_A_ROW and self.spec.unanswered == "stop":
+        known = self.settled or self.proven
+        if not known and self.refused >= IN_A_ROW and self.spec.unanswered == "stop":
             raise Stop(f"every question is refused: {fault}", fault.fix or "fix what it names, then run again")
         return Unanswered(self.scrub(f"refused: {fault}"), refused=True)
 

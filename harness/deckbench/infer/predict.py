@@ -6,26 +6,26 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from deckbench import artifact, grade
+from deckbench import artifact
 from deckbench.answer import MAX_NEW_TOKENS, Answer, Unanswered
 from deckbench.artifact import Manifest
 from deckbench.dataset import Sample, dataset_hash, read_file, read_samples
 from deckbench.errors import InputError, OutsideError
+from deckbench.infer.entries import entry_of, joined, open_ids, sums_of, transcript_of
 from deckbench.infer.workers import answer_all, answer_in_threads, one_thread, processes_for
 from deckbench.journal import Journal, open_journal
 from deckbench.machine import hardware
 from deckbench.models.interface import Model
-from deckbench.parse import clean, parse
+from deckbench.parse import clean
 from deckbench.picture import open_picture
 from deckbench.predictions import (
     COLUMNS,
     KIND,
-    STAGES,
     TIMING_COLUMNS,
     UNANSWERED_COLUMNS,
     PredictionFiles,
@@ -83,12 +83,15 @@ def infer(
         return finished(files, content)
     started = time.monotonic()
     with unfinished_run(files, content) as answers:
-        done = {entry["picture"]: entry for entry in answers.entries}
-        if done:
+        kept = {entry["picture"]: entry for entry in answers.entries}  # the last of a picture counts
+        done = {number: entry for number, entry in kept.items() if not open_ids(answerer, entry)}
+        if kept:
             say(f"resuming: {len(done)} of {len(pictures)} images are answered")
+        if any(entry["rows"] for entry in kept.values()):
+            answerer.resume()
         incomplete: list[dict[str, Any]] = []
         try:
-            answer_rest(answerer, pictures, done, answers, incomplete)
+            answer_rest(answerer, pictures, done, answers, incomplete, {n: kept[n] for n in kept.keys() - done.keys()})
         finally:
             if answerer.concurrency:
                 say(sums_of([*done.values(), *incomplete]))
@@ -135,10 +138,12 @@ def answer_rest(
     done: dict[int, Any],
     kept: Journal,
     incomplete: list[dict[str, Any]],
+    begun: Mapping[int, dict[str, Any]],
 ) -> None:
     """Answer the pictures that are not in `done`, keep each in the journal as soon as it is there.
 
-    incomplete: gets the entries with questions without an answer that may not be left out. They are in neither.
+    incomplete: gets the entries with questions without an answer that may not be left out. begun: entries of pictures
+    of which some questions are answered; the others alone are asked.
     """
     left = [number for number in range(len(pictures)) if number not in done]
     processes, threads = processes_for(answerer, len(left)), answerer.concurrency
@@ -147,95 +152,31 @@ def answer_rest(
         for number in left:
             open_picture(pictures[number][0].image)
 
+    def samples_of(number: int) -> list[Sample]:
+        if number not in begun:
+            return pictures[number]
+        wanted = open_ids(answerer, begun[number])
+        return [sample for sample in pictures[number] if sample.id in wanted]
+
     def answer(number: int) -> list[Answer | Unanswered]:
-        return answer_picture(answerer, pictures[number])
+        return answer_picture(answerer, samples_of(number))
 
     answering = answer_in_threads(answer, left, threads) if threads else answer_all(answer, left, processes)
     with closing(answerer), one_thread(answerer), closing(answering) as answered:
         for number, answers in track(answered, "answering", total=len(left)):
-            entry = entry_of(number, pictures[number], answers)
-            if entry.get("unanswered"):  # never in the journal: the next run asks again
-                if answerer.omits_unanswered:
-                    done[number] = entry
-                else:
-                    incomplete.append(entry)
-                continue
-            kept.append(entry)
-            done[number] = entry
+            entry = entry_of(number, samples_of(number), answers)
+            if number in begun:
+                entry = joined(begun[number], entry, pictures[number])
+            kept.append(entry)  # what is answered is paid for; what is not, the next run asks again
+            if entry.get("unanswered") and not answerer.omits_unanswered:
+                incomplete.append(entry)
+            else:
+                done[number] = entry
 
 
 def answer_picture(answerer: Model, samples: Sequence[Sample]) -> list[Answer | Unanswered]:
     """All questions about one picture at once."""
     return answerer.answer_samples(samples)
-
-
-def entry_of(number: int, samples: Sequence[Sample], answers: Sequence[Answer | Unanswered]) -> dict[str, Any]:
-    """A picture's line in the journal: rows and times of what is answered, facts of a server's answers, the rest."""
-    pairs = list(zip(samples, answers, strict=True))
-    given = [(sample, answer) for sample, answer in pairs if isinstance(answer, Answer)]
-    entry: dict[str, Any] = {
-        "picture": number,
-        "rows": [row_of(sample, answer) for sample, answer in given],
-        "times": [times_of(sample, answer, number, len(pairs)) for sample, answer in given],
-    }
-    if facts := [answer.facts for _, answer in given if answer.facts is not None]:
-        entry["facts"] = facts
-    if left := [(sample.id, answer.reason) for sample, answer in pairs if isinstance(answer, Unanswered)]:
-        entry["unanswered"] = left
-        entry["refused"] = [sample.id for sample, given in pairs if isinstance(given, Unanswered) and given.refused]
-    return entry
-
-
-def sums_of(entries: Sequence[dict[str, Any]]) -> str:
-    """How many questions a server has answered, how many it refused, and how many got no answer for other reasons."""
-    answered = sum(len(entry["rows"]) for entry in entries)
-    left = sum(len(entry.get("unanswered", ())) for entry in entries)
-    refused = sum(len(entry.get("refused", ())) for entry in entries)
-    return f"answered: {answered}, refused: {refused}, unanswered: {left - refused}"
-
-
-def transcript_of(entries: Sequence[dict[str, Any]]) -> str:
-    """FILE.transcript.jsonl: what a server sent for each row, before anything was taken off around the answer."""
-    lines = []
-    for entry in entries:
-        for row, fact in zip(entry["rows"], entry.get("facts", ()), strict=False):
-            shown = {"id": row[0], "text": fact.get("raw") or row[COLUMNS.index("prediction")]}
-            shown |= {key: fact[key] for key in ("ended", "stripped", "dropped", "model", "tries") if fact.get(key)}
-            lines.append(json.dumps(shown, ensure_ascii=False) + "\n")
-    return "".join(lines)
-
-
-def share(value: float | None) -> str:
-    """A probability in fixed format, so that equal numbers are equal bytes."""
-    return "" if value is None else f"{value:.8f}"
-
-
-def row_of(sample: Sample, answer: Answer) -> list[str]:
-    """One row of FILE.csv. p_anomaly is the probability of the option that means anomaly, as it is in the softmax."""
-    p_anomaly = None
-    if sample.kind == "choice" and sample.anomaly is not None and sample.gold in {"A", "B"}:
-        p_anomaly = answer.p_a if (sample.gold == "A") == sample.anomaly else answer.p_b
-    text = clean(answer.text)
-    options = grade.sample_options(sample.question, sample.option_a, sample.option_b)
-    return [
-        sample.id,
-        sample.pair_id,
-        sample.kind,
-        sample.question,
-        sample.gold,
-        text,
-        parse(text, sample.kind, options),
-        share(answer.p_a),
-        share(answer.p_b),
-        share(p_anomaly),
-        *(str(count) if answer.counted else "" for count in (answer.tokens_in, answer.tokens_out)),
-    ]
-
-
-def times_of(sample: Sample, answer: Answer, picture: int, together: int) -> list[str]:
-    """One row of FILE.timings.csv. Questions asked together share the picture's stages."""
-    stages = [f"{answer.seconds[stage]:.6f}" if stage in answer.seconds else "" for stage in STAGES]
-    return [sample.id, sample.kind, str(picture), str(together), *stages]
 
 
 # Files

@@ -73,6 +73,10 @@ class Model(Protocol):
         """
         return None
 
+    def resume(self) -> None:
+        """Told before a run goes on that has answers already: a server that refuses the rest is not at fault."""
+        return None
+
     def close(self) -> None:
         """Release connections; the next question opens them again."""
         return None

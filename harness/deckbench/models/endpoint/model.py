@@ -58,6 +58,9 @@ class Endpoint(Model):
             say(f"{self.name}: {line}")
         return served, observed
 
+    def resume(self) -> None:
+        self.client.proven = True
+
     def close(self) -> None:
         self.client.close()
 
