@@ -54,6 +54,9 @@ class Blind(Model):
     ) -> tuple[dict[str, Any], dict[str, Any]] | None:
         return self.model.account(facts, tokens)
 
+    def resume(self) -> None:
+        self.model.resume()
+
     def close(self) -> None:
         self.model.close()
 
@@ -185,12 +188,20 @@ def load_model(ref: str, *, adapter: Path | None = None, device: str = "auto", d
     with collector_paused():
         model = found.family.load(found, device, dtype)
     if adapter is not None:
-        apply_adapter(cast(Trainable, model), Path(adapter))
+        apply_adapter(weights_of(model, "--adapter"), Path(adapter))
     return model
+
+
+def weights_of(model: Model, where: str) -> Trainable:
+    """The model as one whose weights can be trained. Raises InputError for one with a decision head."""
+    if not hasattr(model, "collate"):
+        what = f"{model.name} has a decision head, which is neither trained nor adapted here"
+        raise InputError(what, where, "give a model without one; `merge` makes a folder that decides")
+    return cast(Trainable, model)
 
 
 def load_trainable(ref: str, *, adapter: Path | None = None, device: str = "auto", dtype: str = "auto") -> Trainable:
     """`load_model` of a family whose weights are here (`families.trainable`). Raises InputError for any other."""
     if not trainable(ref):
         raise InputError(f"{ref} has no weights here", "--model", "give a model with weights, such as tiny-glm4v")
-    return cast(Trainable, load_model(ref, adapter=adapter, device=device, dtype=dtype))
+    return weights_of(load_model(ref, adapter=adapter, device=device, dtype=dtype), "--model")

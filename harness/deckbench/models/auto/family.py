@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deckbench.models.interface import FamilySpec, Reference, Trainable
+from deckbench.models.interface import FamilySpec, Model, Reference
 
 
 def identity(ref: Reference) -> dict[str, Any]:
@@ -13,18 +13,23 @@ def identity(ref: Reference) -> dict[str, Any]:
     return folder_identity(ref.checkpoint, ref.name)
 
 
-def load(ref: Reference, device: str, dtype: str) -> Trainable:
+def load(ref: Reference, device: str, dtype: str) -> Model:
+    """A `Trainable`, but for a model with a decision head."""
+    from deckbench.models.auto.decision import load_decision
+    from deckbench.models.auto.files import has_decision_head
     from deckbench.models.auto.model import load_auto
     from deckbench.models.device import place
 
     where, kind = place(device, dtype)
+    if has_decision_head(ref.checkpoint):
+        return load_decision(ref.checkpoint, dtype=kind, device=where, name=ref.name)
     return load_auto(ref.checkpoint, dtype=kind, device=where, name=ref.name)
 
 
 SPEC = FamilySpec(
     name="auto",
     serves="auto",
-    known={"FOLDER": "any image-text model saved by transformers (LLaVA, Idefics3, PaliGemma, ...)"},
+    known={"FOLDER": "any image-text model saved by transformers (LLaVA, Idefics3, ..., models with a decision head)"},
     identity=identity,
     load=load,
     fallback=True,

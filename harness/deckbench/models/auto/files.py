@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deckbench import artifact
 from deckbench.errors import DeckBenchError, InputError
 from deckbench.models import files
 from deckbench.models.vision_language import CONFIG, GENERATION
@@ -16,6 +17,9 @@ OFFICIAL = "give a folder saved by transformers: config.json, safetensors, token
 AUTO = files.Family("auto", "this model", OFFICIAL)
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+# Settings and prompt of decisions; the last two come with a head that lies beside the weights of a chat model.
+HEADS = ("decision_config.json", "judge_config.json")
+DECISION = ("decision.json", "decision_template.jinja", "calibration.json", *HEADS)
 SMALL = (
     *PROCESSOR,
     *TOKENIZER,
@@ -23,6 +27,7 @@ SMALL = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    *DECISION,
     "merges.txt",
     "special_tokens_map.json",
     "tokenizer_config.json",
@@ -68,7 +73,7 @@ def read_settings(folder: Path) -> Settings:
     if kind not in CONFIG_MAPPING_NAMES and "auto_map" in raw:
         what = f"'model_type' is {kind!r}, which transformers does not know; it brings its own code, which is never run"
         raise InputError(what, where, "use a release of transformers that has this model, or another model")
-    if kind not in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
+    if kind not in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES and not has_decision_head(folder):
         what = f"'model_type' is {kind!r}; known are chatglm, phi3_v and the image-text models of transformers"
         raise InputError(what, where, "give the folder of a vision-language model")
     if (folder / ADAPTER).is_file():
@@ -91,7 +96,21 @@ def read_small(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def has_decision_head(folder: Path) -> bool:
+    """Whether transformers has a decision model for a folder: its own kind, or a head beside a chat model's weights."""
+    from transformers.models.auto import modeling_auto
+
+    kinds = getattr(modeling_auto, "MODEL_FOR_DECISION_MAPPING_NAMES", {})  # since 5.24
+    kind = files.read_json(folder / CONFIG, family=AUTO).get("model_type")
+    own = kind in kinds and kind not in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    own = own and kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return own or (kind in kinds and any((folder / name).is_file() for name in HEADS))
+
+
 def folder_identity(folder: Path, name: str) -> dict[str, Any]:
     """`files.identity` of a folder, without loading it. Raises InputError for a broken folder."""
     weights = files.weight_hashes(folder, AUTO)
+    if has_decision_head(folder):  # the head, and an adapter that it is read with
+        beside = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}
+        weights |= {name: artifact.hash_file(beside[name]) for name in sorted(beside.keys() - weights.keys())}
     return files.identity(name, AUTO, read_settings(folder).raw, read_small(folder), weights)

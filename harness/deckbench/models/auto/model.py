@@ -19,6 +19,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from deckbench.answer import Answer, Question
 from deckbench.errors import InputError
 from deckbench.models import files
+from deckbench.models.auto.decision_files import decision_files
 from deckbench.models.auto.files import AUTO, Settings, read_settings, read_small
 from deckbench.models.auto.network import encode_once, language_linears, load_config, load_network
 from deckbench.models.auto.prompt import Prompter, load_processor
@@ -69,6 +70,8 @@ class Auto(VisionLanguageModel):
             fix = "remove --layout: the names are transformers' own"
             raise InputError(f"{self.name} has no {layout} layout", "--layout", fix)
         self.save(folder)
+        for name, data in decision_files(self.tokenizer).items():  # what a base had was for its own prompt
+            (folder / name).write_bytes(data)
 
     def describe(self, weights: Any) -> dict[str, Any]:
         return files.identity(self.name, AUTO, self.config.raw, self.files, weights)
