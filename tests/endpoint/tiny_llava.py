@@ -12,8 +12,11 @@ TEMPLATE = (
 )
 
 
-def make(folder: Path) -> Path:
-    """Write the model, its tokenizer of single bytes and its processor to `folder`."""
+def make(folder: Path, *, width: int = 32, layers: int = 2, side: int = 28) -> Path:
+    """Write the model, its tokenizer of single bytes and its processor to `folder`.
+
+    width, layers: of the language model; the tower is half as wide. side: of the frame, in pixels.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import (
@@ -39,7 +42,7 @@ def make(folder: Path) -> Path:
         pad_token="<pad>",
         additional_special_tokens=["<image>"],
     )
-    side, patch = 28, 14
+    patch = 14
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_convert_rgb=True
     )
@@ -54,19 +57,19 @@ def make(folder: Path) -> Path:
     )
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
+        hidden_size=width // 2,
+        intermediate_size=width,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         image_size=side,
         patch_size=patch,
-        projection_dim=16,
+        projection_dim=width // 2,
     )
     text = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=3 * width // 2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=1024,
