@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -277,6 +278,17 @@ def test_before_and_after_on_test(planted: tuple[Path, ...]) -> None:
     )
     assert block["temperatures"] == {name: read_calibration(made).temperatures[name].temperature for name in PLANTED}
     assert [len(block[side]["reliability"]) for side in ("before", "after")] == [10, 10]
+
+
+def test_the_plot_shows_before_and_after(planted: tuple[Path, ...], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    data, _, test, made = planted
+    found = score(test, data=data, calibration=made, plots=tmp_path)
+    with (tmp_path / "choice-reliability.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    after = [row for row in rows if "calibrated" in row.values()]
+    assert len(after) == sum(at["n"] > 0 for at in found["calibration"]["after"]["reliability"])
+    assert len(rows) > len(after)
 
 
 def test_thresholds_keep_on_test_what_they_promise_on_val(planted: tuple[Path, ...]) -> None:

@@ -13,9 +13,11 @@ import pytest
 from deckbench.build.audit import audit
 from deckbench.calibrate import calibrate
 from deckbench.score import score
+from deckbench.score.locate import PLACES, locate
 from tests.build.test_audit import drawn
 from tests.calibrate.calibrate_helpers import world
 from tests.score.score_helpers import COLUMNS, answered, choice, make_data, make_predictions, scene, write_csv
+from tests.score.test_locate import FRAMES, stage
 
 
 def block(result: dict[str, Any], kind: str = "choice") -> dict[str, Any]:
@@ -89,6 +91,19 @@ def test_right_on_crops_and_wrong_on_frames_is_told_by_stage(tmp_path: Path) -> 
     stages = block(result)["by_stage"]
     assert {name: part["metrics"]["accuracy"]["value"] for name, part in stages.items()} == {"S1": 1.0, "S3": 0.0}
     assert value(result, "accuracy") == 0.5  # which alone would look like guessing
+
+
+@pytest.mark.parametrize(("boxed", "place"), [(True, "localisation"), (False, "judgement")])
+def test_where_its_errors_sit_is_found(tmp_path: Path, boxed: bool, place: str) -> None:
+    """Right on every crop and wrong on every frame: wrong in the box too, or only where nothing points to it."""
+    every = set(range(FRAMES))
+    parts = [
+        stage(tmp_path, name, wrong)
+        for name, wrong in (("S1", set()), ("S2", every if boxed else set()), ("S3", every))
+    ]
+    result = locate([predictions for predictions, _ in parts], [data for _, data in parts])
+    assert {name: one["value"] for name, one in result["lost"].items()} == dict.fromkeys(PLACES, 0.0) | {place: 1.0}
+    assert result["right"]["crop"]["value"] == 1.0
 
 
 # Contradicts itself

@@ -122,8 +122,8 @@ def plots_of(score: Mapping[str, Any]) -> list[Plot]:
             plots += rank_plots(kind, block)
         if block["reliability"]:
             series = {"as given": block["reliability"]}
-            if kind == "choice" and score.get("calibrated"):
-                series["calibrated"] = score["calibrated"]["after"]["reliability"]
+            if kind == "choice" and score.get("calibration"):
+                series["calibrated"] = score["calibration"]["after"]["reliability"]
             plots.append(reliability(kind, series))
     return plots
 
