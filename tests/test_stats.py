@@ -132,6 +132,39 @@ def test_the_interval_of_few_groups_covers_the_truth(count: int, rate: float) ->
     assert 0.92 * 400 <= hits <= 0.99 * 400
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [8, 12, 30])
+@pytest.mark.parametrize("rate", [0.5, 0.7, 0.9])
+def test_the_shown_interval_covers_the_truth(count: int, rate: float) -> None:
+    """Of 2,000 worlds of correlated groups: 93 to 97%, also with 8 groups, where Student's t and n_eff decide."""
+    rng = np.random.default_rng(int(100 * rate) + count)
+    hits = 0
+    for seed in range(2000):
+        sizes = rng.integers(2, 40, size=count)
+        rates = rng.beta(13 * rate, 13 * (1 - rate), size=count)  # two answers of a group correlate by 0.07
+        right = np.concatenate([rng.random(size) < p for size, p in zip(sizes, rates, strict=True)]).astype(float)
+        clusters = stats.Clusters(np.repeat(np.arange(count), sizes), count, seed, 300)
+        bounds = stats.hull(stats.cluster_bootstrap(right, clusters), stats.cluster_wilson(right, clusters))
+        assert bounds is not None
+        hits += bounds[0] <= rate <= bounds[1]
+    assert 0.93 * 2000 <= hits <= 0.97 * 2000
+
+
+def test_mcnemar_and_auroc_are_those_of_the_libraries() -> None:
+    """To 1e-12: McNemar of scipy and statsmodels, AUROC of scikit-learn."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables", reason="statsmodels is not installed")
+    for only_a, only_b in [(0, 1), (1, 1), (3, 9), (12, 12), (40, 61), (0, 30), (500, 430), (7000, 7200)]:
+        p = stats.mcnemar_exact(only_a, only_b)
+        assert p == pytest.approx(binomtest(min(only_a, only_b), only_a + only_b, 0.5).pvalue, abs=1e-12)
+        theirs = tables.mcnemar([[5, only_a], [only_b, 7]], exact=True).pvalue
+        assert p == pytest.approx(min(1.0, theirs), abs=1e-12)
+    rng = np.random.default_rng(0)
+    for digits in (1, 2, 9):
+        truth, scores = rng.random(300) < 0.3, rng.random(300).round(digits)
+        assert stats.auroc(truth, scores) == pytest.approx(metrics.roc_auc_score(truth, scores), abs=1e-12)
+
+
 def test_one_group_has_no_cluster_interval() -> None:
     assert stats.cluster_bootstrap(np.ones(5), stats.clusters_of(["a"] * 5)) is None
     assert stats.cluster_wilson(np.ones(5), stats.clusters_of(["a"] * 5)) is None

@@ -29,6 +29,7 @@ from deckbench.pipeline.steps import (
     run_site,
     run_train_set,
 )
+from deckbench.record.selftest import check_scorer
 from deckbench.suite import Suite, given_pools, load_suite, split_weight, suite_source
 
 POOL_PATHS = "pool.paths"  # likewise: the pools that the suite was given
@@ -80,6 +81,10 @@ def run_suite(
     fitted = [data for target in targets if (data := baseline_train_set(suite, target)) is not None]
     learned = [split_weight(text)[0] for curriculum in sorted(curricula) for text in suite.train[curriculum].data]
     check_overlap(run, sorted({*learned, *fitted}), sorted({target.data for target in targets}))
+    for name in sorted(
+        {target.data for target in targets}
+    ):  # gold scores 1, shuffled gold chance, or nothing is scored
+        check_scorer(run.data[name].path, seed=suite.seed)
     for curriculum in (name for name in suite.train if name in curricula):
         run.train_sets[curriculum] = run_train_set(run, curriculum, suite.train[curriculum])
     for model in suite.models:
