@@ -289,15 +289,20 @@ def test_images_are_sent_where_asked(pool: Path, model: Model, server: Server, t
         ({"limit": 0}, "limit"),
         ({"model": "tiny-glm4v"}, "no endpoint"),
         ({"max_cost": 1.0}, "price_in"),
+        ({"max_cost": float("nan"), "prices": True}, "the limit is nan"),
+        ({"max_cost": -1.0, "prices": True}, "the limit is -1"),
     ],
 )
 def test_wrong_input(
     given: dict[str, Any], what: str, pool: Path, model: Model, server: Server, tmp_path: Path
 ) -> None:
     known: dict[str, Any] = {"task": "ot2-scene@1", "pool": pool, "out": tmp_path / "qa", "model": model()}
+    given = dict(given)
+    if given.pop("prices", False):
+        known["model"] = model(price_in=1, price_out=1)
     with pytest.raises(InputError, match=what):
         annotate(**{**known, **given})
-    assert not (tmp_path / "qa").exists() and not server.seen
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["writer.yaml"] and not server.seen
 
 
 def pick(body: dict[str, Any]) -> str:

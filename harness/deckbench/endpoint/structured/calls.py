@@ -129,8 +129,12 @@ def open_calls(path: Path) -> Iterator[Calls]:
     with claim(path):
         try:
             _check_file(path)
-            with open_journal(path, _is_entry) as journal:
-                yield Calls(path, journal)
+            try:
+                with open_journal(path, _is_entry) as journal:
+                    yield Calls(path, journal)
+            finally:
+                if path.stat().st_size == 0:  # nothing was asked
+                    path.unlink()
         except OSError as error:
             raise OutsideError(f"cannot be used: {error.strerror}", path, FIX) from error
 
