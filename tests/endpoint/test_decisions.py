@@ -421,7 +421,7 @@ def test_a_server_without_chat_leaves_the_rest_unanswered(
     assert len(rows_of(out)) == 24
     left = rows_of(tmp_path / "p.unanswered.csv")
     assert len(left) == 12 and {row["reason"] for row in left} == {
-        "the server takes choice questions alone: it has no chat completions"
+        "the server has no chat completions for this model, and open and scene questions need them"
     }
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["THINKING_FIX", "Client"]
 EMPTY_IN_A_ROW = 8  # so many empty answers, and none with a word in it: the model says nothing at all
 WITHOUT_REASON = frozenset({400, 403, 422, 501})  # with these a server may mean a field without naming it
-NO_CHAT = "the server takes choice questions alone: it has no chat completions"
+NO_CHAT = "the server has no chat completions for this model, and open and scene questions need them"
 NO_OPTIONS = "the question names no two options, and a decision is made between options"
 
 
@@ -108,7 +108,7 @@ class Client(Caller):
                 return self.without_words(fault)
             except Missing:
                 self.has_chat = False
-                say(f"{self.name}: the server has no chat completions; open and scene questions stay unanswered")
+                say(f"{self.name}: {NO_CHAT}; they stay unanswered")
                 return Unanswered(NO_OPTIONS if question.kind == "choice" else NO_CHAT)
             except Drop as drop:
                 dropped.add(drop.name)
