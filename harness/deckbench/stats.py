@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Interval = tuple[float, float]
 
@@ -98,7 +99,7 @@ class Clusters:
         step = max(1, BLOCK // max(1, self.count))
         return [slice(first, first + step) for first in range(0, self.resamples, step)]
 
-    def totals(self, rows: Ints | slice = slice(None), values: Floats | None = None) -> Floats:
+    def totals(self, rows: Ints | slice = slice(None), values: Floats | Bools | None = None) -> Floats:
         """Sums of `values`, shape (k,) or (k, m), of the samples `rows` in each group; default: their number."""
         codes = self.codes[rows]
         if values is None or values.ndim == 1:
@@ -111,7 +112,7 @@ class Clusters:
             return np.asarray(self._weights @ totals)
         return np.concatenate([self.draws[part].astype(np.float64) @ totals for part in self._parts()])
 
-    def sums(self, values: Floats, rows: Ints | slice = slice(None)) -> Floats:
+    def sums(self, values: Floats | Bools, rows: Ints | slice = slice(None)) -> Floats:
         """Resampled sums of `values`, float64 of shape (k,) or (k, m) for the samples `rows`: (resamples[, m])."""
         return self.resample(self.totals(rows, np.asarray(values, dtype=np.float64)))
 
@@ -123,7 +124,7 @@ def clusters_of(labels: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
     return Clusters(codes, len(code), seed, resamples)
 
 
-def cluster_bootstrap(values: Floats, clusters: Clusters, rows: Ints | slice = slice(None)) -> Interval | None:
+def cluster_bootstrap(values: Floats | Bools, clusters: Clusters, rows: Ints | slice = slice(None)) -> Interval | None:
     """Interval of the mean of `values` under resampling of whole groups (Davison & Hinkley 1997, 3.8).
 
     None with fewer than two groups: one group says nothing about another.
@@ -134,7 +135,7 @@ def cluster_bootstrap(values: Floats, clusters: Clusters, rows: Ints | slice = s
     return interval(divide(clusters.sums(values, rows), clusters.resample(sizes)))
 
 
-def cluster_wilson(hits: Floats, clusters: Clusters, rows: Ints | slice = slice(None)) -> Interval | None:
+def cluster_wilson(hits: Floats | Bools, clusters: Clusters, rows: Ints | slice = slice(None)) -> Interval | None:
     """Wilson's interval of a proportion with the sample size that clustered answers amount to, and Student's t.
 
     The effective sample size is n over the design effect of the linearised variance between groups (Korn & Graubard
@@ -172,7 +173,7 @@ def divide(above: Floats, below: Floats) -> Floats:
         return np.where(below == 0, np.nan, above / np.where(below == 0, 1, below))
 
 
-def auroc(truth: npt.NDArray[np.bool_], scores: Floats) -> float | None:
+def auroc(truth: Bools, scores: Floats) -> float | None:
     """Probability that a positive scores above a negative, ties one half (Hanley & McNeil 1982). None without both."""
     positives, negatives = scores[truth], np.sort(scores[~truth])
     if not len(positives) or not len(negatives):
@@ -201,7 +202,7 @@ class Roc:
         return float(self.false_stops[-1])
 
 
-def roc(truth: npt.NDArray[np.bool_], scores: Floats) -> Roc:
+def roc(truth: Bools, scores: Floats) -> Roc:
     """Operating points at each distinct score; samples with equal scores cannot be told apart and move together."""
     levels, codes = np.unique(-np.asarray(scores, dtype=np.float64), return_inverse=True)
     codes = codes.reshape(-1)
@@ -222,7 +223,7 @@ def point_at(curve: Roc, false_stop_rate: float) -> int | None:
 
 
 def ranked_bootstrap(
-    truth: npt.NDArray[np.bool_],
+    truth: Bools,
     scores: Floats,
     clusters: Clusters,
     rows: Ints,
@@ -279,7 +280,7 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def brier(truth: npt.NDArray[np.bool_], p: Floats) -> Floats:
+def brier(truth: Bools, p: Floats) -> Floats:
     """Squared error of each predicted probability (Brier 1950), shape (n,); its mean is the Brier score."""
     return np.asarray((p - truth) ** 2, dtype=np.float64)
 
@@ -291,7 +292,7 @@ class Bins:
     edges: Floats  # (bins + 1,)
     code: Ints  # (n,): the bin of each sample
 
-    def totals(self, truth: npt.NDArray[np.bool_], p: Floats, codes: Ints | int = 0, count: int = 1) -> Floats:
+    def totals(self, truth: Bools, p: Floats, codes: Ints | int = 0, count: int = 1) -> Floats:
         """For each group: samples in bin k, their p and their truths, summed; side by side: shape (count, 3 * bins).
 
         codes: the group of each sample, 0 to `count` - 1.

@@ -87,8 +87,8 @@ def test_banks_of_s1(pool: Path, model: Model, server: Server, tmp_path: Path) -
     gold = gold_accuracy(tmp_path / "data", tmp_path)
     gold["crop"] = gold["id"].str.extract(r"^(s1-.*?-c\d)")
     # Where the rule takes a crop's object for its neighbour, it does so for the task's own questions too.
-    own = gold["question"].isin(["What is shown?", "图中是什么?"])
-    unclear = set(gold[own & (gold["gold"] != gold["prediction"])]["crop"])
+    plain = gold["question"].isin(["What is shown?", "图中是什么?"])
+    unclear = set(gold[plain & (gold["gold"] != gold["prediction"])]["crop"])
     clear = gold[~gold["crop"].isin(unclear)]
     assert len(clear) > 400 and list(clear["gold"]) == list(clear["prediction"])
 

@@ -12,7 +12,7 @@ import pandas as pd
 from deckbench import grade, stats
 from deckbench.record.metrics_schema import Estimate
 from deckbench.record.table import FLAGS, mapped, numbers
-from deckbench.stats import Clusters, Floats, Ints
+from deckbench.stats import Bools, Clusters, Floats, Ints
 
 Terms = Callable[[str | None, str | None], Sequence[str]]  # (step, language) -> names of what is an anomaly then
 
@@ -49,7 +49,7 @@ class Answers:
         return int((~self.parsed[rows]).sum())
 
 
-def proportion(hits: Floats, clusters: Clusters, rows: Ints) -> Estimate:
+def proportion(hits: Floats | Bools, clusters: Clusters, rows: Ints) -> Estimate:
     """A share of samples with both intervals. hits: 0/1 of shape (k,), for the samples `rows`."""
     n, k = len(hits), round(float(hits.sum()))
     return Estimate(

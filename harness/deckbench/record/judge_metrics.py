@@ -23,7 +23,7 @@ from deckbench.record.metrics_schema import (
     JudgeErrors,
     JudgeMetrics,
 )
-from deckbench.stats import Floats, Ints
+from deckbench.stats import Bools, Floats, Ints
 
 KINDS: tuple[grade.Kind, ...] = ("choice", "scene", "open")
 SEVERAL_VERDICTS = ("correct", "incorrect", "unclear", UNGRADED)
@@ -184,9 +184,9 @@ def judge_errors(answers: Answers, said: Said, rows: Ints) -> JudgeErrors:
     )
 
 
-def kappa(answers: Answers, first: Floats, second: Floats, rows: Ints) -> Difference:
+def kappa(answers: Answers, first: Floats, second: Floats | Bools, rows: Ints) -> Difference:
     """Cohen's kappa of two columns of 0 and 1, with its interval over groups."""
-    one, two = first[rows], second[rows]
+    one, two = first[rows], second[rows].astype(np.float64)
     cells = np.stack([one * two, one * (1 - two), (1 - one) * two, (1 - one) * (1 - two)], axis=1)
     bounds = None
     if several_groups(answers, rows):
