@@ -88,7 +88,7 @@ def test_a_missing_file_is_never_the_embedded_suite(tmp_path: Path, monkeypatch:
     assert load_suite("tasks/suites/demo.yaml")[0].name == "demo"
 
 
-@pytest.mark.parametrize("name", ["demo", "smoke", "sdls"])
+@pytest.mark.parametrize("name", ["demo", "smoke", "sdls", "protocol"])
 def test_embedded_suites_are_good(name: str) -> None:
     suite, _ = load_suite(name)
     assert suite.name == name

@@ -95,7 +95,7 @@ def test_every_kind_of_deviation_is_planted(pool: Path) -> None:
     found = Counter(row["anomaly"] for row in rows_of(pool / "checks.csv") if row["anomaly"])
     assert set(found) == {kind.en for kind in KINDS.values()}, found
     frames = {row["frame"] for row in rows_of(pool / "checks.csv") if row["verdict"] == "anomaly"}
-    assert 0.65 <= len(frames) / 128 <= 0.9
+    assert 0.5 <= len(frames) / 128 <= 0.75
 
 
 def test_no_text_tells_the_verdict(pool: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_same_frame_is_right_and_wrong(pool: Path) -> None:
     verdicts: dict[str, set[str]] = defaultdict(set)
     for row in rows_of(pool / "checks.csv"):
         verdicts[row["frame"]].add(row["verdict"])
-    assert sum(len(found) == 2 for found in verdicts.values()) >= 30
+    assert sum(len(found) == 2 for found in verdicts.values()) >= 12
 
 
 def test_bytes_depend_on_the_seed_alone(tmp_path: Path) -> None:

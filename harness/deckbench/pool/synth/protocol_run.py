@@ -37,7 +37,7 @@ LID_SEEN = 0.3
 DIFFERS = 30  # sum over red, green and blue from which a pixel is another one
 GAP_SEEN, GAP_SHARE = 0.001, 0.5  # of the frame, and of what would be seen of the gap without the pipette
 KINDS_OF_CHECK = {"labware": 3.0, "tips": 2.0, "held": 2.0, "lid": 1.0}  # how often each is asked, where it can be
-TWO_WRONG = 0.6  # share of moments whose frames have a deviation each; of the others one frame has none
+TWO_WRONG = 0.2  # share of moments whose frames have a deviation each; of the others one frame has none
 NO_CLASS = ("reservoir", "tube rack", "block", "adapter", "heater-shaker")  # what the ontology has no class for
 SECONDS = {"pickUpTip": 6.0, "aspirate": 5.0, "dispense": 5.0, "dropTip": 4.0, "thermocycler/openLid": 18.0,
            "thermocycler/closeLid": 18.0, "moveLabware": 40.0, "waitForResume": 60.0, "pause": 60.0,
