@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from deckbench.errors import InputError
-from deckbench.score.locate import PLACES, locate, location_plot
+from deckbench.record.location import PLACES
+from deckbench.score.locate import locate, location_plot
 from deckbench.score.plots import write_plots
 from deckbench.score.several import compare_several
 from deckbench.stats import holm

@@ -34,6 +34,7 @@ from deckbench.report import board as boards
 from deckbench.report import charts, gates
 from deckbench.report.board import KIND_WORDS, Board
 from deckbench.report.breakdown import breakdowns, credits_of
+from deckbench.report.locations import locations
 from deckbench.report.words import METRIC_WORDS, TABLE_METRICS, TABLES
 
 HERE = Path(__file__).parent
@@ -244,7 +245,8 @@ def front_page(all_boards: Sequence[Board], runs: Sequence[Run], held: Sequence[
                 "anchor": anchor(board.name, board.synthetic),
                 "charts": board_charts(board),
                 "credits": credits_of(board),
-                "breakdowns": [] if board.synthetic else breakdowns(board),
+                "locations": (lost := locations(board)),
+                "breakdowns": [*([lost.table] if lost else []), *([] if board.synthetic else breakdowns(board))],
                 "left_out": len({row.model for row in board.rows if row.ranked} - set(boards.models_of(board))),
                 "legend": [(name, min(i, charts.COLOURS - 1)) for i, name in enumerate(boards.models_of(board))],
             }
