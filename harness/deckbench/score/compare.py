@@ -39,7 +39,9 @@ def compare(a: Path, b: Path, *, data: Path | None = None, seed: int = 0) -> dic
                 tables.check_data(manifest, path, Path(data))
             except InputError as error:
                 refused.append(error)
-        graded.append(tables.grade_table(tables.join(table, path, fields), inferred=is_inferred(manifest)))
+        table = tables.grade_table(tables.join(table, path, fields), inferred=is_inferred(manifest))
+        table = table[["id", "pair_id", "kind", "gold", "group", "frame", "right", "reason"]].copy()  # frees the texts
+        graded.append(table)
     if len(refused) == 2:
         raise refused[0]
     first, second = graded[0], in_order_of(graded[0], graded[1], Path(a), Path(b))
