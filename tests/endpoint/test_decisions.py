@@ -300,6 +300,32 @@ def test_only_what_got_no_answer_is_asked_in_the_next_run(
 
 
 @pytest.mark.parametrize("api", APIS)
+def test_what_stays_open_in_a_row_is_left_out_by_the_next_run(
+    api: str, server: deciding.Server, settings: Settings, eight: Path, tmp_path: Path
+) -> None:
+    """The next run asks nothing but what has no answer; a server that is down still ends it."""
+    out, apis = tmp_path / "p.csv", {"api": api, "concurrency": 1, "tries": 2}
+
+    def no_answer_to_the_fourth(reply: dict[str, Any]) -> dict[str, Any]:
+        del reply["answers"]["q4" if api == "systemone" else 3]
+        return reply
+
+    def plan(key: str, attempt: int, body: dict[str, Any]) -> Any:
+        return {"alter": no_answer_to_the_fourth} if "|" in key else "500" if "(3)" in key else None
+
+    server.plan = plan
+    with pytest.raises(OutsideError, match="4 questions got no answer"):
+        infer(model=settings(**apis), data=eight, out=out)
+    server.plan = lambda key, attempt, body: "500"
+    with pytest.raises(OutsideError, match="run again when the server answers"):
+        infer(model=settings(**apis, unanswered="leave-out"), data=eight, out=out)
+    server.plan = plan
+    made = infer(model=settings(**apis, unanswered="leave-out"), data=eight, out=out)
+    assert made.content["endpoint"]["unanswered"] == [f"{number}-3" for number in range(4)]
+    assert len(rows_of(out)) == 28
+
+
+@pytest.mark.parametrize("api", APIS)
 def test_a_filter_takes_its_question_alone(
     api: str, server: deciding.Server, settings: Settings, eight: Path, tmp_path: Path
 ) -> None:

@@ -167,13 +167,38 @@ class Caller:
         self.settled.add(kind)
         self.lost = self.refused = self.silent = 0
 
-    def give_up(self, fault: Again, requests: int) -> Unanswered:
-        """Every try failed. Raises Stop when that is not this question's fault."""
+    async def give_up(
+        self, fault: Again, requests: int, trial: Callable[[], Awaitable[Any]] | None = None
+    ) -> Unanswered:
+        """Every try failed. Raises Stop when that is not this question's fault.
+
+        trial: asks something that nothing is known against. What an earlier run left open may come in a row, and is no
+        sign of a server that is down.
+        """
         self.lost += 1
         text = f"no answer in {requests} requests; the last: {fault}"
-        if fault.lost or self.lost >= IN_A_ROW:
+        if fault.lost or (self.lost >= IN_A_ROW and not (self.proven and trial and await self._answers(trial))):
             raise Stop(text, "run again when the server answers; what is answered is kept")
         return Unanswered(self.scrub(text))
+
+    async def _answers(self, trial: Callable[[], Awaitable[Any]]) -> bool:
+        """Whether the server answers now."""
+        attempts = Attempts()
+        while True:
+            await self.begin(attempts)
+            try:
+                await trial()
+            except NotAnswered:
+                pass
+            except Again as fault:
+                if fault.lost or not attempts.another(fault, self.spec.tries):
+                    return False
+                await self.pause(fault, attempts)
+                continue
+            except (Refused, Missing, Drop):
+                return False
+            self.lost = 0
+            return True
 
     def turned_down(self, fault: Refused) -> Unanswered:
         """Raises Stop when the server has refused all so far: that is nothing about these images."""
@@ -186,7 +211,7 @@ class Caller:
     def without_words(self, fault: NotAnswered) -> Unanswered:
         """Raises Stop where the model has said nothing to all questions so far."""
         self.lost, self.silent = 0, self.silent + 1
-        if not self.spoke and self.silent >= IN_A_ROW:
+        if not (self.spoke or self.proven) and self.silent >= IN_A_ROW:
             raise Stop(f"no question is answered: {fault}", THINKING_FIX)
         return Unanswered(str(fault))
 

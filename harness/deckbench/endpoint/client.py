@@ -19,7 +19,7 @@ from deckbench.endpoint.faults import (
     Stop,
     field_refused,
 )
-from deckbench.endpoint.picture import data_url
+from deckbench.endpoint.picture import blank_url, data_url
 from deckbench.endpoint.reply import Reply, read_reply
 from deckbench.endpoint.spec import EndpointSpec, Server
 from deckbench.endpoint.text import whole
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["THINKING_FIX", "Client"]
+TRIAL = Question("Is this image of one color?", "open", 16)
 EMPTY_IN_A_ROW = 8  # so many empty answers, and none with a word in it: the model says nothing at all
 WITHOUT_REASON = frozenset({400, 403, 422, 501})  # with these a server may mean a field without naming it
 NO_CHAT = "the server has no chat completions for this model, and open and scene questions need them"
@@ -83,6 +84,9 @@ class Client(Caller):
         async def reply_to(url: str | None) -> Reply:
             return await self._reply(self._fields(url, question, {PROBABILITIES[0]}))
 
+        async def trial() -> Reply:
+            return await self._reply(self._fields(blank_url(self.spec), TRIAL, dropped | {PROBABILITIES[0]}))
+
         while True:
             began = await self.begin(attempts)
             fields = self._fields(url, question, dropped)
@@ -90,7 +94,7 @@ class Client(Caller):
                 reply = await self._reply(fields)
             except Again as fault:
                 if not attempts.another(fault, self.spec.tries):
-                    return self.give_up(fault, attempts.requests)
+                    return await self.give_up(fault, attempts.requests, trial)
                 if attempts.failed == 2 and fault.status == 500:
                     await self.check_vision(fault, reply_to)
                 await self.pause(fault, attempts)

@@ -106,13 +106,17 @@ class Decider:
         async def reply_to(url: str | None) -> Decisions:
             return await self._reply(api, url, left[:1])
 
+        async def trial() -> Decisions:
+            return await self._reply(api, blank_url(caller.spec), [TRIAL])
+
         while left:
             began = await caller.begin(attempts)
             try:
                 reply = await self._reply(api, url, left)
             except Again as fault:
                 if not attempts.another(fault, caller.spec.tries):
-                    return given | dict.fromkeys(names(left), caller.give_up(fault, attempts.requests))
+                    lost = await caller.give_up(fault, attempts.requests, trial)
+                    return given | dict.fromkeys(names(left), lost)
                 if attempts.failed == 2 and fault.status == 500:
                     await caller.check_vision(fault, reply_to)
                 await caller.pause(fault, attempts)
@@ -149,8 +153,10 @@ class Decider:
             if again:
                 if not attempts.another(again[0], caller.spec.tries):
                     text = f"no answer in {attempts.requests} requests; the last: {again[0]}"
-                    lost = Unanswered(caller.scrub(text)) if given else caller.give_up(again[0], attempts.requests)
-                    return given | dict.fromkeys(names(left), lost)
+                    if given:
+                        return given | dict.fromkeys(names(left), Unanswered(caller.scrub(text)))
+                    lost = await caller.give_up(again[0], attempts.requests, trial)
+                    return dict.fromkeys(names(left), lost)
                 await caller.pause(again[0], attempts)
         return given
 

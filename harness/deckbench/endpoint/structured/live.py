@@ -84,7 +84,7 @@ class Writer(Client):
                     self.rate_limits += 1
                     pace.slower(era)
                 if not attempts.another(fault, self.spec.tries):
-                    return self.give_up(fault, attempts.requests)
+                    return await self.give_up(fault, attempts.requests)
                 if attempts.failed == 2 and fault.status == 500 and not self.settled:
                     dropped.add(SCHEMA)
                 await self.pause(fault, attempts)
