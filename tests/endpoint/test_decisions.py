@@ -179,6 +179,39 @@ def first_left_out(reply: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
+def answered_twice(reply: dict[str, Any]) -> Any:
+    """The first question has two answers, which differ."""
+    answers = reply["answers"]
+    if isinstance(answers, list):
+        answers.append({**answers[0], "probabilities": answers[1]["probabilities"]})
+        return reply
+    return json.dumps(reply).replace('"q2": ', '"q1": ' + json.dumps(answers["q2"]) + ', "q2": ').encode()
+
+
+def option_twice(reply: dict[str, Any]) -> Any:
+    """The first answer's first option has two probabilities."""
+    shares = entries(reply)[0]["probabilities"]
+    if isinstance(shares, list):
+        shares.append(shares[0])
+        return reply
+    return json.dumps(reply).replace('"probabilities": {', '"probabilities": {"blue": 0.2, ', 1).encode()
+
+
+def without_names(*places: int) -> Callable[[dict[str, Any]], Any]:
+    """Answers without their names; that of another question where an API's names are the keys."""
+
+    def alter(reply: dict[str, Any]) -> dict[str, Any]:
+        answers = reply["answers"]
+        for place in places:
+            if isinstance(answers, list):
+                answers[place]["name"] = None
+            else:
+                answers[""] = answers.pop(f"q{place + 1}")
+        return reply
+
+    return alter
+
+
 STRANGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "above 1": with_shares(lambda shares: {**shares, "red": 1.7}),
     "below 0": with_shares(lambda shares: {"red": 1.2, "blue": -0.2}),
@@ -208,12 +241,16 @@ STRANGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a question left out": first_left_out,
     "no answers": lambda reply: {**reply, "answers": None},
     "a text for answers": lambda reply: {**reply, "answers": "A"},
+    "a question answered twice": answered_twice,
+    "an option twice": option_twice,
+    "some names": without_names(0),
     "nothing": lambda reply: {},
     "a list": lambda reply: [],
     "answers that are none": lambda reply: {**reply, "answers": [1, 2]},
 }
 NOTHING_GOOD = {
     *("another question", "no answers", "a text for answers", "nothing", "a list", "answers that are none"),
+    *("a question answered twice", "some names"),
 }
 
 
@@ -231,15 +268,23 @@ def test_what_is_not_believed_is_asked_again(
     out = tmp_path / "p.csv"
     infer(model=settings(api=api), data=tmp_path / "t.jsonl", out=out)
     assert [(row["prediction"], row["p_a"]) for row in rows_of(out)] == [("A", "0.90000000"), ("B", "0.10000000")]
-    whole = name in {
-        "another question",
-        "no answers",
-        "a text for answers",
-        "nothing",
-        "a list",
-        "answers that are none",
-    }
-    assert server.calls == [(api, 2), (api, 2 if whole else 1)]
+    assert server.calls == [(api, 2), (api, 2 if name in NOTHING_GOOD else 1)]
+
+
+@pytest.mark.parametrize("number", [7, 8, 9])
+def test_answers_without_any_name_are_in_the_order_of_the_questions(
+    number: int, server: deciding.Server, settings: Settings, eight: Path, tmp_path: Path
+) -> None:
+    """As many as were asked; otherwise nobody knows which is which."""
+
+    def alter(reply: dict[str, Any]) -> dict[str, Any]:
+        answers = without_names(*range(8))(reply)["answers"]
+        return {**reply, "answers": [*answers, answers[-1]][:number]}
+
+    server.plan = lambda key, attempt, body: {"alter": alter} if attempt == 1 else None
+    infer(model=settings(api="decisions"), data=eight, out=tmp_path / "p.csv")
+    assert all(row["prediction"] == row["gold"] for row in rows_of(tmp_path / "p.csv"))
+    assert len(server.calls) == (4 if number == 8 else 8)
 
 
 @pytest.mark.parametrize("api", APIS)

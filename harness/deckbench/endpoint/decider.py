@@ -200,7 +200,7 @@ class Decider:
             lambda client: module.call(client, caller.spec.model, fields, dict(caller.spec.extra)), fault
         )
         try:
-            data = parsed(body)
+            data = parsed(body, once=True)
             if data.get("error") and "answers" not in data:
                 raise fault(status_in(data["error"]), {"error": data["error"]}, {})
             found: Decisions = module.read(data, questions)

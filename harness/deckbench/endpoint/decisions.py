@@ -40,7 +40,7 @@ def read(data: dict[str, Any], questions: Sequence[Typed]) -> Decisions:
     """The answers in a reply. Raises Again for a reply that is not one to these questions."""
     answers = data.get("answers")
     if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
-        raise Again(f"the reply holds no list of answers: {short(data)}")
+        raise Again(f"the reply holds no list of answers: {short(answers or data)}")
     names = [answer.get("name") for answer in answers]
     if len(names) == len(questions) and all(name is None for name in names):  # in the order of the questions
         names = [question.name for question in questions]

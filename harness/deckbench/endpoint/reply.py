@@ -28,6 +28,7 @@ MOST_TOKENS = 10**9
 REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 REPLY_FIELDS = frozenset({"id", "object", "created", "model", "usage", "choices", "system_fingerprint"})
 THOUGHT = "all tokens went into thinking; raise `thinking_tokens` in the endpoint's file"
+TWICE = "an object that has a name twice"
 SILENT = "no text within the limit; where the model thinks first, raise `thinking_tokens` in the endpoint's file"
 
 
@@ -110,17 +111,26 @@ def read_reply(body: bytes, *, letters: bool) -> Reply:
     )
 
 
-def parsed(body: bytes) -> dict[str, Any]:
-    """A reply's JSON object. Raises Again for anything else, with what it says."""
+def parsed(body: bytes, *, once: bool = False) -> dict[str, Any]:
+    """A reply's JSON object. Raises Again for anything else, with what it says.
+
+    once: an object that has a name twice is replaced by the text `TWICE`: either value may be meant.
+    """
     try:
-        data = json.loads(body)
+        data = json.loads(body, object_pairs_hook=_once if once else None)
     except (ValueError, RecursionError):
         text = body[:4000].decode("utf-8", "replace").strip()
         shown = short(html_text(text) if text.startswith("<") else text)
         raise Again(f"the answer is not JSON{f': {shown}' if shown else ''}") from None
     if not isinstance(data, dict):
-        raise Again("the answer is not a JSON object")
+        raise Again(data if data == TWICE else "the answer is not a JSON object")
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Any:
+    """An object whose names differ, or `TWICE`."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else TWICE
 
 
 def status_in(error: Any) -> int:

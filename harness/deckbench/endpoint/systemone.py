@@ -47,7 +47,7 @@ def read(data: dict[str, Any], questions: Sequence[Typed]) -> Decisions:
     """The answers in a reply. Raises Again for a reply that is not one to these questions."""
     answers = data.get("answers")
     if not isinstance(answers, dict):
-        raise Again(f"the reply holds no answers: {short(data)}")
+        raise Again(f"the reply holds no answers: {short(answers or data)}")
     if answers.keys() - {question.name for question in questions}:
         raise Again("the reply answers other questions")
     return Decisions(
@@ -64,9 +64,11 @@ def outcome(answer: Any, question: Typed) -> Outcome:
     kind = answer.get("type") if isinstance(answer, dict) else None
     if kind == "refusal":
         return Refused("the model declines to answer this question", filtered=True)
-    shares = answer.get("probabilities") if kind == "choice" else None
-    if not isinstance(shares, dict):
+    if kind != "choice":
         return Again(f"an answer of another type: {short(answer)}")
+    shares = answer.get("probabilities")
+    if not isinstance(shares, dict):
+        return Again(f"probabilities in no known form: {short(shares)}")
     try:
         return decided(answer, list(shares.items()), question)
     except Again as why:
