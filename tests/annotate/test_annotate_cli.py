@@ -63,7 +63,11 @@ def test_ctrl_c_ends_at_once_and_resumes(pool: Path, model: Model, server: Serve
     words = ["annotate", "ot2-scene@1", "--pool", str(pool), "--model", model(concurrency=2), "--with-image"]
     command = [sys.executable, "-m", "deckbench", *words, "--out", str(tmp_path / "qa")]
     server.slow_s = 0.05
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def heard() -> None:  # tests that run in the background inherit it ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while sum(server.answered.values()) < 10:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
