@@ -419,6 +419,47 @@ def test_another_file_is_not_taken_for_calls(run: Callable[..., Run], tmp_path: 
     assert (tmp_path / "calls.jsonl").read_text() == '{"messages": []}\n'
 
 
+@pytest.mark.parametrize(
+    "text", ["tip", '{"images": [1], "annotations": []}', '{"call": {"name": "f"}}', '{"call":{"name":"f"}}', "{", "\r"]
+)
+def test_another_file_without_a_line_end_is_left_alone(text: str, run: Callable[..., Run], tmp_path: Path) -> None:
+    kept = tmp_path / "calls.jsonl"
+    kept.write_text(text, newline="")
+    with pytest.raises(InputError, match="this is no call") as caught:
+        run([request_for(1)])
+    assert caught.value.where == f"{kept}:1" and kept.read_bytes() == text.encode()
+
+
+def test_notes_behind_calls_are_left_alone(run: Callable[..., Run], tmp_path: Path) -> None:
+    run([request_for(1)])
+    kept = tmp_path / "calls.jsonl"
+    kept.write_bytes(whole := kept.read_bytes() + b"my notes")
+    with pytest.raises(InputError, match="this is no call") as caught:
+        run([request_for(2)])
+    assert caught.value.where == f"{kept}:2" and kept.read_bytes() == whole
+
+
+@pytest.mark.parametrize("length", [40, -1])
+def test_a_torn_first_call_is_asked_for_again(
+    length: int, run: Callable[..., Run], server: Server, tmp_path: Path
+) -> None:
+    run([request_for(1)])
+    kept = tmp_path / "calls.jsonl"
+    kept.write_bytes(kept.read_bytes()[:length])
+    run([request_for(1)])
+    assert len(server.seen) == 2 and kept.read_bytes().endswith(b"}\n")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_not_followed(there: bool, run: Callable[..., Run], tmp_path: Path) -> None:
+    if there:
+        (tmp_path / "target").write_text("")
+    (tmp_path / "calls.jsonl").symlink_to(tmp_path / "target")
+    with pytest.raises(InputError, match="symbolic link"):
+        run([request_for(1)])
+    assert (tmp_path / "target").exists() == there and (tmp_path / "calls.jsonl").is_symlink()
+
+
 def test_a_damaged_line_loses_nothing_that_was_paid(run: Callable[..., Run], server: Server, tmp_path: Path) -> None:
     run([request_for(number) for number in range(4)])
     kept = tmp_path / "calls.jsonl"

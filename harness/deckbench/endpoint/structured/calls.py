@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deckbench.artifact import make_parent
-from deckbench.disk import claim
+from deckbench.disk import claim, real_path
 from deckbench.endpoint.faults import ErrorReply, NotAnswered, Refused
 from deckbench.endpoint.reply import count, parsed, read_reply
 from deckbench.endpoint.spec import EndpointSpec
@@ -19,7 +19,8 @@ from deckbench.errors import InputError, OutsideError
 from deckbench.journal import Journal, open_journal, read_journal
 
 FIX = "free disk space or fix the permissions, then rerun to resume"
-PLAIN = (str, int, float, bool, type(None))
+BEGINS = (b'{"call":{', b'{"batch":{')  # of entries, torn or not
+WHOLE = (b'{"call":{"batch":', b'{"batch":{"dropped":')  # as `canonical` writes them: nobody else's file begins so
 
 
 @dataclass(frozen=True)
@@ -141,17 +142,26 @@ def open_calls(path: Path) -> Iterator[Calls]:
 
 def _check_file(path: Path) -> None:
     """Refuse a file that holds anything but calls: a journal cuts off all behind its first torn line, paid or not."""
+    if path.is_symlink():
+        raise InputError("the file of calls is a symbolic link", path, f"name the file itself: {real_path(path)}")
     if path.is_dir():
         raise InputError("the file of calls is a directory", path, "name a file")
-    if not path.is_file():
+    if not path.exists():
         return
+    if not path.is_file():
+        raise InputError("the file of calls is no regular file", path, "name another file, or a new one")
     entries, length = read_journal(path, _is_entry)
     with path.open("rb") as file:
         file.seek(length)
-        while block := file.read(1 << 20):
-            if b"\n" in block:  # what a killed process left has no end
-                what = "this is no call, or one of another version of DeckBench"
-                raise InputError(what, f"{path}:{len(entries) + 1}", "name another file, or a new one")
+        start = file.read(max(map(len, WHOLE)))
+        own = start.startswith(BEGINS if entries else WHOLE) or any(entries and one.startswith(start) for one in BEGINS)
+        block = start
+        while block and own:
+            own = b"\n" not in block  # what a killed process left has no end
+            block = file.read(1 << 20)
+    if start and not own:
+        what = "this is no call, or one of another version of DeckBench"
+        raise InputError(what, f"{path}:{len(entries) + 1}", "name another file, or a new one")
 
 
 def _is_entry(entry: Any) -> bool:
