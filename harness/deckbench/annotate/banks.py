@@ -11,10 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any
 
-from deckbench.annotate.items import Item, Skipped, concept_answer, guided_answer, languages_line
+from deckbench.annotate.items import Item, Skipped, can_name_file, concept_answer, guided_answer, languages_line
 from deckbench.annotate.scenes import language_faults
 from deckbench.annotate.words import Vocabulary, contradictions, has, plain
 from deckbench.endpoint.structured import Request
@@ -27,7 +26,6 @@ from deckbench.textbank import TextQuestion
 
 LONGEST_QUESTION, LONGEST_ANSWER, LONGEST_OPTION = 200, 200, 60
 ALIKE = 0.9  # of two questions' characters in order: the same question in other words
-MOST_BYTES = 200  # of a file's name
 ENDS = ("?", "?")
 # Of a question in a file, and the field of an answer.
 PARTS = (("ask", "question"), ("normal", "normal"), ("anomaly", "anomaly"), ("answer", "answer"))
@@ -86,7 +84,7 @@ def unusable(cls: str, spec: ClassSpec, counts: Counter[str], *, crops: bool) ->
     """Why no question is written about a class."""
     if not counts[cls]:
         return "no label in the pool"
-    if Path(cls).name != cls or cls.startswith(".") or len(cls.encode()) > MOST_BYTES:
+    if not can_name_file(cls):
         return "no file can have the class's name"
     if crops and not spec.local:
         return "a crop alone does not show it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model
@@ -13,6 +14,7 @@ from deckbench.endpoint.structured import Request
 from deckbench.language import LANGS, Lang
 from deckbench.schema import Strict
 
+MOST_BYTES = 200  # of a file's name
 NAMES = {"en": "English", "zh": "Chinese"}
 
 
@@ -23,6 +25,12 @@ def one_line(value: Any) -> Any:
 
 Line = Annotated[str, BeforeValidator(one_line), Field(min_length=1, max_length=600)]
 Texts = Annotated[str, BeforeValidator(one_line), Field(min_length=1, max_length=1500)]
+
+
+def can_name_file(cls: str) -> bool:
+    """Whether a class's name can be that of a file in a folder."""
+    plain = bool(cls) and cls.isprintable() and Path(cls).name == cls and not cls.startswith(".")
+    return plain and len(cls.encode()) <= MOST_BYTES
 
 
 @dataclass(frozen=True)

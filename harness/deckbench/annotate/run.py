@@ -13,9 +13,10 @@ import yaml
 
 from deckbench import artifact
 from deckbench.annotate.banks import concept_items, guided_items
-from deckbench.annotate.files import KIND, SHARD, Line, write_files, write_shard
+from deckbench.annotate.files import KIND, SHARD, Line, write_files
 from deckbench.annotate.items import Item, Skipped
 from deckbench.annotate.scenes import check_items, frame_items
+from deckbench.annotate.shards import parse_shard, write_shard
 from deckbench.endpoint.spec import EndpointSpec, Server, find_server, identity_of, read_spec
 from deckbench.endpoint.structured import Calls, Estimate, Outcome, answer_all, estimate, open_calls, transcript
 from deckbench.endpoint.structured.prompt import Prompt, load_prompt
@@ -96,6 +97,8 @@ def annotate(
     """
     out = Path(out)
     artifact.check_free(out)
+    if shard is not None:
+        parse_shard(shard)
     spec, server = endpoint(model)
     plan = make_plan(
         task,
@@ -142,6 +145,8 @@ def preview(
     Raises:
         InputError: Something given is wrong.
     """
+    if shard is not None:
+        parse_shard(shard)
     spec = read_spec(model)
     plan = make_plan(task, **given)
     entries = [plan.entries[number] for number in shard_numbers(plan.entries, shard)]
@@ -254,15 +259,13 @@ def shard_numbers(entries: Sequence[Item | Skipped], shard: str | None) -> list[
     """
     if shard is None:
         return list(range(len(entries)))
-    part, slash, whole = shard.partition("/")
-    if not (slash and part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
-        raise InputError(f"the shard {shard!r} is not i/N with i from 1 to N", "--shard", "write --shard 1/4")
+    part, whole = parse_shard(shard)
     first: dict[Any, int] = {}
     numbers = []
     for number, entry in enumerate(entries):
         asked = entry.request if isinstance(entry, Item) else None
         key = number if asked is None else (asked.system, asked.user, asked.image)
-        if first.setdefault(key, number) % int(whole) == int(part) - 1:
+        if first.setdefault(key, number) % whole == part - 1:
             numbers.append(number)
     return numbers
 
