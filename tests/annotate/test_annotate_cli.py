@@ -78,6 +78,12 @@ def test_ctrl_c_ends_at_once_and_resumes(pool: Path, model: Model, server: Serve
     assert len(paid_twice(server)) <= 2 and len(server.answered) == 60
 
 
+def test_a_shard_is_merged_not_built(pool: Path, model: Model, tmp_path: Path) -> None:
+    words = ("annotate", "ot2-scene@1", "--pool", str(pool), "--model", model(), "--limit", "2")
+    done = deckbench(*words, "--out", str(tmp_path / "p1"), "--shard", "1/1")
+    assert f"--merge {tmp_path / 'p1'}" in done.stderr and "build with" not in done.stderr
+
+
 def test_what_is_missing_is_said() -> None:
     done = deckbench("annotate", "--out", "qa")
     assert done.returncode == 2 and "TASK, --pool and --model" in done.stderr

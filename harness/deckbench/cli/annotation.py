@@ -95,5 +95,7 @@ def annotate(
     made = run_annotate(task, out=out, max_cost=max_cost, tries=tries, calls=calls, **asked)
     if as_json:
         show({"content_hash": made.content_hash, **made.content["params"]["counts"], **made.observed}, True, [])
+    elif shard is not None:
+        say(f"when all shards are written: deckbench annotate --merge {out} --merge ... --out QA")
     else:
         say(f"build with: deckbench build {task} --pool {pool} --qa {out} --out DATASET")
