@@ -155,7 +155,7 @@ def test_a_manifest_that_says_val_does_not_make_test_rows_val(planted: tuple[Pat
 
 
 @pytest.mark.parametrize("option", ["--error", "--false-stop"])
-@pytest.mark.parametrize("value", ["0", "1", "-0.1", "nan", "5"])
+@pytest.mark.parametrize("value", ["0", "1", "-0.1", "nan", "5", "1e-12", "0.999999999"])
 def test_rates_that_are_none(
     planted: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: str
 ) -> None:

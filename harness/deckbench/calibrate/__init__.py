@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from deckbench.record.calibration import Calibration
 
+LEAST_RATE = 1e-4  # no val part shows a smaller one
 MOST_RATES = 20
 ON_VAL = "a calibration is fitted on val, never on what is tested or trained on"
 ASK_VAL = "ask val: `deckbench infer --split val`"
@@ -95,8 +96,10 @@ def calibrate(
 def checked(rates: Sequence[float], option: str) -> list[float]:
     """Stated rates, in order, each once. Raises InputError for what is none."""
     for rate in rates:
-        if not 0 < rate < 1:
-            raise InputError(f"the rate is {rate}", option, "give a share above 0 and below 1, e.g. 0.05")
+        if not LEAST_RATE <= rate <= 1 - LEAST_RATE:
+            raise InputError(
+                f"the rate is {rate}", option, f"give a share from {LEAST_RATE} to {1 - LEAST_RATE}, e.g. 0.05"
+            )
     found = sorted({round(rate, 10) for rate in rates})
     if len(found) > MOST_RATES:
         raise InputError(f"{len(found)} rates are given", option, f"give at most {MOST_RATES}")

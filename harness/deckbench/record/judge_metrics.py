@@ -159,7 +159,7 @@ def corrected(
     by = next((by for by in order if fewest(by) >= MIN_KNOWN), None)
     if by is None:
         best = max(fewest(by) for by in order)
-        what = f"the labels know {best} answers of the rarer truth; {MIN_KNOWN} are needed to know the judge's errors"
+        what = f"{best} answers of the rarer known truth were graded; {MIN_KNOWN} are needed to know the judge's errors"
         return CorrectedRate(value=None, interval=None, why=what)
     known = truths[by]
     found = corrected_rate(
