@@ -34,6 +34,8 @@ class BatchServer(Server):
         self.drop_reply = ""  # a path whose next answer never arrives
         self.extra_lines = b""
         self.bare = False  # knows no such routes
+        self.missing = ""  # one that it does not know
+        self.gone = False  # knows no batch
 
     def store(self, data: bytes) -> str:
         name = f"file-{len(self.files)}"
@@ -84,7 +86,7 @@ class Handler(writing_server.Handler):
             return
         data = self.rfile.read(int(self.headers["Content-Length"]))
         server = self.server
-        if server.bare:
+        if server.bare or server.missing == self.path:
             self.reply(404, {"error": {"message": "no such route"}})
         elif self.path == "/v1/files":
             boundary = re.search(r"boundary=([^;\s]+)", self.headers["Content-Type"])
@@ -115,7 +117,9 @@ class Handler(writing_server.Handler):
 
     def do_GET(self) -> None:
         server = self.server
-        if match := re.fullmatch(r"/v1/batches/(\w+)", self.path):
+        if server.gone:
+            self.reply(404, {"error": {"message": "no such batch"}})
+        elif match := re.fullmatch(r"/v1/batches/(\w+)", self.path):
             batch = server.batches[match[1]]
             if batch.status in {"validating", "in_progress"}:
                 server.left[batch.id] -= 1

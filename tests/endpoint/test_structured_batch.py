@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deckbench.endpoint.spec import find_server, read_spec
-from deckbench.endpoint.structured import Request, Run, batch, open_calls
+from deckbench.endpoint.structured import Request, Run, answer_all, batch, open_calls
 from deckbench.endpoint.structured.batch import answer_by_batch
 from deckbench.errors import InputError, OutsideError
 from tests.endpoint.batch_server import BatchServer
@@ -109,8 +109,99 @@ def test_a_batch_is_picked_up_again(stage: str, run: Callable[..., Run], server:
     assert len(server.batches) == 1 and not paid_twice(server)
 
 
+@pytest.mark.parametrize(
+    "noted",
+    [
+        [],
+        5,
+        {"name": "x"},
+        {"name": "x", "state": "y"},
+        {"name": "x", "state": "submitted"},
+        {"name": "x", "state": "creating", "keys": []},
+        {"name": "x", "state": "creating", "keys": {"k": {}}},
+        {"name": "x", "state": "creating", "keys": {"k": None}},
+    ],
+)
+def test_a_broken_note_is_refused(noted: Any, run: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "calls.jsonl").write_text(json.dumps({"batch": noted}) + "\n")
+    with pytest.raises(InputError, match="this is no call"):
+        run([request_for(1)])
+
+
 async def killed(*_: Any) -> Any:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("fewer", [3, 0])
+def test_all_answers_of_a_batch_are_kept(
+    fewer: int, run: Callable[..., Run], server: BatchServer, tmp_path: Path
+) -> None:
+    """Stopped, then rerun with fewer requests (--limit), then with all."""
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    requests = [request_for(number, image=tmp_path / "a.png", temperature=0.5) for number in range(6)]
+    stopped(run, requests)
+    assert len(run(requests[:fewer]).outcomes) == fewer
+    found = run(requests)
+    assert statuses(found) == ["answered"] * 6 and len(server.batches) == 1 and not paid_twice(server)
+    assert found.observed["cost"] == pytest.approx(6 * (100 + 2 * 20) / 1e6 / 2)
+    with open_calls(tmp_path / "calls.jsonl") as calls:
+        (kept,) = {(call.prompt, call.temperature, call.sent, call.batch) for call in calls.by_key.values()}
+        assert kept == ("test@1", 0.5, "json_schema", True)
+        assert all("sha256" in json.dumps(call.messages) for call in calls.by_key.values())
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_open_batch_is_not_paid_again_without_batch(
+    heard: bool, run: Callable[..., Run], server: BatchServer, tmp_path: Path
+) -> None:
+    requests = [request_for(number) for number in range(4)]
+    if not heard:
+        server.drop_reply = "/v1/batches"
+    stopped(run, requests)
+    kept = (tmp_path / "calls.jsonl").read_bytes()
+    spec = read_spec(f"endpoint:{tmp_path / 'writer.yaml'}")
+    for asked in (requests, [request_for(9)]):
+        with (
+            pytest.raises(OutsideError, match="batch_0 with 4 calls" if heard else "with 4 calls") as caught,
+            open_calls(tmp_path / "calls.jsonl") as calls,
+        ):
+            answer_all(asked, spec, find_server(spec), calls)
+        assert "--batch" in str(caught.value.fix)
+    assert not server.seen and (tmp_path / "calls.jsonl").read_bytes() == kept
+    run(requests[:1])
+    with open_calls(tmp_path / "calls.jsonl") as calls:
+        assert statuses(answer_all(requests, spec, find_server(spec), calls)) == ["answered"] * 4
+    assert not paid_twice(server)
+
+
+def stopped(run: Callable[..., Run], requests: Sequence[Request]) -> None:
+    """A run that was killed while its batch was under way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "wait_for", killed)
+        patch.setattr(batch, "find", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(requests)
+
+
+def test_a_batch_that_is_gone_is_not_paid_again(run: Callable[..., Run], server: BatchServer) -> None:
+    stopped(run, [request_for(1)])
+    server.gone = True
+    with pytest.raises(OutsideError, match="another file of calls"):
+        run([request_for(1)])
+    server.gone = False
+    assert statuses(run([request_for(1)])) == ["answered"] and len(server.batches) == 1
+
+
+@pytest.mark.parametrize("missing", ["/v1/files", "/v1/batches"])
+def test_a_batch_that_was_never_created_stops_nothing(
+    missing: str, run: Callable[..., Run], server: BatchServer, tmp_path: Path
+) -> None:
+    server.missing = missing
+    with pytest.raises(OutsideError, match="run without --batch"):
+        run([request_for(1)])
+    spec = read_spec(f"endpoint:{tmp_path / 'writer.yaml'}")
+    with open_calls(tmp_path / "calls.jsonl") as calls:
+        assert statuses(answer_all([request_for(1)], spec, find_server(spec), calls)) == ["answered"]
 
 
 def test_a_created_batch_is_not_created_again(run: Callable[..., Run], server: BatchServer) -> None:

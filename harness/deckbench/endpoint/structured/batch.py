@@ -10,7 +10,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from deckbench.endpoint.caller import LONGEST_S, PATIENCE_S, body_of
 from deckbench.endpoint.faults import Again, ErrorReply, Refused, Stop, fault_of, field_refused
 from deckbench.endpoint.picture import data_url
 from deckbench.endpoint.spec import KEY, EndpointSpec, Server
-from deckbench.endpoint.structured.calls import Calls, read_said
+from deckbench.endpoint.structured.calls import Call, Calls, Said, read_said
 from deckbench.endpoint.structured.cost import Budget, tokens_of
 from deckbench.endpoint.structured.live import SCHEMA, call_of
 from deckbench.endpoint.structured.request import Outcome, Request, fields_of
@@ -40,6 +40,9 @@ POLL_S = (5.0, 60.0)  # the first wait, and the longest
 SAID_EVERY_S = 300.0
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 OPTIONAL = (SCHEMA, "temperature", "max_tokens")  # fields that a server may refuse
+UNSAID = {one.name: None for one in fields(Said)}
+NO_ROUTE = "this server may have no Batch API: run without --batch"
+GONE = "ask the server and account that the batch was sent to; if it is gone, name another file of calls, and pay again"
 FIX = "rerun to resume; what is answered is kept"
 
 
@@ -107,9 +110,8 @@ async def _run(
     state.dropped.update(*(batch.get("dropped", ()) for batch in calls.batches.values()))
     try:
         while True:
-            for name, batch in list(calls.batches.items()):
-                if batch["state"] != "collected":
-                    await collect(state, name, requests, tries)
+            for batch in calls.open_batches():
+                await collect(state, batch)
             todo = pending(state, requests, tries)
             if not todo:
                 break
@@ -149,10 +151,8 @@ def outcome_of(state: State, request: Request, tries: int) -> Outcome:
 async def submit(state: State, todo: dict[str, tuple[Request, Next]]) -> None:
     """One batch of what is to be asked, as much as fits into it and into the budget."""
     with tempfile.TemporaryFile() as file:
-        keys, guesses = write_requests(state, todo, file)
-        name = f"{hash_json(keys)[:16]}-{len(state.calls.batches)}"
-        batch = {"name": name, "state": "creating", "keys": guesses, "dropped": sorted(state.dropped)}
-        state.calls.note_batch(batch)
+        keys = write_requests(state, todo, file)
+        name = f"{hash_json(list(keys))[:16]}-{len(state.calls.batches)}"
         upload = (f"{name}.jsonl", file, "application/jsonl")
 
         async def send() -> Any:
@@ -160,42 +160,49 @@ async def submit(state: State, todo: dict[str, tuple[Request, Next]]) -> None:
             return await state.client.files.create(file=upload, purpose="batch")
 
         made = await attempt(state, send)
-    await create(state, {**batch, "file": made.id})
+    state.calls.note_batch({"name": name, "state": "creating", "keys": keys, "dropped": sorted(state.dropped)})
+    await create(state, name, made.id)
 
 
-async def create(state: State, batch: dict[str, Any]) -> None:
-    """Create a batch once, whatever becomes of the answer that says so."""
+async def create(state: State, name: str, file: str) -> None:
+    """Create a batch once, whatever becomes of the answer that says so. file: the id of its calls."""
 
     async def send() -> Any:
-        if sent:
-            found = await find(state, batch["name"])
+        sent.append(True)
+        if len(sent) > 1:
+            found = await find(state, name)
             if found is not None:
                 return found
-        sent.append(True)
         return await state.client.batches.create(
-            input_file_id=batch["file"],
+            input_file_id=file,
             endpoint=ROUTE,
             completion_window="24h",
-            metadata={LABEL: batch["name"]},
+            metadata={LABEL: name},
         )
 
     sent: list[bool] = []
-    made = await attempt(state, send)
-    state.calls.note_batch({**batch, "state": "submitted", "id": made.id})
-    say(
-        f"{state.spec.label}: batch {made.id} with {len(batch['keys'])} calls; this command may be stopped, and resumes"
-    )
+    try:
+        made = await attempt(state, send)
+    except (Refused, Stop):
+        if len(sent) == 1:  # it was never created
+            close(state, name)
+        raise
+    state.calls.note_batch({"name": name, "state": "submitted", "id": made.id})
+    count = len(state.calls.batches[name]["keys"])
+    say(f"{state.spec.label}: batch {made.id} with {count} calls; this command may be stopped, and resumes")
 
 
-def write_requests(
-    state: State, todo: dict[str, tuple[Request, Next]], file: IO[bytes]
-) -> tuple[list[str], dict[str, int]]:
-    """Write the calls of a batch; returns their keys, and key -> expected tokens.
+def close(state: State, name: str) -> None:
+    """Note that a batch has nothing more to give."""
+    state.calls.note_batch({"name": name, "state": "collected", "keys": {}})
+
+
+def write_requests(state: State, todo: dict[str, tuple[Request, Next]], file: IO[bytes]) -> dict[str, dict[str, Any]]:
+    """Write the calls of a batch; returns key -> the call without what will be said: enough to keep any answer.
 
     Raises OutsideError where the budget has no room for the first.
     """
-    keys: list[str] = []
-    guesses: dict[str, int] = {}
+    keys: dict[str, dict[str, Any]] = {}
     amount = 0.0
     size = 0
     for key, (request, step) in todo.items():
@@ -214,42 +221,41 @@ def write_requests(
             break
         file.write(line + b"\n")
         size += len(line) + 1
-        keys.append(key)
-        guesses[key] = guess
+        call = asdict(call_of(request, key, state.spec, fields, step.max_tokens, guess, UNSAID, batch=True))
+        keys[key] = {name: value for name, value in call.items() if name not in UNSAID}
         state.times[key] = state.times.get(key, 0) + 1
-    return keys, guesses
+    return keys
 
 
 # Collecting
 
 
-async def collect(state: State, name: str, requests: Sequence[Request], tries: int) -> None:
-    """Wait for a batch, and keep each of its answers."""
-    batch = state.calls.batches[name]
+async def collect(state: State, batch: dict[str, Any]) -> None:
+    """Wait for a batch, and keep each of its answers, also those that this run does not ask for."""
+    name = batch["name"]
     if batch["state"] == "creating":  # the process ended before the batch's id was known
-        found = await attempt(state, lambda: find(state, name))
+        found = await attempt(state, lambda: find(state, name), GONE)
         if found is None:
-            state.calls.note_batch({**batch, "state": "collected", "keys": {}})
+            close(state, name)
             return
-        batch = {**batch, "state": "submitted", "id": found.id}
-        state.calls.note_batch(batch)
+        state.calls.note_batch({"name": name, "state": "submitted", "id": found.id})
     made = await wait_for(state, batch["id"])
-    steps = pending(state, requests, tries)
     for file in (made.output_file_id, made.error_file_id):
         if file:
-            content = await attempt(state, partial(state.client.files.content, file))
+            content = await attempt(state, partial(state.client.files.content, file), GONE)
             for key, status, body in answers(content.content):
-                if key in batch["keys"] and key in steps:
-                    keep(state, key, status, body, *steps[key], batch)
+                asked = batch["keys"].get(key)
+                if isinstance(asked, dict) and key not in state.calls.by_key:
+                    keep(state, asked, status, body, set(batch["dropped"]))
     if made.status == "failed":
         errors = [error.message for error in (made.errors.data if made.errors else None) or () if error.message]
-        state.calls.note_batch({**batch, "state": "collected", "keys": {}})
+        close(state, name)
         what = f"the batch {made.id} failed: {short('; '.join(errors) or 'no reason given')}"
         raise Stop(what, "fix what it names at the server, then rerun to resume")
     for key in batch["keys"]:
         if key not in state.calls.by_key and key not in state.refused:
             state.failed.setdefault(key, f"the batch {made.id} ended ({made.status}) without its answer")
-    state.calls.note_batch({**batch, "state": "collected", "keys": {}})
+    close(state, name)
 
 
 async def wait_for(state: State, batch_id: str) -> Any:
@@ -257,7 +263,7 @@ async def wait_for(state: State, batch_id: str) -> Any:
     wait, said = POLL_S[0], -SAID_EVERY_S
     waited = 0.0
     while True:
-        made = await attempt(state, lambda: state.client.batches.retrieve(batch_id))
+        made = await attempt(state, lambda: state.client.batches.retrieve(batch_id), GONE)
         if made.status in ENDED:
             return made
         if waited - said >= SAID_EVERY_S:
@@ -295,10 +301,9 @@ def answers(content: bytes) -> Iterator[tuple[str, int, Any]]:
             continue
 
 
-def keep(state: State, key: str, status: int, body: Any, request: Request, step: Next, batch: dict[str, Any]) -> None:
-    """Keep one answer, or why there is none."""
-    url = None if request.image is None else ""
-    fields = fields_of(request, step.turns, step.max_tokens, state.spec, url, set(batch["dropped"]))
+def keep(state: State, asked: dict[str, Any], status: int, body: Any, dropped: set[str]) -> None:
+    """Keep one answer, or why there is none. asked: the call without what was said. dropped: fields it had not."""
+    key = asked["key"]
     if status == 200:
         try:
             said = vars(read_said(canonical(body)))
@@ -309,13 +314,13 @@ def keep(state: State, key: str, status: int, body: Any, request: Request, step:
             return
         else:
             said |= {name: state.scrub(said[name]) for name in ("text", "raw", "reason", "served", "fingerprint")}
-            call = call_of(request, key, state.spec, fields, step.max_tokens, batch["keys"][key], said, batch=True)
+            call = Call(**asked, **said)
             state.calls.add(call)
             state.budget.paid(call)
             state.failed.pop(key, None)
             return
     for name in OPTIONAL:
-        if name in fields and field_refused(status, body, [name]):
+        if name not in dropped and field_refused(status, body, [name]):
             state.dropped.add(name)
             state.failed[key] = f"the server refuses the field {name!r}"
             state.times[key] = 0
@@ -327,8 +332,8 @@ def keep(state: State, key: str, status: int, body: Any, request: Request, step:
         state.failed[key] = state.scrub(str(fault))
 
 
-async def attempt(state: State, send: Callable[[], Awaitable[Any]]) -> Any:
-    """What a route answers, tried again where that may help. Raises Again, Refused or Stop."""
+async def attempt(state: State, send: Callable[[], Awaitable[Any]], missing: str = NO_ROUTE) -> Any:
+    """What a route answers, tried again where that may help. missing: fix for 404. Raises Again, Refused or Stop."""
     import openai
 
     tried = 0
@@ -340,7 +345,7 @@ async def attempt(state: State, send: Callable[[], Awaitable[Any]]) -> Any:
         except openai.APIStatusError as error:
             found = fault_of(error.status_code, body_of(error), error.response.headers, state.spec.key_env or KEY)
             if error.status_code == 404:
-                found = Stop(str(found), "this server may have no Batch API: run without --batch")
+                found = Stop(str(found), missing)
         except openai.APIConnectionError as error:
             found = Again(f"the connection failed ({type(error.__cause__).__name__})")
         except openai.OpenAIError as error:

@@ -90,10 +90,10 @@ class Calls:
         self.path = path
         self._journal = journal
         self.by_key = {entry["call"]["key"]: Call(**entry["call"]) for entry in journal.entries if "call" in entry}
-        self.batches: dict[str, dict[str, Any]] = {}  # by name, as it was last journalled
+        self.batches: dict[str, dict[str, Any]] = {}  # by name, with every field as it was last journalled
         for entry in journal.entries:
             if "batch" in entry:
-                self.batches[entry["batch"]["name"]] = entry["batch"]
+                self._remember(entry["batch"])
         journal.entries.clear()
 
     def add(self, call: Call) -> None:
@@ -102,13 +102,21 @@ class Calls:
         self.by_key[call.key] = call
 
     def note_batch(self, batch: dict[str, Any]) -> None:
-        """Keep the state of a batch. Raises OutsideError when the disk fails."""
+        """Keep fields of a batch, at least name and state. Raises OutsideError when the disk fails."""
         self._append({"batch": batch})
-        self.batches[batch["name"]] = batch
+        self._remember(batch)
+
+    def open_batches(self) -> list[dict[str, Any]]:
+        """Batches that may have answers which are paid and not in the file yet."""
+        return [batch for batch in self.batches.values() if batch["state"] != "collected"]
 
     def spent(self, spec: EndpointSpec) -> float:
         """What all calls in the file cost."""
         return sum(call.cost(spec) for call in self.by_key.values())
+
+    def _remember(self, batch: dict[str, Any]) -> None:
+        known = self.batches.setdefault(batch["name"], {"dropped": [], "keys": {}})
+        known.update(batch)
 
     def _append(self, entry: dict[str, Any]) -> None:
         try:
@@ -164,10 +172,24 @@ def _check_file(path: Path) -> None:
         raise InputError(what, f"{path}:{len(entries) + 1}", "name another file, or a new one")
 
 
+def _is_batch(batch: Any) -> bool:
+    """Whether what is noted of a batch is whole. A key with a number is of an earlier version: not collected."""
+    if not isinstance(batch, dict) or batch["state"] not in {"creating", "submitted", "collected"}:
+        return False
+    dropped, keys = batch.get("dropped", []), batch.get("keys", {})
+    unsaid = {field.name for field in fields(Call)} - {field.name for field in fields(Said)}
+    texts = (batch["name"], batch["id"] if batch["state"] == "submitted" else "", *dropped)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(keys, dict)
+        and all(isinstance(asked, int) or (set(asked) == unsaid and asked["key"] == key) for key, asked in keys.items())
+    )
+
+
 def _is_entry(entry: Any) -> bool:
     """Whether a line of the file is whole."""
     if "batch" in entry:
-        return isinstance(entry["batch"]["name"], str)
+        return _is_batch(entry["batch"])
     call = entry["call"]
     numbers = (call["guess_in"], call["max_tokens"], call["requests"])
     counted = all(call[name] is None or isinstance(call[name], int) for name in ("tokens_in", "tokens_out"))

@@ -19,7 +19,7 @@ from deckbench.endpoint.structured.cost import Budget
 from deckbench.endpoint.structured.live import Writer
 from deckbench.endpoint.structured.pace import Pace
 from deckbench.endpoint.structured.request import Outcome, Request, Turn, key_of
-from deckbench.errors import DeckBenchError
+from deckbench.errors import DeckBenchError, OutsideError
 from deckbench.progress import track
 
 TRIES = 3  # answers to one request
@@ -99,7 +99,8 @@ def answer_all(
 
     Raises:
         InputError: an image cannot be read, or a limit on the cost without prices.
-        OutsideError: the server fails for good, or the next call may exceed max_cost; what was answered is kept.
+        OutsideError: the server fails for good, the next call may exceed max_cost, or a batch of the same file is open;
+            what was answered is kept.
     """
     budget = Budget(spec, max_cost, calls)
     found: dict[int, Outcome] = {}
@@ -112,6 +113,7 @@ def answer_all(
             left.append(number)
     observed: dict[str, Any] = {"paid_before": len(requests) - len(left)}
     if left:
+        refuse_open_batches(calls)
         writer = Writer(spec, server, str(identity_of(spec)["name"]))
         done: queue.SimpleQueue[tuple[int, Outcome] | BaseException | None] = queue.SimpleQueue()
         pace = Pace(spec.concurrency)
@@ -127,6 +129,14 @@ def answer_all(
         }
     outcomes = tuple(found[number] for number in range(len(requests)))
     return Run(outcomes, {**observed, **account(outcomes, calls, spec)})
+
+
+def refuse_open_batches(calls: Calls) -> None:
+    """Raises OutsideError where a batch is not collected: its calls may be paid already, and no limit counts them."""
+    for batch in calls.open_batches():
+        what = f"the batch {batch.get('id', batch['name'])} with {len(batch['keys'])} calls is not collected yet"
+        fix = "rerun with --batch, which collects it and resumes; or name another file of calls, and pay again"
+        raise OutsideError(what, calls.path, fix)
 
 
 def replay(
