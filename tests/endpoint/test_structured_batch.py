@@ -88,6 +88,18 @@ def test_refusals_and_failures_are_told_apart(run: Callable[..., Run], server: B
     assert not paid_twice(server)
 
 
+def test_a_short_key_that_comes_back(
+    run: Callable[..., Run], server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SQUARES_KEY", "zq7x")
+    server.faults = {1: (400, {"error": {"message": "zq7x: flagged by the content policy"}})}
+    server.write = lambda body: f"zq7x {write(body)}"
+    found = run([request_for(number) for number in range(2)])
+    assert "***: flagged" in found.outcomes[1].reasons[0]
+    assert '"text":"*** ' in (tmp_path / "calls.jsonl").read_text().replace(": ", ":")
+    assert "zq7x" not in (tmp_path / "calls.jsonl").read_text()
+
+
 @pytest.mark.parametrize("stage", ["created", "running"])
 def test_a_batch_is_picked_up_again(stage: str, run: Callable[..., Run], server: BatchServer, tmp_path: Path) -> None:
     """Killed when the batch was created but its id not heard of, or while it runs."""

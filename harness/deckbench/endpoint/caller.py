@@ -15,6 +15,7 @@ from deckbench.answer import Unanswered
 from deckbench.endpoint.faults import SEES, Again, Missing, NotAnswered, Refused, Stop, fault_of, lacks_vision
 from deckbench.endpoint.picture import blank_url
 from deckbench.endpoint.spec import KEY, EndpointSpec, Server
+from deckbench.endpoint.text import without_key
 from deckbench.endpoint.transport import LARGEST, PER_TOKEN, open_client, warnings_of
 from deckbench.errors import OutsideError
 from deckbench.progress import say
@@ -268,11 +269,9 @@ class Caller:
         except openai.OpenAIError as error:
             raise Again(f"openai: {type(error).__name__}") from None
 
-    def scrub(self, text: str, least: int = 1) -> str:
-        """`text` without the key, which a server may have sent back. least: length of a key that is looked for: short
-        ones are placeholders such as EMPTY, which an answer may hold as a word."""
-        key = self.server.key
-        return text.replace(key, "***") if key and len(key) >= least else text
+    def scrub(self, text: str, *, answer: bool = False) -> str:
+        """As `without_key`; the model's name as the user wrote it stays."""
+        return text if text == self.spec.model else without_key(text, self.server.key, answer=answer)
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:

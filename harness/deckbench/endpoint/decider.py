@@ -19,6 +19,7 @@ from deckbench.endpoint.typed import Decided, Decisions, Typed
 from deckbench.progress import say
 
 APIS: dict[str, Any] = {"decisions": decisions, "systemone": systemone}
+SHOWN = 2000  # characters of an answer that the transcript keeps
 FORMLESS = 3  # so many replies of another form to a trial question: the server has no such API
 TRIAL = Typed("q1", "Is this image of one color?", ("yes", "no"))
 BOUND = (
@@ -220,14 +221,14 @@ class Decider:
                 "strange": "",
                 "kind": "choice",
                 "api": self.api,
-                "raw": caller.scrub(found.raw, 8),
+                "raw": caller.scrub(found.raw, answer=True)[:SHOWN],
                 "stripped": [],
                 "ended": "",
                 "empty": False,
                 "dropped": [],
                 "tries": 0 if number else requests,
                 "cut": False,
-                "model": caller.scrub(reply.model, 8),
+                "model": caller.scrub(reply.model),
                 "fingerprint": "",
                 "address": caller.server.address,
                 "answer_s": round(took, 6),

@@ -16,11 +16,27 @@ REASONS = (
 ECHOES = frozenset({"input", "ctx", "url", "body", "request", "request_id", "id"})  # what was sent, sent back
 HTML = re.compile(r"\s*(?:<!doctype html|<html|<head|<body|<center|<title|<h1)", re.IGNORECASE)
 DEPTH = 6
+# Keys that guides to local servers tell to use, and those that short: no secrets, and an answer may hold them as words.
+PLACEHOLDERS = frozenset({"empty", "none", "null", "dummy", "ollama"})
+SHORTEST_KEY = 4
 
 
 def whole(text: str) -> str:
     """`text` with halves of characters (lone surrogates, which JSON can hold and UTF-8 cannot) replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def without_key(text: str, key: str | None, *, answer: bool = False) -> str:
+    """`text` without the key, which a server may have sent back.
+
+    answer: the model's own words, in which keys that are words (`PLACEHOLDERS`, or shorter than 4) are left alone.
+    """
+    if not key or (answer and (len(key) < SHORTEST_KEY or key.lower() in PLACEHOLDERS)):
+        return text
+    text = text.replace(json.dumps(key)[1:-1], "***").replace(key, "***")
+    for length in range(len(key) - 1, SHORTEST_KEY - 1, -1):  # where `short` has cut it
+        text = text.replace(f"{key[:length]}…", "***…")
+    return text
 
 
 def short(value: Any) -> str:

@@ -20,7 +20,6 @@ from deckbench.endpoint.text import short, whole
 from deckbench.grade import options_of
 
 ROUNDING = 0.01  # how far the two probabilities may be from adding up to 1: servers round them
-SHOWN = 2000  # characters of an answer that the transcript keeps
 OPTION_LINES = re.compile(r"^A\. .+\nB\. .+$", re.MULTILINE)
 # The line behind the options that asks for a letter, in the tasks' words and those of labs' own files.
 LETTER_LINE = re.compile(
@@ -102,7 +101,7 @@ def decided(answer: dict[str, Any], pairs: Sequence[tuple[Any, Any]], question: 
     letter = "AB"[question.options.index(choice)]
     if (p_a > p_b and letter == "B") or (p_b > p_a and letter == "A"):
         raise Again(f"the choice {short(choice)} is not the likelier option")
-    return Decided(p_a, p_b, letter, json.dumps(answer, ensure_ascii=False)[:SHOWN])
+    return Decided(p_a, p_b, letter, json.dumps(answer, ensure_ascii=False))
 
 
 def tokens_of(data: dict[str, Any]) -> tuple[int | None, int | None]:

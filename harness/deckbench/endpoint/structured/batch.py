@@ -22,10 +22,10 @@ from deckbench.endpoint.picture import data_url
 from deckbench.endpoint.spec import KEY, EndpointSpec, Server
 from deckbench.endpoint.structured.calls import Call, Calls, Said, read_said
 from deckbench.endpoint.structured.cost import Budget, tokens_of
-from deckbench.endpoint.structured.live import SCHEMA, call_of
+from deckbench.endpoint.structured.live import SCHEMA, SCRUBBED, call_of
 from deckbench.endpoint.structured.request import Outcome, Request, fields_of
 from deckbench.endpoint.structured.run import TRIES, Next, Run, account, follow
-from deckbench.endpoint.text import short
+from deckbench.endpoint.text import short, without_key
 from deckbench.endpoint.transport import open_client, warnings_of
 from deckbench.errors import OutsideError
 from deckbench.picture import open_picture
@@ -60,10 +60,9 @@ class State:
     failed: dict[str, str] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)  # how often a key was sent
 
-    def scrub(self, text: str) -> str:
-        """`text` without the key, as `Client._scrub`."""
-        key = self.server.key
-        return text.replace(key, "***") if key and len(key) >= 8 else text
+    def scrub(self, text: str, *, answer: bool = False) -> str:
+        """As `Caller.scrub`."""
+        return text if text == self.spec.model else without_key(text, self.server.key, answer=answer)
 
 
 def answer_by_batch(
@@ -86,9 +85,9 @@ def answer_by_batch(
     try:
         return asyncio.run(_run(requests, spec, server, calls, tries, max_cost))
     except Stop as stop:
-        raise OutsideError(str(stop), server.address, stop.fix) from None
+        raise OutsideError(without_key(str(stop), server.key), server.address, stop.fix) from None
     except (Again, Refused) as fault:
-        raise OutsideError(str(fault), server.address, FIX) from None
+        raise OutsideError(without_key(str(fault), server.key), server.address, FIX) from None
 
 
 async def _run(
@@ -270,7 +269,7 @@ async def wait_for(state: State, batch_id: str) -> Any:
             said = waited
             counts = made.request_counts
             done = f", {counts.completed} of {counts.total}" if counts is not None else ""
-            say(f"{state.spec.label}: batch {batch_id}: {short(made.status)}{done}")
+            say(f"{state.spec.label}: batch {batch_id}: {state.scrub(short(made.status))}{done}")
         await asyncio.sleep(wait)
         waited += wait
         wait = min(POLL_S[1], 1.5 * wait)
@@ -313,7 +312,7 @@ def keep(state: State, asked: dict[str, Any], status: int, body: Any, dropped: s
             state.failed[key] = state.scrub(str(broken))
             return
         else:
-            said |= {name: state.scrub(said[name]) for name in ("text", "raw", "reason", "served", "fingerprint")}
+            said |= {name: state.scrub(said[name], answer=answer) for name, answer in SCRUBBED.items()}
             call = Call(**asked, **said)
             state.calls.add(call)
             state.budget.paid(call)

@@ -26,6 +26,8 @@ SCHEMA = "response_format"
 # Chat templates of some models know no such role: "System role not supported", "Only user and assistant roles ..."
 NO_SYSTEM = re.compile(r"\bsystem\b.{0,20}\b(?:role|message|prompt)|\broles? .{0,40}\buser\b", re.IGNORECASE)
 INSTEAD = {SCHEMA: "the schema stands in the prompt", SYSTEM: "its text stands before the prompt"}
+# Texts of a server, and whether they are the model's own words.
+SCRUBBED = {"text": True, "raw": True, "reason": False, "ended": False, "served": False, "fingerprint": False}
 KIND = "structured"  # of question, for the client's memory of what was answered
 
 
@@ -131,8 +133,8 @@ class Writer(Client):
         said: Said,
     ) -> Call:
         facts = {**vars(said)}
-        for name in ("text", "raw", "reason", "served", "fingerprint"):
-            facts[name] = self.scrub(facts[name], 8)
+        for name, answer in SCRUBBED.items():
+            facts[name] = self.scrub(facts[name], answer=answer)
         return call_of(request, key, self.spec, fields, max_tokens, guess, facts, requests, time.perf_counter() - began)
 
 
