@@ -195,7 +195,7 @@ def answer(known: TrainedNetwork, sample: Sample) -> Answer:
 
     if sample.kind == "open" or (sample.kind == "scene" and len(known.texts) < 2):
         return say("")
-    image = torch.from_numpy(small(sample.image)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(small(sample.image).copy()).permute(2, 0, 1)[None]
     with torch.inference_mode():
         p = scores(known.network, prepared(image), torch.tensor([asked_of(sample)])).softmax(-1)[0].tolist()
     if sample.kind == "scene":
