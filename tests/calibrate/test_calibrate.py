@@ -65,6 +65,14 @@ def test_the_same_inputs_give_the_same_bytes(planted: tuple[Path, ...], tmp_path
     assert [bound.stated_error for bound in read_calibration(tmp_path / "again").conformal] == [0.2]
 
 
+def test_half_a_surrogate_pair_is_refused(planted: tuple[Path, ...], tmp_path: Path) -> None:
+    value = json.loads(planted[3].read_text()) if planted[3].suffix == ".json" else {"kind": "calibration"}
+    value["\ud800"] = "\ud800"
+    (tmp_path / "c.json").write_text(json.dumps(value))
+    with pytest.raises(InputError, match="half a surrogate pair"):
+        read_calibration(tmp_path / "c.json")
+
+
 def test_without_a_dataset_all_questions_have_one_temperature(planted: tuple[Path, ...], tmp_path: Path) -> None:
     _, val, test, _ = planted
     made = calibrate(val, out=tmp_path / "c.json")

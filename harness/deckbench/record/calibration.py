@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from deckbench import artifact, calibration, stats
 from deckbench.artifact import MAX_SEED
+from deckbench.dataset import has_surrogates
 from deckbench.disk import read_bytes
 from deckbench.errors import InputError
 from deckbench.record.choice_odds import ChoiceOdds, quality
@@ -307,6 +308,8 @@ def read_calibration(path: Path) -> Calibration:
     try:
         data = read_bytes(path, MAX_BYTES)
         value = json.loads(data)
+        if has_surrogates(value):
+            raise InputError("a text holds half a surrogate pair", path, AGAIN)
     except FileNotFoundError as error:
         raise InputError("not found; a calibration is expected here", path, AGAIN) from error
     except (OSError, ValueError, RecursionError) as error:
